@@ -23,8 +23,7 @@ from vireo.server.recommend.retrieval.query import Retrieval
 from vireo.server.recommend.retrieval.release import FILTER_CACHE_BYTES, CandidateRelease
 from vireo.server.recommend.retrieval.sources import two_tower
 from vireo.server.releases import layout
-from vireo.server.releases.tables import VECTOR_TYPES, read_table
-from vireo.server.releases.texts import Texts
+from vireo.server.releases.tables import VECTOR_TYPES, Texts, read_table
 
 SHARES = (0.5, 0.1, 0.02, 0.005, 0.001)
 """Shares of the videos that filters hold for."""

@@ -22,8 +22,8 @@ from bench.speed.h2load import Prepared, Target
 from vireo.server.candidate.service import decode
 from vireo.server.errors import VireoError
 from vireo.server.gateway.features import FeatureReader
+from vireo.server.gateway.pods import retrieve_request
 from vireo.server.gateway.query import RecommendQuery
-from vireo.server.gateway.stages.pods import retrieve_request
 from vireo.server.home import Home
 from vireo.server.recommend.ranking.pipeline import RankingPipeline
 from vireo.server.recommend.ranking.query import RankingQuery

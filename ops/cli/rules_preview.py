@@ -13,15 +13,13 @@ import grpc
 import grpc.aio
 
 from vireo.server.errors import VireoError
-from vireo.server.gateway.last_features import LastFeatures
 from vireo.server.gateway.pipeline import RecommendPipeline
+from vireo.server.gateway.pods import StageCall, UnknownSeedError
 from vireo.server.gateway.query import RecommendQuery
 from vireo.server.gateway.release import FILES, GatewayRelease
 from vireo.server.gateway.rule_tables import BadRulesError
 from vireo.server.gateway.rules import ActiveRules, SiteRules
-from vireo.server.gateway.stages.call import StageCall
-from vireo.server.gateway.stages.pods import UnknownSeedError
-from vireo.server.gateway.stages.read_features import ReadFeatures
+from vireo.server.gateway.viewer import ReadFeatures
 from vireo.server.home import Home
 from vireo.server.releases.cache import ReleaseCache
 from vireo.server.releases.s3 import S3Settings
@@ -99,7 +97,7 @@ async def compare(
 
             find = CandidateServiceStub(candidate).RetrieveCandidates
             pipeline = RecommendPipeline(
-                ReadFeatures(_SECONDS, LastFeatures(0, 0)),
+                ReadFeatures(_SECONDS),
                 StageCall("retrieval", find, _SECONDS),
                 StageCall("ranking", RankingServiceStub(ranking).RankCandidates, _SECONDS),
                 rules_of=active,

@@ -29,10 +29,10 @@ from vireo.server.features.activity import EventRules
 from vireo.server.features.online_store import open_rows
 from vireo.server.gateway.features import FeatureReader
 from vireo.server.home import Home
+from vireo.server.releases.bucket import NotInStoreError, StoreError
 from vireo.server.releases.channels import ChannelPointer
 from vireo.server.releases.manifest import Manifest
 from vireo.server.releases.store import ReleaseStore
-from vireo.server.releases.store_errors import NotInStoreError, StoreError
 from vireo.v1 import log_pb2
 
 if TYPE_CHECKING:

@@ -15,9 +15,8 @@ from vireo.ops.stack.ports import check_ports_free
 from vireo.ops.stack.settings import StackSettings
 from vireo.ops.stack.temporary_server import await_ready, temporary_server
 from vireo.server.file_lock import LockTakenError, file_lock
-from vireo.server.releases.bucket import Bucket
+from vireo.server.releases.bucket import Bucket, StoreError
 from vireo.server.releases.s3 import S3Settings
-from vireo.server.releases.store_errors import StoreError
 
 BUCKET = "vireo"
 _PROBE = "ready"

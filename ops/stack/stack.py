@@ -36,9 +36,9 @@ from vireo.server.errors import VireoError
 from vireo.server.event_log.settings import EventLogSettings
 from vireo.server.file_lock import LockTakenError, file_lock
 from vireo.server.home import keep_private
+from vireo.server.releases.bucket import NotInStoreError
 from vireo.server.releases.s3 import S3Settings
 from vireo.server.releases.store import ReleaseStore
-from vireo.server.releases.store_errors import NotInStoreError
 
 log = structlog.get_logger()
 

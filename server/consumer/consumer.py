@@ -18,10 +18,10 @@ from vireo.server.features.online_store import RedisSettings, identity
 from vireo.server.home import Home
 from vireo.server.live.settings import TRENDING_HALF_LIFE, LiveSettings
 from vireo.server.pod.announcements import Announcements
+from vireo.server.releases.bucket import StoreError
 from vireo.server.releases.manifest import ReleaseError
 from vireo.server.releases.s3 import S3Settings
 from vireo.server.releases.store import ReleaseStore
-from vireo.server.releases.store_errors import StoreError
 from vireo.server.rpc.disk_metrics import export_disk
 from vireo.server.rpc.logs import configure_logs
 from vireo.server.rpc.server import RpcServer

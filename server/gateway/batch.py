@@ -17,13 +17,12 @@ from typing import TypeVar
 import grpc
 from prometheus_client import Counter, Gauge
 
-from vireo.server.gateway.last_features import LastFeatures
 from vireo.server.gateway.pipeline import RecommendPipeline
+from vireo.server.gateway.pods import StageFailedError, StageSkippedError
 from vireo.server.gateway.query import RecommendQuery, decode_filter
 from vireo.server.gateway.release import GatewayRelease
 from vireo.server.gateway.settings import GatewaySettings
-from vireo.server.gateway.stages.call import StageFailedError, StageSkippedError
-from vireo.server.gateway.stages.read_features import ReadFeatures
+from vireo.server.gateway.viewer import ReadFeatures
 from vireo.server.pod.release_service import served
 from vireo.server.releases.loader import ReleaseLoader
 from vireo.server.rpc.admission import LOW_PRIORITY
@@ -152,7 +151,7 @@ def patient(pipeline: RecommendPipeline, settings: GatewaySettings) -> Recommend
     """Return the pipeline for slates that nobody waits for."""
     # It caches no features: the viewers of a batch would evict those who are on the site. And a
     # batch may end while the store is skipped, which nobody would find out to be back.
-    read = ReadFeatures(settings.features_timeout, LastFeatures(0, 0.0), exported=False)
+    read = ReadFeatures(settings.features_timeout)
     return replace(pipeline, read_features=read, shadow=None, shown=False, attempt=repeated)
 
 

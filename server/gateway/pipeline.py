@@ -10,33 +10,30 @@ from collections.abc import Awaitable, Callable, Iterator, Set
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
-from vireo.server.features.activity import HISTORY_LIMIT
-from vireo.server.features.keys import video_key
-from vireo.server.gateway.progress import Progress
-from vireo.server.gateway.query import RecommendQuery
-from vireo.server.gateway.release import GatewayRelease, digest_of
-from vireo.server.gateway.rules import ActiveRules
-from vireo.server.gateway.slate_metrics import FEATURE_AGE, count_slate
-from vireo.server.gateway.stages.answer import popular_slate, ranked_slate, retrieved_slate
-from vireo.server.gateway.stages.call import StageFailedError
-from vireo.server.gateway.stages.check import blocked_keys
-from vireo.server.gateway.stages.pods import (
+from vireo.server.gateway.check import blocked_keys
+from vireo.server.gateway.pods import (
     RankingCall,
     RetrievalCall,
+    StageFailedError,
     rank,
     retrieve,
     retrieve_request,
-    without,
 )
-from vireo.server.gateway.stages.read_features import ReadFeatures
-from vireo.server.gateway.stages.shadow import Shadow
+from vireo.server.gateway.progress import Progress
+from vireo.server.gateway.query import RecommendQuery
+from vireo.server.gateway.release import GatewayRelease, digest_of
+from vireo.server.gateway.rule_tables import MAX_PAGE_SIZE
+from vireo.server.gateway.rules import ActiveRules
+from vireo.server.gateway.shadow import Shadow
+from vireo.server.gateway.slate import drop, popular_slate, ranked_slate, retrieved_slate
+from vireo.server.gateway.slate_metrics import FEATURE_AGE, count_slate
+from vireo.server.gateway.viewer import ReadFeatures, with_profile
 from vireo.server.pod.stage_metrics import StageMetrics
 from vireo.server.recommend.catalogue.overlay import Overlay
-from vireo.server.recommend.filters.expression import all_of
+from vireo.server.recommend.filters.expression import FilterExpression, all_of
 from vireo.server.recommend.runner import Run
 from vireo.v1 import candidate_pb2, ranking_pb2, viewer_pb2
 from vireo.v1 import recommendation_pb2 as pb
-from vireo.v1.recommendation_pb2 import RequestProfile
 from vireo.v1.viewer_pb2 import SOURCE_NEW, ViewerFeatures
 
 _SHOWN, _UNSHOWN = StageMetrics("gateway"), StageMetrics("gateway", timed=False)
@@ -57,12 +54,12 @@ class Made:
     request: candidate_pb2.RetrieveCandidatesRequest = field(
         default_factory=candidate_pb2.RetrieveCandidatesRequest
     )
-    found: candidate_pb2.RetrieveCandidatesResponse | None = None
-    """What a candidate pod answered; None if retrieval failed."""
     candidates: candidate_pb2.RetrieveCandidatesResponse | None = None
-    """The same without the videos that this gateway knows to be removed."""
+    """What a candidate pod answered; None if retrieval failed."""
     masks: dict[int, int] = field(default_factory=dict)
-    """Their source masks by key."""
+    """The candidates' source masks by key."""
+    gone: set[int] = field(default_factory=set)
+    """Candidates that are removed or not published yet, of which the pod hasn't heard."""
     ranked: ranking_pb2.RankCandidatesResponse | None = None
     """What a ranking pod answered; None if ranking failed."""
     slate: pb.RecommendResponse = field(default_factory=pb.RecommendResponse)
@@ -158,18 +155,14 @@ class RecommendPipeline:
         request = retrieve_request(query, made.viewer, count, own, count_of_release=stated)
         made.request = request
         with made.run.stage("retrieval", StageFailedError):
-            made.found, made.masks = await self.attempt(
+            made.candidates, made.masks = await self.attempt(
                 "retrieval", lambda: retrieve(self.retrieval, query, request, release)
             )
-        if made.found is None:
-            return
-        made.candidates = made.found
-        if query.filter is not None:
+        # The log may be away for a pod alone.
+        made.gone = self.overlay.left_out(made.masks.keys())
+        if query.filter is not None and made.candidates is not None:
             # Not before: of a call that is refused nothing is evaluated.
             release.evaluated[digest_of(query.filter, query.rules)] = None
-        if gone := self.overlay.left_out(made.masks.keys()):  # the log may be away for a pod alone
-            made.masks = {key: mask for key, mask in made.masks.items() if key not in gone}
-            made.candidates = without(made.found, gone)
 
     async def _rank(self, made: Made) -> None:
         """Make the slate of what the stages found: ranked, as retrieved or popular."""
@@ -177,26 +170,28 @@ class RecommendPipeline:
         missing = candidates is not None and any(each.failure for each in candidates.sources)
         if missing:
             made.degradations.append(viewer_pb2.DEGRADATION_SOURCE_MISSING)
-        if candidates is None or (missing and not candidates.keys):
+        if candidates is None or (missing and len(made.gone) == len(candidates.keys)):
             made.degradations.append(viewer_pb2.DEGRADATION_POPULAR_FALLBACK)
-            blocked = frozenset(blocked_keys(made.request))
-            made.slate = self.popular(query, made.release, blocked)
+            made.slate = self.popular(query, made.release, {*blocked_keys(made.request)})
             return
-        if not candidates.keys:  # the viewer has watched everything
-            made.slate = retrieved_slate(candidates, query.rules)
-            return
-        with made.run.stage("ranking", StageFailedError):
-            made.ranked = await self.attempt(
-                "ranking",
-                lambda: rank(self.ranking, query, made.request.viewer, candidates, made.masks),
-            )
+        if candidates.keys:  # or the viewer has watched everything
+            size = min(query.page_size + len(made.gone), MAX_PAGE_SIZE)
+            asked = query._replace(page_size=size) if made.gone else query
+            with made.run.stage("ranking", StageFailedError):
+                made.ranked = await self.attempt(
+                    "ranking",
+                    lambda: rank(self.ranking, asked, made.request.viewer, candidates, made.masks),
+                )
+            if made.ranked is None:
+                made.degradations.append(viewer_pb2.DEGRADATION_RANKING_SKIPPED)
         if made.ranked is None:
-            made.degradations.append(viewer_pb2.DEGRADATION_RANKING_SKIPPED)
             made.slate = retrieved_slate(candidates, query.rules)
-            return
-        made.slate = ranked_slate(made.ranked, candidates)
-        if made.slate.release_id != candidates.release_id:
-            made.degradations.append(viewer_pb2.DEGRADATION_MIXED_RELEASES)
+        else:
+            made.slate = ranked_slate(made.ranked, candidates)
+            if made.slate.release_id != candidates.release_id:
+                made.degradations.append(viewer_pb2.DEGRADATION_MIXED_RELEASES)
+        if made.gone:
+            drop(made.slate, made.gone, query.page_size)
 
     def _finish(self, made: Made) -> None:
         """Complete the slate with what isn't about its videos; count and mirror it."""
@@ -209,16 +204,13 @@ class RecommendPipeline:
             seconds = made.run.seconds["retrieval"] + made.run.seconds["ranking"]
             self.shadow.offer(query, made.request, slate, seconds)
         if query.next_page is not None and len(slate.items) == query.page_size:
-            ids = ranked.ids[:] if ranked is not None else [""]
-            if "" in ids:  # some don't come from ranking
-                ids = [item.video_id for item in slate.items]
-            slate.next_page_token = query.next_page(ids)
+            slate.next_page_token = query.next_page([item.video_id for item in slate.items])
         if query.explain:
             explain_slate(made)
         if self.shown:
             if made.updated_at:
                 FEATURE_AGE.observe(time.time() - made.updated_at)
-            count_slate(query, slate, candidates if ranked is None else ranked)
+            count_slate(query, slate)
 
     def popular(
         self, query: RecommendQuery, release: GatewayRelease, blocked: Set[int]
@@ -229,21 +221,15 @@ class RecommendPipeline:
         their new attributes. The slate is empty if the release lacks an attribute of the site's
         filters: what law forbids isn't shown because nobody knows.
         """
-        rules, expressions = query.rules, [query.expression(release.declared)]
-        if rules is not None:
-            expressions.append(rules.filter)
-        asked = [each for each in expressions if each is not None]
-        left_out = self.left_out(release)
-        if asked:
+        expression, left_out = site_and_request(query, release), self.left_out(release)
+        if expression is not None:
+            if not expression.applies_to(release.declared):
+                slate = popular_slate([], release.manifest.release_id)
+                slate.filter_unmet = True
+                return slate
             every = release.popular.keys.values()
             left_out |= {key for key in every if self.overlay.changed_after(key, release.merged)}
-
-        expression = all_of(asked) if asked else None
-        if expression is not None and not expression.applies_to(release.declared):
-            slate = popular_slate([], release.manifest.release_id)
-            slate.filter_unmet = True
-            return slate
-        best = release.popular.best(query.page_size, blocked | left_out, expression, rules)
+        best = release.popular.best(query.page_size, blocked | left_out, expression, query.rules)
         slate = popular_slate(best, release.manifest.release_id)
         if expression is not None and not best:
             slate.filter_unmet = not release.popular.any_meets(expression)
@@ -262,6 +248,17 @@ class RecommendPipeline:
         return unpublished | overlay.left_out(popular.keys.values())
 
 
+def site_and_request(query: RecommendQuery, release: GatewayRelease) -> FilterExpression | None:
+    """Return what the filters of the request and of the site's rules say; None without any.
+
+    Raises:
+        RpcError: INVALID_ARGUMENT: the release can't be filtered so.
+    """
+    of_site = None if query.rules is None else query.rules.filter
+    asked = [each for each in (query.expression(release.declared), of_site) if each is not None]
+    return all_of(asked) if asked else None
+
+
 def explain_slate(made: Made) -> None:
     """Add to a slate how it was made."""
     explanation, candidates, seconds = made.slate.explanation, made.candidates, made.run.seconds
@@ -276,7 +273,7 @@ def explain_slate(made: Made) -> None:
         explanation.features_age.seconds = max(0, int(time.time()) - made.updated_at)
     if candidates is not None:
         explanation.sources.extend(candidates.sources)
-        explanation.candidates = len(candidates.keys)
+        explanation.candidates = len(candidates.keys) - len(made.gone)
         if candidates.filtered:
             explanation.filter_share = candidates.filter_share
     if made.query.rules is not None:
@@ -299,41 +296,3 @@ def applied_rules(rules: ActiveRules, made: Made) -> Iterator[pb.AppliedRule]:
     }
     for name, kind in rules.applied:
         yield pb.AppliedRule(name=name, kind=kind, count=next(counts[kind], 0))
-
-
-def with_profile(stored: ViewerFeatures, profile: RequestProfile, asked_at: int) -> ViewerFeatures:
-    """Return the viewer's features with those of a request; `stored` isn't changed.
-
-    A video that is stored as watched keeps its place in the history: the first watch counts, as in
-    the feature store. Of two attributes of one name the request's counts.
-
-    Args:
-        stored: the features that are stored.
-        profile: the request's.
-        asked_at: time of the request, Unix seconds, for watches without a time.
-    """
-    viewer = ViewerFeatures()
-    viewer.CopyFrom(stored)
-    known = set(stored.watched_keys)
-    watched: dict[int, int] = {}
-    for each in profile.history:
-        time = max(0, each.time.seconds) if each.HasField("time") else asked_at
-        key = video_key(each.video_id)
-        watched[key] = min(time, watched.get(key, time))
-    new = [(time, key) for key, time in watched.items() if key not in known]
-    if new:
-        stored_history = zip(stored.history_times, stored.history_keys, strict=True)
-        history = sorted([*stored_history, *new])[-HISTORY_LIMIT:]
-        viewer.history_times[:] = [time for time, _ in history]
-        viewer.history_keys[:] = [key for _, key in history]
-        viewer.watched_keys.extend(key for _, key in sorted(new))
-        viewer.watch_count += len(new)
-    if profile.attributes:
-        names = {_name(each) for each in profile.attributes}
-        kept = [each for each in stored.attributes if _name(each) not in names]
-        viewer.attributes[:] = [*profile.attributes, *kept]
-    return viewer
-
-
-def _name(attribute: str) -> str:
-    return attribute.partition("=")[0]

@@ -50,8 +50,6 @@ class Progress:
         self._updated_at = [clock()] * partitions
         self._oldest: list[float | None] = [None] * partitions
         """When the oldest event that isn't applied was received, Unix seconds."""
-        self._unreadable = False
-        """Whether a message was, which is logged once: it may be repeated every few seconds."""
         BEHIND.set_function(lambda: sum(map(self._is_behind, range(partitions))))
 
     async def run(self) -> None:
@@ -68,9 +66,7 @@ class Progress:
         try:
             message = ConsumerProgress.FromString(data)
         except DecodeError as error:
-            if not self._unreadable:
-                self._unreadable = True
-                log.warning("a consumer's progress can't be read", reason=str(error))
+            log.warning("a consumer's progress can't be read", reason=str(error))
             return
         if 0 <= message.partition < len(self._updated_at):
             self._updated_at[message.partition] = self._clock()

@@ -17,21 +17,25 @@ from vireo.server.features.context import time_zones
 from vireo.server.gateway.batch import BATCH_RETRY, MAX_BATCHES, OPEN, Batches, patient
 from vireo.server.gateway.events import add_recording
 from vireo.server.gateway.explain import explain_video
-from vireo.server.gateway.last_features import KEPT_BYTES, LastFeatures
 from vireo.server.gateway.log_room import LogRoom
 from vireo.server.gateway.page_token import BadPageTokenError, PageTokens, shown_keys, signing_keys
 from vireo.server.gateway.pipeline import RecommendPipeline
+from vireo.server.gateway.pods import (
+    RETRIEVAL_SHARE,
+    RankingCall,
+    RetrievalCall,
+    StageCall,
+    UnknownSeedError,
+)
 from vireo.server.gateway.progress import Progress
 from vireo.server.gateway.query import DEFAULT_PAGE_SIZE, RecommendQuery
 from vireo.server.gateway.release import FILES, GatewayRelease
 from vireo.server.gateway.rules_file import RulesFile
 from vireo.server.gateway.settings import GatewaySettings
+from vireo.server.gateway.shadow import POOL, SECONDS, Shadow
 from vireo.server.gateway.slate_metrics import count_degradations
-from vireo.server.gateway.stages.call import StageCall
-from vireo.server.gateway.stages.pods import SHARE, RankingCall, RetrievalCall, UnknownSeedError
-from vireo.server.gateway.stages.read_features import ReadFeatures
-from vireo.server.gateway.stages.shadow import POOL, SECONDS, Shadow
 from vireo.server.gateway.turn import InnerPods
+from vireo.server.gateway.viewer import CACHED_BYTES, LastFeatures, ReadFeatures
 from vireo.server.live.live import Live
 from vireo.server.pod.pod import Pod
 from vireo.server.pod.release_metrics import ReleaseFacts
@@ -243,12 +247,14 @@ def gateway_pod(settings: GatewaySettings) -> Pod[GatewayRelease]:
 
     find = CandidateServiceStub(candidate).RetrieveCandidates
     order = RankingServiceStub(ranking).RankCandidates
-    retrieval: RetrievalCall = StageCall("retrieval", find, settings.retrieval_timeout, SHARE)
+    retrieval: RetrievalCall = StageCall(
+        "retrieval", find, settings.retrieval_timeout, RETRIEVAL_SHARE
+    )
     rank: RankingCall = StageCall("ranking", order, settings.ranking_timeout)
     shadow = None
     if settings.shadow_share:
         shadow = Shadow(
-            StageCall("shadow_retrieval", find, SECONDS, SHARE, pool=POOL),
+            StageCall("shadow_retrieval", find, SECONDS, RETRIEVAL_SHARE, pool=POOL),
             StageCall("shadow_ranking", order, SECONDS, pool=POOL),
             settings.shadow_share,
         )
@@ -270,7 +276,7 @@ def gateway_pod(settings: GatewaySettings) -> Pod[GatewayRelease]:
         loader: ReleaseLoader[GatewayRelease], _: RunQueue, server: grpc.aio.Server
     ) -> None:
         last = LastFeatures(STALE_FEATURES_BYTES, STALE_FEATURES_SECONDS)
-        KEPT_BYTES.set_function(lambda: last.bytes)
+        CACHED_BYTES.set_function(lambda: last.bytes)
         pipeline = RecommendPipeline(
             ReadFeatures(settings.features_timeout, last),
             retrieval,

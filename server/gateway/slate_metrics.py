@@ -4,30 +4,62 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter as Tally
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from threading import Lock
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 
 import numpy as np
-from prometheus_client import REGISTRY, Counter, Gauge
-from prometheus_client.core import CounterMetricFamily
-from prometheus_client.registry import Collector
+from prometheus_client import Counter, Gauge
 
 from vireo.server.arrays import BoolArray
+from vireo.server.features.keys import video_key
 from vireo.server.gateway.query import RecommendQuery
-from vireo.server.gateway.stages.answer import sources_of
 from vireo.server.histogram import Histogram
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1 import viewer_pb2
-from vireo.v1.candidate_pb2 import RetrieveCandidatesResponse
-from vireo.v1.ranking_pb2 import RankCandidatesResponse
 
 _BITS = 1 << 20
 """Size of a slice: enough to tell ten million videos to 2%."""
-_SLICE_SECONDS = 600.0
-_SLICES = 6
-_MAX_WAITING = 2048
-"""Masks that wait to be counted: numpy counts many at once in the time of one."""
+_SLICE_SECONDS, _SLICES = 600.0, 6
+_DAY = 86_400
+
+FEATURE_AGE = Histogram(
+    "vireo_feature_age_seconds",
+    "How long ago a viewer's features had changed when they were read.",
+    buckets=(
+        *(10, 60, 300, 900, 3600, 6 * 3600),
+        *(_DAY, 3 * _DAY, 7 * _DAY, 30 * _DAY, 90 * _DAY, 365 * _DAY),
+    ),
+).labels()
+_SLATES = Counter(
+    "vireo_slates",
+    "Slates by surface, and whether they declare a degradation; without those of batches.",
+    ["surface", "degraded"],
+)
+_SLATES_OF = {
+    (up_next, degraded): _SLATES.labels(
+        "up_next" if up_next else "home", "yes" if degraded else "no"
+    )
+    for up_next in (False, True)
+    for degraded in (False, True)
+}
+_VIDEOS = Counter("vireo_videos_shown", "Videos in slates.")
+_VIDEOS_BY_SOURCE = Counter(
+    "vireo_slate_videos",
+    "Videos in slates, once for each candidate source that proposed them.",
+    ["source"],
+)
+_VIDEOS_OF = {
+    number: _VIDEOS_BY_SOURCE.labels(name.removeprefix("SOURCE_").lower() if number else "none")
+    for name, number in viewer_pb2.Source.items()
+}
+DEGRADATIONS = Counter(
+    "vireo_degradations",
+    "Degraded responses by kind; mixed_releases: candidates and ranking came from different "
+    "releases.",
+    ["kind"],
+)
 
 
 class Coverage:
@@ -60,92 +92,6 @@ class Coverage:
         return _BITS * math.log(_BITS / max(1, absent))
 
 
-_DAY = 86_400
-FEATURE_AGE = Histogram(
-    "vireo_feature_age_seconds",
-    "How long ago a viewer's features had changed when they were read.",
-    buckets=(
-        *(10, 60, 300, 900, 3600, 6 * 3600),
-        *(_DAY, 3 * _DAY, 7 * _DAY, 30 * _DAY, 90 * _DAY, 365 * _DAY),
-    ),
-).labels()
-_KNOWN = sum(1 << number for number in viewer_pb2.Source.values() if number)
-"""Bits of the sources that this build knows."""
-
-
-class _SlateCounts(Collector):
-    """Counts of slates and of their videos, added up by scrapes and every few hundred slates.
-
-    The client library's counters would take five times as long for each slate.
-    """
-
-    def __init__(self) -> None:
-        self._slates = [[0, 0], [0, 0]]
-        """Number of slates, by whether they follow a video and whether they are degraded."""
-        self._videos = 0
-        self._of_no_source = 0
-        """Videos of the popular list."""
-        self._waiting: list[int] = []
-        """Masks of videos that aren't in `_by_mask` yet."""
-        self._by_mask = np.zeros(_KNOWN + 1, np.int64)
-        self._lock = Lock()
-
-    def add(self, masks: Sequence[int], videos: int, *, up_next: bool, degraded: bool) -> None:
-        """Count a slate of some videos, and the masks of those that sources proposed."""
-        with self._lock:
-            self._slates[up_next][degraded] += 1
-            self._videos += videos
-            self._of_no_source += videos - len(masks)
-            self._waiting += masks
-            if len(self._waiting) >= _MAX_WAITING:
-                self._count()
-
-    def collect(self) -> Iterator[CounterMetricFamily]:
-        """Yield the families."""
-        with self._lock:
-            self._count()
-            by_mask = self._by_mask.tolist()
-            by_mask[0] += self._of_no_source
-            counted = [
-                (surface, degraded, self._slates[up_next][is_degraded])
-                for up_next, surface in enumerate(("home", "up_next"))
-                for is_degraded, degraded in enumerate(("no", "yes"))
-            ]
-            videos = self._videos
-        slates = CounterMetricFamily(
-            "vireo_slates",
-            "Slates by surface, and whether they declare a degradation; without those of batches.",
-            labels=["surface", "degraded"],
-        )
-        for surface, degraded, count in counted:
-            slates.add_metric([surface, degraded], count)
-        counts = dict.fromkeys(viewer_pb2.Source.values(), 0)
-        for mask, count in enumerate(by_mask):
-            for number in sources_of(mask) or (viewer_pb2.SOURCE_UNSPECIFIED,):
-                counts[number] += count
-        sources = CounterMetricFamily(
-            "vireo_slate_videos",
-            "Videos in slates, once for each candidate source that proposed them.",
-            labels=["source"],
-        )
-        for number, count in counts.items():
-            name = viewer_pb2.Source.Name(number).removeprefix("SOURCE_").lower()
-            sources.add_metric([name if number else "none"], count)
-        yield from (
-            slates,
-            sources,
-            CounterMetricFamily("vireo_videos_shown", "Videos in slates.", value=videos),
-        )
-
-    def _count(self) -> None:
-        """Count the masks that wait."""
-        masks = np.array(self._waiting, np.int64) & _KNOWN
-        self._by_mask += np.bincount(masks, minlength=len(self._by_mask))
-        self._waiting.clear()
-
-
-_COUNTS = _SlateCounts()
-REGISTRY.register(_COUNTS)
 _COVERAGE = Coverage()
 Gauge(
     "vireo_coverage_videos",
@@ -153,33 +99,15 @@ Gauge(
 ).set_function(_COVERAGE.estimate)
 
 
-def count_slate(
-    query: RecommendQuery,
-    slate: pb.RecommendResponse,
-    made_from: RetrieveCandidatesResponse | RankCandidatesResponse | None,
-) -> None:
-    """Count a slate that a viewer is shown, and its videos.
-
-    Args:
-        query: what it was made for.
-        slate: the slate.
-        made_from: the videos that it begins with, ranked or not; None for the popular list.
-    """
-    count = len(slate.items)
-    keys: Sequence[int] = ()
-    masks: Sequence[int] = ()
-    if made_from is not None:
-        keys, masks = made_from.keys[:count], made_from.source_masks[:count]
-        _COVERAGE.add(keys)
-    _COUNTS.add(masks, count, up_next=query.seed_key is not None, degraded=bool(slate.degradations))
-
-
-DEGRADATIONS = Counter(
-    "vireo_degradations",
-    "Degraded responses by kind; mixed_releases: candidates and ranking came from different "
-    "releases.",
-    ["kind"],
-)
+def count_slate(query: RecommendQuery, slate: pb.RecommendResponse) -> None:
+    """Count a slate that a viewer is shown, and its videos."""
+    items = slate.items
+    _SLATES_OF[query.seed_key is not None, bool(slate.degradations)].inc()
+    _VIDEOS.inc(len(items))
+    sources = (item.sources[:] or [viewer_pb2.SOURCE_UNSPECIFIED] for item in items)
+    for source, count in Tally(chain.from_iterable(sources)).items():
+        _VIDEOS_OF[source].inc(count)
+    _COVERAGE.add([video_key(item.video_id) for item in items])
 
 
 def kind_of(degradation: viewer_pb2.Degradation.ValueType) -> str:

@@ -54,7 +54,7 @@ class ReleaseCollector(Collector):
             "vireo_release_serving_since_timestamp_seconds",
             "When the served release was swapped in; absent until there is one.",
         )
-        for role, held in (("serving", loader.held.serving), ("previous", loader.held.previous)):
+        for role, held in (("serving", loader.serving), ("previous", loader.previous)):
             if held is not None:
                 info.add_metric([held.release_id, loader.channel, held.origin, role], 1)
                 if role == "serving":
@@ -81,7 +81,7 @@ class ReleaseCollector(Collector):
             value=float(bool(loader.failures.reason)),
         )
         yield from (info, since, stage, done, total, failing)
-        serving = loader.held.serving
+        serving = loader.serving
         if self._facts is not None and serving is not None:
             yield from self._of_served(self._facts(serving.content))
 

@@ -40,12 +40,12 @@ class ReleaseServicer(release_pb2_grpc.ReleaseServiceServicer):
             last_failure=loader.failures.reason,
             pod=self._pod_name,
         )
-        if (serving := loader.held.serving) is not None:
+        if (serving := loader.serving) is not None:
             response.state = release_pb2.RELEASE_STATE_SERVING
             response.release_id = serving.release_id
             response.origin = serving.origin
             response.serving_since.FromDatetime(serving.since)
-        if (previous := loader.held.previous) is not None:
+        if (previous := loader.previous) is not None:
             response.previous_release_id = previous.release_id
         if (progress := loader.progress).stage is not Stage.SERVING:
             response.loading.release_id = progress.release_id
@@ -77,7 +77,7 @@ def served(loader: ReleaseLoader[T], pinned_id: str = "") -> Serving[T]:
     Raises:
         RpcError: UNAVAILABLE while nothing is loaded.
     """
-    pinned = loader.held.find(pinned_id) if pinned_id else None
+    pinned = loader.find(pinned_id) if pinned_id else None
     if pinned is not None:
         return pinned
     if loader.serving is None:

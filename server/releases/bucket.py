@@ -7,15 +7,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
+from xml.etree.ElementTree import ParseError
 
 import urllib3
 from minio import Minio
 from minio.credentials import Credentials, IamAwsProvider, Provider, StaticProvider
-from minio.error import S3Error
+from minio.error import MinioException, S3Error
+from prometheus_client import Counter
 
+from vireo.server.errors import VireoError
 from vireo.server.releases.fields import shown
 from vireo.server.releases.s3 import S3Settings
-from vireo.server.releases.store_errors import StoreUnavailableError, explained, refusal
 
 PARALLEL = 4
 """Concurrent transfers."""
@@ -24,6 +26,44 @@ MAX_DOCUMENT_BYTES = 2 << 20
 _CHUNK = 1 << 18
 """Maximum bytes that an interrupted transfer loses."""
 _PRESIGNED_FOR = timedelta(minutes=5)
+
+_REFUSED = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "Forbidden")
+_MISREAD = (ParseError, ValueError, LookupError, TypeError, AttributeError)
+"""What the SDK raises for a response that isn't S3's: invalid or incomplete XML, bytes that aren't
+text, a missing header."""
+_FAILING = (408, 429)
+"""HTTP statuses below 500 that say nothing about the request itself: timeouts and rate limits."""
+
+REQUESTS = Counter(
+    "vireo_s3_requests",
+    "Uses of the storage of releases, by outcome: ok, missing, refused or unavailable.",
+    ["outcome"],
+)
+for _outcome in ("ok", "missing", "refused", "unavailable"):  # so that each is exported as 0
+    REQUESTS.labels(_outcome)
+
+
+class StoreError(VireoError):
+    """S3 can't do what was requested; the message names the cause and the fix."""
+
+    outcome = "refused"
+    """How metrics count it."""
+
+
+class StoreUnavailableError(StoreError):
+    """S3 can't be reached, or fails: the same request may succeed later."""
+
+    outcome = "unavailable"
+
+
+class NotInStoreError(StoreError):
+    """The release or object isn't there."""
+
+    outcome = "missing"
+
+
+class ChannelChangedError(StoreError):
+    """Somebody else changed the channel in the meantime; nothing was written."""
 
 
 @dataclass(frozen=True)
@@ -68,14 +108,14 @@ class Bucket:
 
     def exists(self) -> bool:
         """Return whether the bucket exists."""
-        with explained(self.settings):
+        with _explained(self.settings):
             return bool(self._client.bucket_exists(self.name))
 
     def make(self) -> None:
         """Create the bucket if it is missing."""
         if self.exists():
             return
-        with explained(self.settings):
+        with _explained(self.settings):
             try:
                 self._client.make_bucket(self.name)
             except S3Error as error:
@@ -110,7 +150,7 @@ class Bucket:
         self, name: str, expected: str, offset: int = 0
     ) -> Iterator[urllib3.BaseHTTPResponse | None]:
         """Yield the response to a GET; None if S3 answers with the error code `expected`."""
-        with explained(self.settings):
+        with _explained(self.settings):
             try:
                 response = self._client.get_object(self.name, name, offset=offset)
             except S3Error as error:
@@ -126,7 +166,7 @@ class Bucket:
 
     def put_file(self, name: str, path: Path) -> None:
         """Write the file at `path` as an object."""
-        with explained(self.settings):
+        with _explained(self.settings):
             self._client.fput_object(self.name, name, str(path))
 
     def swap(self, name: str, body: bytes, etag: str | None) -> str | None:
@@ -146,7 +186,7 @@ class Bucket:
         condition = {"If-Match": etag} if etag else {"If-None-Match": "*"}
         try:
             response = self._conditional("PUT", name, condition, body)
-            with explained(self.settings):
+            with _explained(self.settings):
                 return None if response is None else response.headers["ETag"]
         except StoreUnavailableError:
             found = self.get(name)
@@ -166,19 +206,19 @@ class Bucket:
         The SDK's methods take no conditional headers; a presigned URL does. It isn't retried: a
         second attempt would find the first one's own change.
         """
-        with explained(self.settings):
+        with _explained(self.settings):
             url = self._client.get_presigned_url(method, self.name, name, _PRESIGNED_FOR)
             response = self._http.request(method, url, body=body, headers=condition, retries=False)
         # 404: If-Match, and the object is gone. 409: two requests conflicted.
         if response.status in (404, 409, 412):
             return None
         if response.status not in (200, 204):
-            raise refusal(self.settings, f"HTTP {response.status}", response.status)
+            raise _refusal(self.settings, f"HTTP {response.status}", response.status)
         return response
 
     def folders(self, prefix: str) -> list[str]:
         """Return the names of the folders directly below `prefix`, which ends with a slash."""
-        with explained(self.settings):
+        with _explained(self.settings):
             return [
                 str(entry.object_name).removeprefix(prefix).rstrip("/")
                 for entry in self._client.list_objects(self.name, prefix)
@@ -187,7 +227,7 @@ class Bucket:
 
     def objects(self, prefix: str, *, recursive: bool = False) -> list[StoredObject]:
         """Return the objects below `prefix`, by name; those of its folders too if `recursive`."""
-        with explained(self.settings):
+        with _explained(self.settings):
             return [
                 StoredObject(str(entry.object_name), entry.size or 0, entry.last_modified)
                 for entry in self._client.list_objects(self.name, prefix, recursive=recursive)
@@ -196,7 +236,7 @@ class Bucket:
 
     def remove(self, name: str) -> None:
         """Remove an object; do nothing if it isn't there."""
-        with explained(self.settings):
+        with _explained(self.settings):
             self._client.remove_object(self.name, name)
 
 
@@ -226,3 +266,62 @@ class _RoleKeys(IamAwsProvider):
                 f"the pod's role gives no keys for S3 ({shown(str(error))}); check the role of its "
                 f"service account, or unset {self._variable}"
             ) from error
+
+
+@contextmanager
+def _explained(settings: S3Settings) -> Iterator[None]:
+    """Raise the SDK's errors as StoreErrors with a cause and a fix; count how it went."""
+    outcome = "ok"
+    try:
+        yield
+    except StoreError as error:
+        outcome = error.outcome
+        raise
+    except (MinioException, urllib3.exceptions.HTTPError, *_MISREAD) as error:
+        found = _store_error(settings, error)
+        outcome = found.outcome
+        raise found from error
+    finally:
+        REQUESTS.labels(outcome).inc()
+
+
+def _store_error(settings: S3Settings, error: Exception) -> StoreError:
+    """Return what the SDK's error means, and what helps."""
+    where, prefix = f"S3 at {settings.endpoint}", settings.model_config["env_prefix"]
+    if isinstance(error, S3Error):
+        if error.code == "NoSuchBucket":
+            return NotInStoreError(
+                f"{where} has no bucket {settings.bucket!r}; publish a release, or set "
+                f"{prefix}BUCKET to the right one"
+            )
+        if error.code == "NoSuchKey":
+            return NotInStoreError(
+                f"{error.object_name} isn't in bucket {settings.bucket}; "
+                "`vireo release list` shows what is"
+            )
+        return _refusal(settings, shown(str(error.code)), error.response.status)
+    if isinstance(error, urllib3.exceptions.HTTPError):
+        cause = getattr(error, "reason", None) or error
+        return StoreUnavailableError(
+            f"{where} can't be reached ({cause.__class__.__name__}); "
+            f"start it, or set {prefix}ENDPOINT"
+        )
+    return StoreUnavailableError(
+        f"{where}, or a proxy in front of it, sends an invalid response "
+        f"({type(error).__name__}: {shown(str(error))}); check its log, then try again"
+    )
+
+
+def _refusal(settings: S3Settings, code: str, status: int) -> StoreError:
+    """Return the error for an unexpected response with this error code and HTTP status."""
+    prefix = settings.model_config["env_prefix"]
+    answer = f"S3 at {settings.endpoint} responds {code} for bucket {settings.bucket!r}"
+    if status in _FAILING or status >= 500:
+        return StoreUnavailableError(f"{answer}; check its log, then try again")
+    if code in _REFUSED or status in (401, 403):
+        return StoreError(
+            f"S3 at {settings.endpoint} refuses the key {settings.access_key!r} ({code}); check "
+            f"{prefix}ACCESS_KEY and {prefix}SECRET_KEY, and what the key may do in "
+            f"bucket {settings.bucket!r}"
+        )
+    return StoreError(f"{answer}; check its log")

@@ -1,37 +1,48 @@
-"""The local cache of releases, a folder each.
+"""The local cache of releases, a folder each, which the pods of one machine share.
 
-Pods of one machine share it. Whatever appears under its final name got there by rename, and
-is complete.
+Whatever appears under its final name got there by rename, and is complete. One process at a time
+downloads into a folder, and the others find there what it has fetched.
 """
 
 from __future__ import annotations
 
-import itertools
-import operator
+import fcntl
 import os
+import random
 import shutil
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import structlog
 
-from vireo.server.releases.download import PART, CacheError, Download, is_sound
+from vireo.server.errors import VireoError
 from vireo.server.releases.layout import OPTIONAL
 from vireo.server.releases.manifest import MANIFEST_NAME, FileEntry, Manifest, ReleaseError
 from vireo.server.releases.progress import LoadProgress, Stage
 from vireo.server.releases.store import ReleaseStore, check_release_id
 
-__all__ = ["CacheError", "ReleaseCache"]
-
 log = structlog.get_logger()
 
 _PARALLEL = 4
+_PART = ".part"
+"""Suffix of incomplete files."""
 _IN_USE_SECONDS = 300.0
 """Pruning keeps what was used more recently: it may be about to be built or recorded."""
+_MAX_DOWNLOAD_SECONDS = 600.0
+"""Maximum seconds to wait for another process that downloads the same release."""
+_MAX_TURN_SECONDS = 10.0
+"""A pod then builds without a turn: the one before it may hang."""
+_REST_SECONDS = 0.15
+"""Between two builds: requests that the one delayed are answered before the next one begins."""
+_LOOK_SECONDS = 0.02
+
+
+class CacheError(VireoError):
+    """The cache can't hold or return a release; the message names the cause and the fix."""
 
 
 class ReleaseCache:
@@ -64,7 +75,7 @@ class ReleaseCache:
             store: the store to download missing files from; None to do without.
             release_id: the release.
             files: the files to have, by path in the release.
-            progress: is updated at each step.
+            progress: is updated at each step, and may stop it.
 
         Raises:
             ReleaseError: the release lacks a file, or the store's content doesn't match the
@@ -72,29 +83,41 @@ class ReleaseCache:
             CacheError: the disk is full or can't be written; or, without a store, the release isn't
                 here, or is damaged.
             StoreError: the store can't be read; what has arrived is kept for the next attempt.
+            LoadStoppedError: `progress` says so.
         """
         progress = progress or LoadProgress()
         manifest = self._manifest(release_id) or (store.manifest(release_id) if store else None)
         if manifest is None:
             raise CacheError(f"release {release_id} isn't in the cache {self.root}")
         entries, folder = _entries(manifest, files), self._folder(release_id)
-        progress.expect(sum(entry.size for entry in entries.values()))
-        with ThreadPoolExecutor(_PARALLEL) as threads, _disk_errors_explained(self.root):
+        progress.bytes_total = sum(entry.size for entry in entries.values())
+        progress.stage = Stage.VERIFYING
+        with _disk_errors_explained(self.root):
             self._touch(release_id)
-            absent = self._absent(folder, entries, threads, progress)
+            absent = _absent(folder, entries, progress)
             if absent and store is None:
                 raise CacheError(
                     f"{next(iter(absent))} of release {release_id} is missing or damaged in the "
                     f"cache {self.root}"
                 )
             if absent and store is not None:
-                progress.enter(Stage.DOWNLOADING)
-                self._make_space(folder, absent)
-                downloads = [
-                    Download(store, release_id, path, entry, folder / path, progress)
-                    for path, entry in absent.items()
-                ]
-                list(threads.map(Download.run, downloads))
+                progress.stage = Stage.DOWNLOADING
+                with _locked(folder, _MAX_DOWNLOAD_SECONDS, progress) as alone:
+                    if not alone:
+                        raise CacheError(
+                            f"another process has been downloading release {release_id} for "
+                            f"{_MAX_DOWNLOAD_SECONDS:.0f} s; see what holds {folder}"
+                        )
+                    rest = _absent(folder, absent, progress)
+                    with ThreadPoolExecutor(_PARALLEL) as threads:
+                        list(
+                            threads.map(
+                                lambda path: download(
+                                    store, release_id, path, rest[path], folder / path, progress
+                                ),
+                                rest,
+                            )
+                        )
             # Without its manifest a folder is no release.
             _write(folder / MANIFEST_NAME, manifest.model_dump_json(indent=2).encode())
             return folder
@@ -133,7 +156,7 @@ class ReleaseCache:
             served = {
                 note.read_text(errors="replace")
                 for note in self.root.glob("last/*/*")
-                if note.is_file() and note.suffix != PART
+                if note.is_file() and note.suffix != _PART
             }
             others = [each for each in self.root.glob("releases/*") if each.name not in served]
             others.sort(key=_unused_seconds)
@@ -147,6 +170,13 @@ class ReleaseCache:
             log.info("releases pruned from the cache", releases=[each.name for each in gone])
         return [folder.name for folder in gone]
 
+    @contextmanager
+    def build_turn(self, progress: LoadProgress) -> Iterator[None]:
+        """Wait until no other pod that shares the cache is building, for at most ten seconds."""
+        with _locked(self.root, _MAX_TURN_SECONDS, progress):
+            time.sleep(_REST_SECONDS)
+            yield
+
     def _manifest(self, release_id: str) -> Manifest | None:
         """Return the manifest of a fetched release; None if it isn't in the cache."""
         check_release_id(release_id)
@@ -155,47 +185,6 @@ class ReleaseCache:
                 return Manifest.read(self._folder(release_id))
             except ReleaseError:  # absent, or of another build's format: the store has it
                 return None
-
-    def _absent(
-        self,
-        folder: Path,
-        entries: Mapping[str, FileEntry],
-        threads: ThreadPoolExecutor,
-        progress: LoadProgress,
-    ) -> dict[str, FileEntry]:
-        """Return the files that aren't cached or don't match their digests."""
-        progress.enter(Stage.VERIFYING)
-        others: dict[Path, Manifest] = {}
-        for other in self.root.glob("releases/*"):
-            with suppress(ReleaseError):
-                others[other] = Manifest.read(other)
-
-        def check(path: str, entry: FileEntry) -> bool:
-            sound = is_sound(folder / path, entry)
-            for other, known in others.items():
-                if not sound and other != folder and known.files.get(path) == entry:
-                    _link(other / path, folder / path)
-                    sound = is_sound(folder / path, entry)
-            progress.arrived(path, entry.size if sound else 0)
-            return sound
-
-        found = list(threads.map(check, entries.keys(), entries.values()))
-        return dict(itertools.compress(entries.items(), map(operator.not_, found)))
-
-    def _make_space(self, folder: Path, absent: Mapping[str, FileEntry]) -> None:
-        """Make room for the files, by pruning if needed."""
-        needed = sum(entry.size for entry in absent.values())
-        for path in absent:
-            part = folder / f"{path}{PART}"
-            needed -= part.stat().st_size if part.exists() else 0
-        if needed > shutil.disk_usage(self.root).free:
-            self.prune()
-        free = shutil.disk_usage(self.root).free
-        if needed > free:
-            raise CacheError(
-                f"the release needs {_size(needed)} more in {self.root}, which has "
-                f"{_size(free)} left; free some disk space, or set VIREO_CACHE to another disk"
-            )
 
     def _folder(self, release_id: str) -> Path:
         return self.root / "releases" / release_id
@@ -207,13 +196,106 @@ class ReleaseCache:
         os.utime(folder)
 
 
-def _link(source: Path, target: Path) -> None:
-    """Have the file of another release here too; do nothing if it isn't there."""
+def download(
+    store: ReleaseStore,
+    release_id: str,
+    path: str,
+    entry: FileEntry,
+    target: Path,
+    progress: LoadProgress,
+) -> None:
+    """Download a file of a release to `target`, by way of `<target>.part`, and verify its digest.
+
+    Raises:
+        ReleaseError: the store's content doesn't match the manifest; what arrived was deleted.
+        StoreError: the store can't be read; what arrived is kept for the next attempt.
+        LoadStoppedError: `progress` says so; what arrived is kept, too.
+        OSError: the disk can't hold it; what arrived was deleted to free the space.
+    """
+    part = target.with_name(target.name + _PART)
     target.parent.mkdir(parents=True, exist_ok=True)
-    link = target.with_name(f"{target.name}.{uuid.uuid4().hex}{PART}")
-    with suppress(FileNotFoundError):
-        os.link(source, link)
-        link.replace(target)
+
+    def get_rest() -> int:
+        """Fetch what the part lacks; return how many bytes of it were here before."""
+        had = part.stat().st_size if part.exists() else 0
+        if had > entry.size:
+            had = 0
+        with part.open("ab" if had else "wb") as file:
+            chunks = store.read(release_id, path, offset=had) if had < entry.size else iter(())
+            for chunk in chunks:
+                file.write(chunk)
+                progress.arrived(path, min(file.tell(), entry.size))
+                if file.tell() > entry.size:
+                    break
+        return had
+
+    try:
+        if get_rest() and not is_sound(part, entry):
+            # The leftover of an earlier attempt may be to blame, not the store.
+            part.unlink()
+            get_rest()
+        if not is_sound(part, entry):
+            size = part.stat().st_size
+            other = f"{size} bytes instead of {entry.size}"
+            raise ReleaseError(
+                f"{path} of release {release_id} isn't the file that the manifest describes "
+                f"({'another SHA-256' if size == entry.size else other}); publish the release "
+                "again under a new id"
+            )
+    except (ReleaseError, OSError):
+        part.unlink(missing_ok=True)
+        raise
+    part.replace(target)
+
+
+def is_sound(path: Path, entry: FileEntry) -> bool:
+    """Return whether the file exists and matches its digest."""
+    try:
+        return path.stat().st_size == entry.size and FileEntry.of(path) == entry
+    except FileNotFoundError:
+        return False
+
+
+def _absent(
+    folder: Path, entries: Mapping[str, FileEntry], progress: LoadProgress
+) -> dict[str, FileEntry]:
+    """Return the files that aren't in the folder, or don't match their digests."""
+
+    def check(path: str) -> bool:
+        sound = is_sound(folder / path, entries[path])
+        progress.arrived(path, entries[path].size if sound else 0)
+        return sound
+
+    with ThreadPoolExecutor(_PARALLEL) as threads:
+        found = zip(entries, threads.map(check, entries), strict=True)
+        return {path: entries[path] for path, sound in found if not sound}
+
+
+@contextmanager
+def _locked(folder: Path, seconds: float, progress: LoadProgress) -> Iterator[bool]:
+    """Lock a folder among the machine's processes; yield False if another held it too long.
+
+    Raises:
+        LoadStoppedError: `progress` says so.
+        OSError: there is no such folder.
+    """
+    descriptor, end = os.open(folder, os.O_RDONLY), time.monotonic() + seconds
+    try:
+        while not (alone := _try_lock(descriptor)) and time.monotonic() < end:
+            progress.check()
+            # Random each time, so that those that began to wait together don't retry together.
+            time.sleep(random.uniform(_LOOK_SECONDS, 2 * _LOOK_SECONDS))  # noqa: S311
+        yield alone
+    finally:
+        os.close(descriptor)
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _unused_seconds(folder: Path) -> float:
@@ -245,13 +327,9 @@ def _disk_errors_explained(root: Path) -> Iterator[None]:
 
 def _write(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{uuid.uuid4().hex}{PART}")
+    part = path.with_name(f"{path.name}.{uuid.uuid4().hex}{_PART}")
     try:
         part.write_bytes(content)
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e6:,.1f} MB"

@@ -21,7 +21,13 @@ from typing import Annotated, Literal
 import structlog
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from vireo.server.releases.bucket import PARALLEL, Bucket
+from vireo.server.releases.bucket import (
+    PARALLEL,
+    Bucket,
+    ChannelChangedError,
+    NotInStoreError,
+    StoreError,
+)
 from vireo.server.releases.fields import (
     CHANNEL_NAME,
     Label,
@@ -33,7 +39,6 @@ from vireo.server.releases.fields import (
     parse_json,
     shown,
 )
-from vireo.server.releases.store_errors import ChannelChangedError, NotInStoreError, StoreError
 
 log = structlog.get_logger()
 

@@ -17,11 +17,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
-from vireo.server.releases.bucket import StoredObject
+from vireo.server.releases.bucket import StoredObject, StoreError
 from vireo.server.releases.channels import HISTORY
 from vireo.server.releases.fields import CHANNEL_NAME, RELEASE_ID
 from vireo.server.releases.store import ReleaseStore, manifest_place, release_object
-from vireo.server.releases.store_errors import StoreError
 
 
 @dataclass(frozen=True)

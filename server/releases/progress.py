@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 
@@ -39,17 +38,37 @@ class Stage(StrEnum):
     """Nothing is being loaded."""
 
 
-@dataclass(frozen=True)
-class Progress:
-    """Progress of a load."""
+class LoadStoppedError(Exception):
+    """The load was stopped: its process is about to end, or another release is wanted."""
 
-    stage: Stage
+
+@dataclass
+class LoadProgress:
+    """The progress of one load; its threads write it, and anybody may read it."""
+
+    stage: Stage = Stage.LOOKING
     release_id: str = ""
     """The release that is loaded; empty while looking for the first one."""
-    bytes_done: int = 0
-    """Bytes of this pod's files that are verified in the cache or have arrived."""
     bytes_total: int = 0
-    """Size of all those files; 0 until the manifest is known."""
+    """Size of the files that this pod needs; 0 until the manifest is known."""
+    stopped: bool = False
+    """Whether the load is to end, at its next byte."""
+    _files: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def bytes_done(self) -> int:
+        """Bytes of those files that are verified in the cache or have arrived."""
+        return sum(list(self._files.values()))
+
+    def arrived(self, path: str, size: int) -> None:
+        """Set how many bytes of a file have arrived; raise LoadStoppedError to stop the load."""
+        self.check()
+        self._files[path] = size
+
+    def check(self) -> None:
+        """Raise LoadStoppedError if the load is stopped."""
+        if self.stopped:
+            raise LoadStoppedError
 
 
 @dataclass(frozen=True)
@@ -61,52 +80,6 @@ class Failure:
     release_id: str
     """The release that failed to load; empty if it wasn't known yet."""
     at: datetime
-
-
-class LoadStoppedError(Exception):
-    """The load was stopped: its process is about to end, or another release is wanted."""
-
-
-class LoadProgress:
-    """The progress of one load after another. Safe to use from several threads."""
-
-    def __init__(self) -> None:
-        """Start with the stage LOOKING."""
-        self.value = Progress(Stage.LOOKING)
-        """The current progress."""
-        self._lock = threading.Lock()
-        self._files: dict[str, int] = {}
-        self._stopped = False
-
-    def begin(self, stage: Stage, release_id: str = "") -> None:
-        """Start a new load, with no bytes."""
-        with self._lock:
-            self._stopped = False
-            self._files.clear()
-            self.value = Progress(stage, release_id)
-
-    def enter(self, stage: Stage) -> None:
-        """Enter a stage of the same load."""
-        with self._lock:
-            self.value = replace(self.value, stage=stage)
-
-    def expect(self, total: int) -> None:
-        """Set the total number of bytes."""
-        with self._lock:
-            self.value = replace(self.value, bytes_total=total)
-
-    def arrived(self, path: str, size: int) -> None:
-        """Set how many bytes of a file have arrived; raise LoadStoppedError to stop the load."""
-        with self._lock:
-            if self._stopped:
-                raise LoadStoppedError
-            self._files[path] = size
-            self.value = replace(self.value, bytes_done=sum(self._files.values()))
-
-    def stop(self) -> None:
-        """Stop the load at its next byte; the next one begins as usual."""
-        with self._lock:
-            self._stopped = True
 
 
 class LoadFailures:
@@ -128,35 +101,28 @@ class LoadFailures:
         self._logged.clear()
 
     def report(
-        self,
-        error: Exception,
-        stage: Stage,
-        release_id: str,
-        still_serving: str | None,
-        before: str = "",
+        self, error: Exception, load: LoadProgress, serving: str | None, before: str = ""
     ) -> None:
         """Report a failed attempt.
 
         Args:
             error: why it failed.
-            stage: the stage that failed.
-            release_id: the release to be loaded; empty if it wasn't known yet.
-            still_serving: the release that is still served, if any.
+            load: the load that failed, in the stage that failed.
+            serving: the release that is still served, if any.
             before: why the attempt before this one failed, reported with it.
         """
         expected = isinstance(error, VireoError)
         reason = str(error) if expected else f"{type(error).__name__}: {error}"
-        FAILURES.labels(stage).inc()
+        FAILURES.labels(load.stage).inc()
         if reason not in self._logged:
             self._logged.add(reason)
             log.error(
                 "release not loaded",
                 channel=self._channel,
-                stage=stage.value,
+                stage=load.stage.value,
                 reason=reason,
-                still_serving=still_serving,
+                still_serving=serving,
                 exc_info=not expected,
             )
-        shown = f"{before}; {reason}" if before else reason
-        self.latest = Failure(shown, stage, release_id, datetime.now(UTC))
-        self.reason = shown
+        self.reason = f"{before}; {reason}" if before else reason
+        self.latest = Failure(self.reason, load.stage, load.release_id, datetime.now(UTC))

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from vireo.server.errors import VireoError
+from vireo.server.releases.bucket import NotInStoreError
 from vireo.server.releases.channels import CANARY, Change, Channel, ChannelPointer
 from vireo.server.releases.gate import FIRST, GateResult
 from vireo.server.releases.store import ReleaseStore
-from vireo.server.releases.store_errors import NotInStoreError
 
 PRODUCTION = "production"
 SHADOW = "shadow"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
-from vireo.server.releases.bucket import PARALLEL, Bucket
+from vireo.server.releases.bucket import PARALLEL, Bucket, NotInStoreError, StoreUnavailableError
 from vireo.server.releases.channels import Change, Channel, ChannelPointer, Channels
 from vireo.server.releases.fields import RELEASE_ID, DatasetName, first_problem, parse_json, shown
 from vireo.server.releases.manifest import (
@@ -21,7 +21,6 @@ from vireo.server.releases.manifest import (
     ReleaseError,
 )
 from vireo.server.releases.s3 import S3Settings
-from vireo.server.releases.store_errors import NotInStoreError, StoreUnavailableError
 
 
 class _Origin(BaseModel):

@@ -1,4 +1,4 @@
-"""Serving installs and runs without torch, and its pods start fast."""
+"""Serving installs and runs without torch, is upgraded as it runs, and its pods start fast."""
 
 from __future__ import annotations
 
@@ -10,17 +10,20 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import grpc
 import psutil
 import pytest
 from grpc_health.v1 import health_pb2
 
 from tests.acceptance.conftest import CHECKOUT
-from tests.builders.environments import build_wheel, new_environment
+from tests.builders.asking import asking
+from tests.builders.environments import build_wheel, new_environment, replace_wheel
 from tests.builders.process import wait_for_health, watched_channel
-from tests.builders.secured_stack import ONE_POD_EACH
 from tests.builders.stack import Stack, running_stack
 from tests.builders.waiting import wait_until
 from vireo.server.home import Home
+from vireo.v1 import recommendation_pb2 as pb
+from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 
 LIBRARIES = {
     "candidate-1": ("import faiss, grpc, minio, onnxruntime", 5),
@@ -32,32 +35,55 @@ start may take: about twice what it does."""
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A fresh environment's folder of programs, with Vireo's serving part as a wheel."""
-    folder = tmp_path_factory.mktemp("serving")
-    wheel = build_wheel(CHECKOUT, folder / "wheel")
+def before(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fresh environment's folder of programs, with the serving part of the commit before."""
+    folder = tmp_path_factory.mktemp("before")
+    archive = subprocess.run(["git", "archive", "HEAD~1"], cwd=CHECKOUT, capture_output=True)
+    if archive.returncode:
+        pytest.skip("there is no commit before this one")
+    checkout = folder / "checkout"
+    checkout.mkdir()
+    subprocess.run(["tar", "-x"], cwd=checkout, input=archive.stdout, check=True)
+    wheel = build_wheel(checkout, folder / "wheel")
     return new_environment(folder / "environment", f"vireo[stack] @ {wheel.as_uri()}").parent
 
 
 @pytest.fixture(scope="module")
 def serving(
-    environment: Path, demo_home: Home, tmp_path_factory: pytest.TempPathFactory
+    before: Path, demo_home: Home, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Stack]:
-    """The demo's release, published and served from that environment, outside the checkout."""
+    """The demo's release, published and served outside the checkout; then a wheel replaces another.
+
+    Meanwhile no slate is lost.
+    """
     home = Home(tmp_path_factory.mktemp("serving-home"))
     for folder in (home.features, home.staged_release):
         shutil.copytree(
             demo_home.root / folder("ml-100k").relative_to(home.root), folder("ml-100k")
         )
-    publish = "vireo release publish --data ml-100k"
+    wheel = build_wheel(CHECKOUT, tmp_path_factory.mktemp("wheel"))
     with running_stack(
         home.root,
-        prepare=publish,
+        prepare="vireo release publish --data ml-100k",
         folder=home.root,
-        programs=environment,
-        settings=ONE_POD_EACH,
+        programs=before,
     ) as stack:
+        with grpc.insecure_channel(stack.edge) as channel:
+            stub = RecommendationServiceStub(channel)
+            request = pb.RecommendRequest(viewer_id="1", page_size=10)
+            with asking(lambda: stub.Recommend(request, timeout=20)) as counts:
+                replace_wheel(before / "python", wheel, "stack")
+                subprocess.run(
+                    [before / "vireo", "restart"], env=stack.environment, cwd=home.root, check=True
+                )
+        assert counts.keys() == {"slates"}, "none was degraded"
         yield stack
+
+
+@pytest.fixture(scope="module")
+def environment(serving: Stack, before: Path) -> Path:
+    """The folder of programs after the upgrade."""
+    return before
 
 
 def run(environment: Path, code: str) -> str:

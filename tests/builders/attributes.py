@@ -12,7 +12,7 @@ import numpy as np
 
 from vireo.server.recommend.filters.declared import Declared
 from vireo.server.releases import layout
-from vireo.server.releases.texts import write_texts
+from vireo.server.releases.tables import write_texts
 
 DECLARED = Declared(("creator", "language", "tag"), ("age_rating", "duration", "published"))
 """What tiny releases declare."""

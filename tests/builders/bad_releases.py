@@ -22,7 +22,7 @@ from tests.builders.s3 import client_of
 from vireo.server.releases import layout
 from vireo.server.releases.manifest import MANIFEST_NAME
 from vireo.server.releases.s3 import S3Settings
-from vireo.server.releases.texts import write_texts
+from vireo.server.releases.tables import write_texts
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,8 @@ from vireo.server.control.control import Control
 from vireo.server.control.discovery import Discovery
 from vireo.server.control.mesh import Endpoint, Endpoints, Mesh, Pool
 from vireo.server.control.settings import ControlSettings
+from vireo.server.releases.bucket import StoreUnavailableError
 from vireo.server.releases.channels import Channel
-from vireo.server.releases.store_errors import StoreUnavailableError
 from vireo.server.rpc.server import RpcServer
 
 

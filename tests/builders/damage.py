@@ -10,7 +10,7 @@ import faiss
 import numpy as np
 
 from vireo.server.releases import layout
-from vireo.server.releases.texts import write_texts
+from vireo.server.releases.tables import write_texts
 
 Damage = Callable[[Path], object]
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 CONSTRAINTS = Path(__file__).parents[2] / "constraints.txt"
+_INSTALL = ("install", "--quiet", f"--constraint={CONSTRAINTS}")
 _PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check")
 
 
@@ -29,9 +30,14 @@ def new_environment(folder: Path, requirement: str) -> Path:
     """Return Python of a new environment that has a requirement, and no pip."""
     _run([sys.executable, "-m", "venv", "--without-pip", str(folder)])
     python = folder / "bin" / "python"
-    install = ["install", "--quiet", f"--constraint={CONSTRAINTS}"]
-    _run([*pip_of(python), *install, requirement])
+    _run([*pip_of(python), *_INSTALL, requirement])
     return python
+
+
+def replace_wheel(python: Path, wheel: Path, extra: str) -> None:
+    """Replace an environment's wheel with another, and install what that asks for."""
+    _run([*pip_of(python), *_INSTALL, "--no-deps", "--force-reinstall", str(wheel)])
+    _run([*pip_of(python), *_INSTALL, f"{wheel}[{extra}]"])
 
 
 def pip_of(python: Path) -> list[str]:

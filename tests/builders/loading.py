@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.builders.releases import build_release
+from tests.builders.waiting import until
 from vireo.server.pod.pod import Pod
 from vireo.server.ranking.service import RANKING_POD
 from vireo.server.releases.cache import ReleaseCache
@@ -82,6 +83,11 @@ class Followed:
         """Point the channel at a release."""
         before = self.store.read_channel(self.name)
         self.store.change_channel(self.name, Change(release_id), before)
+
+    async def serve(self, loader: ReleaseLoader[Any], release_id: str) -> None:
+        """Point the channel at a release, and return once the loader serves it."""
+        self.point(release_id)
+        await until(lambda: serves(loader, release_id))
 
     def loader(
         self, through: S3Settings | None = None, pod: Pod[Any] = RANKING_POD, **changes: Any

@@ -30,7 +30,7 @@ from vireo.server.features.model_inputs import (
 )
 from vireo.server.releases import layout
 from vireo.server.releases.manifest import FeatureSchema, Manifest, describe_files
-from vireo.server.releases.texts import write_texts
+from vireo.server.releases.tables import write_texts
 from vireo.server.releases.weights import Quotas, ScoreWeights
 from vireo.server.signals import TASKS
 from vireo.training.release.triton import write_triton_config

@@ -90,9 +90,9 @@ def idle_loader(pod: Pod[T], folder: Path | None, previous: Path | None = None) 
         build=pod.build,
     )
     if folder is not None:
-        loader.held.serving = _built(pod, folder)
+        loader.serving = _built(pod, folder)
     if previous is not None:
-        loader.held.previous = _built(pod, previous)
+        loader.previous = _built(pod, previous)
     return loader
 
 

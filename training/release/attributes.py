@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from vireo.server.arrays import Float64Array, Int32Array, Int64Array
 from vireo.server.recommend.filters.declared import MAX_VALUE_BYTES, label
 from vireo.server.releases import layout
-from vireo.server.releases.texts import write_texts
+from vireo.server.releases.tables import write_texts
 from vireo.training.data.attributes import all_attributes, attribute_column
 from vireo.training.data.dataset import Dataset
 

@@ -10,12 +10,12 @@ from vireo.server.home import Home
 from vireo.server.recommend.ranking.release import FILES as RANKING_FILES
 from vireo.server.recommend.retrieval.release import FILES as CANDIDATE_FILES
 from vireo.server.releases import layout
+from vireo.server.releases.bucket import NotInStoreError
 from vireo.server.releases.cache import ReleaseCache
 from vireo.server.releases.channels import BestFigures
 from vireo.server.releases.gate import FIRST, GateResult, judge
 from vireo.server.releases.manifest import MANIFEST_NAME, Manifest, OlderFormatError, ReleaseError
 from vireo.server.releases.store import ReleaseStore
-from vireo.server.releases.store_errors import NotInStoreError
 from vireo.training.data.dataset import DatasetMissingError, describe_dataset, is_example
 from vireo.training.evaluation.run import check_dataset, check_split
 from vireo.training.features.watches import FeaturesMissingError, Split, load_watches

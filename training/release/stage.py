@@ -28,7 +28,7 @@ from vireo.server.recommend.ranking.release import RankingRelease
 from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.server.releases import layout
 from vireo.server.releases.manifest import DATA_END, FeatureSchema, Manifest, describe_files
-from vireo.server.releases.texts import write_texts
+from vireo.server.releases.tables import write_texts
 from vireo.server.releases.weights import Quotas, ScoreWeights
 from vireo.server.signals import OUTCOMES
 from vireo.training.data.attributes import attribute_column

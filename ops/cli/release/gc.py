@@ -37,8 +37,8 @@ def gc(
     Releases are kept if a channel names them or would roll back to them, if its last changes
     name them, or if they were written recently. Nothing is removed without --yes.
     """
+    from vireo.server.releases.bucket import StoreError
     from vireo.server.releases.garbage import collect, plan_collection
-    from vireo.server.releases.store_errors import StoreError
 
     removed: list[str] = []
     failed: dict[str, str] = {}

@@ -9,21 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vireo.server.errors import VireoError
-from vireo.server.gateway.fallback import PopularList
 from vireo.server.gateway.release import FILES as GATEWAY_FILES
+from vireo.server.gateway.release import PopularList
 from vireo.server.models.golden import GoldenMismatchError
 from vireo.server.recommend.catalogue.placement import Placement
 from vireo.server.recommend.ranking.release import FILES as RANKING_FILES
 from vireo.server.recommend.ranking.release import RankingRelease
 from vireo.server.recommend.retrieval.release import FILES as CANDIDATE_FILES
 from vireo.server.recommend.retrieval.release import CandidateRelease
-from vireo.server.releases.bucket import PARALLEL
-from vireo.server.releases.download import Download
+from vireo.server.releases.bucket import PARALLEL, NotInStoreError
+from vireo.server.releases.cache import download
 from vireo.server.releases.layout import OPTIONAL
 from vireo.server.releases.manifest import MANIFEST_NAME, FileEntry, ReleaseError
 from vireo.server.releases.progress import LoadProgress
 from vireo.server.releases.store import ReleaseStore, release_object
-from vireo.server.releases.store_errors import NotInStoreError
 
 ARCHITECTURE_NOISE = 1e-2
 """Maximum difference from the goldens that another kind of processor may explain: of a vector's
@@ -82,7 +81,7 @@ def verify_release(store: ReleaseStore, release_id: str, scratch: Path) -> Verif
 
     def damage(path: str, entry: FileEntry) -> str:
         try:
-            Download(store, release_id, path, entry, scratch / path, LoadProgress()).run()
+            download(store, release_id, path, entry, scratch / path, LoadProgress())
         except (NotInStoreError, ReleaseError) as error:
             return str(error)
         return ""

@@ -26,12 +26,12 @@ def s3_probes(deployment: Deployment) -> Iterator[Probe]:
 
 
 def _ask_s3(deployment: Deployment) -> Facts:
-    from vireo.server.releases.store import ReleaseStore
-    from vireo.server.releases.store_errors import (
+    from vireo.server.releases.bucket import (
         NotInStoreError,
         StoreError,
         StoreUnavailableError,
     )
+    from vireo.server.releases.store import ReleaseStore
 
     settings = deployment.s3
     assert settings is not None

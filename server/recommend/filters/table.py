@@ -15,8 +15,7 @@ from vireo.server.recommend.filters.expression import FilterExpression
 from vireo.server.recommend.filters.mask import mask_of
 from vireo.server.releases import layout
 from vireo.server.releases.manifest import ReleaseError
-from vireo.server.releases.tables import read_rows, read_table
-from vireo.server.releases.texts import Texts, read_mapped_texts
+from vireo.server.releases.tables import Texts, read_mapped_texts, read_rows, read_table
 
 FILES = layout.ATTRIBUTE_TABLES
 

@@ -19,8 +19,14 @@ from vireo.server.recommend.catalogue import placement
 from vireo.server.recommend.catalogue.live_videos import LiveVideos
 from vireo.server.releases import layout
 from vireo.server.releases.manifest import Manifest
-from vireo.server.releases.tables import VECTOR_TYPES, read_ids, read_table, read_vocabulary
-from vireo.server.releases.texts import Texts, read_mapped_texts
+from vireo.server.releases.tables import (
+    VECTOR_TYPES,
+    Texts,
+    read_ids,
+    read_mapped_texts,
+    read_table,
+    read_vocabulary,
+)
 
 if TYPE_CHECKING:
     from vireo.server.recommend.catalogue.side import Follower

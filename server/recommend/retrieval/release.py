@@ -37,12 +37,12 @@ from vireo.server.releases import layout
 from vireo.server.releases.manifest import Manifest
 from vireo.server.releases.tables import (
     VECTOR_TYPES,
+    Texts,
     read_ids,
     read_rows,
     read_table,
     read_vocabulary,
 )
-from vireo.server.releases.texts import Texts
 
 if TYPE_CHECKING:
     from vireo.server.recommend.catalogue.side import Follower

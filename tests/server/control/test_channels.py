@@ -20,7 +20,7 @@ from vireo.server.control import channels as module
 from vireo.server.control.channels import CANARY, MAX_CHANNELS, Channels, ChannelWatch
 from vireo.server.control.discovery import StaticDiscovery
 from vireo.server.control.mesh import Pool
-from vireo.server.releases.store_errors import StoreUnavailableError
+from vireo.server.releases.bucket import StoreUnavailableError
 from vireo.v1.channel_pb2 import AwaitReleaseRequest
 from vireo.v1.channel_pb2_grpc import ChannelServiceStub
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.builders.columns import score_columns
 from vireo.server.features.keys import video_key, video_keys
-from vireo.server.gateway.stages.check import BadAnswerError, check_candidates, check_ranked
+from vireo.server.gateway.check import BadAnswerError, check_candidates, check_ranked
 from vireo.server.signals import NEW
 from vireo.v1 import candidate_pb2, ranking_pb2, viewer_pb2
 from vireo.v1.viewer_pb2 import ViewerFeatures

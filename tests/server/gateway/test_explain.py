@@ -16,7 +16,6 @@ from tests.builders.tiny_home import VIEWER, WATCHED
 from vireo.server.features.keys import video_key
 from vireo.server.live.live import Live
 from vireo.server.recommend.catalogue.takedowns import Takedowns
-from vireo.server.recommend.wording import ordinal
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1 import viewer_pb2
 
@@ -121,23 +120,14 @@ async def test_a_video_that_retrieval_lost_is_told_its_score_as_a_candidate(
         ),
     ],
 )
-@pytest.mark.parametrize("fallback", [False, True])
-async def test_a_video_that_must_not_be_shown_is_told_why_whoever_makes_the_slate(
-    chain: Chain,
+async def test_a_video_that_must_not_be_shown_is_told_why(
+    whole: RecommendationServiceAsyncStub,
     video_id: str,
     fields: dict[str, Any],
     lost_at: pb.LostAt.ValueType,
     reason: str,
-    fallback: bool,
 ) -> None:
-    candidate = NOWHERE if fallback else chain.candidate
-    async with chain.gateway(candidate=candidate) as stub:
-        told = await stub.ExplainVideo(asked(video_id, **fields))
-    if fallback and video_id == "nowhere":  # the gateway has only the popular list
-        lost_at = pb.LOST_AT_RETRIEVAL
-        reason = "Retrieval failed, and the popular list of 40 videos lacks it."
-    if fallback:
-        reason += " The slate is degraded: popular fallback."
+    told = await whole.ExplainVideo(asked(video_id, **fields))
     assert told.lost_at == lost_at
     assert told.reason == reason
     assert not told.position
@@ -159,22 +149,20 @@ async def test_a_removed_video_is_told_so_even_if_pods_do_not_know_of_it(
         assert told.reason.startswith("It was removed from the catalogue.")
 
 
-async def test_the_popular_fallback_tells_the_place_in_the_list(
-    release: Path, features: Path, ranking_target: str
+async def test_the_popular_fallback_tells_what_is_on_its_page_and_what_the_viewer_must_not_see(
+    chain: Chain,
 ) -> None:
-    async with gateway(release, features, NOWHERE, ranking_target) as stub:
-        slate = await stub.Recommend(SLATE)
-        names = [name for name in video_ids(40) if name not in WATCHED]
-        first, later = [await stub.ExplainVideo(asked(names[place])) for place in (2, 20)]
-    assert slate.items[2].video_id == names[2]
-    assert first.lost_at == pb.LOST_AT_UNSPECIFIED
-    assert first.position == 3
-    assert later.lost_at == pb.LOST_AT_RANKING
-    assert later.position == 21
-    assert later.reason == (
-        "Retrieval failed: it is the 21st of the popular list; the page has the first 5. "
-        "The slate is degraded: popular fallback."
-    )
+    names = [name for name in video_ids(40) if name not in WATCHED]
+    async with chain.gateway(candidate=NOWHERE) as stub:
+        first, later, watched = [
+            await stub.ExplainVideo(asked(name)) for name in (names[2], names[20], WATCHED[0])
+        ]
+    assert (first.lost_at, first.position) == (pb.LOST_AT_UNSPECIFIED, 3)
+    assert (later.lost_at, later.position) == (pb.LOST_AT_RETRIEVAL, 0)
+    assert later.reason.startswith("Retrieval failed: ")
+    assert later.reason.endswith(" The slate is degraded: popular fallback.")
+    assert watched.lost_at == pb.LOST_AT_BLOCKED
+    assert watched.reason.startswith("The viewer has watched or hidden it")
 
 
 async def test_skipped_ranking_tells_the_place_in_the_order_of_retrieval(
@@ -193,33 +181,6 @@ async def test_skipped_ranking_tells_the_place_in_the_order_of_retrieval(
     assert not told[6].HasField("task_scores")
 
 
-async def test_pods_of_builds_that_explain_nothing_leave_what_the_gateway_sees(
-    chain: Chain,
-) -> None:
-    def forget(answer: Any) -> None:
-        answer.ClearField("explained")
-
-    candidate_relay, ranking_relay = Relay(chain.candidate, forget), Relay(chain.ranking, forget)
-    async with (
-        relaying(candidate_relay) as candidate,
-        relaying(ranking_relay) as ranking,
-        chain.gateway(candidate=candidate, ranking=ranking) as stub,
-    ):
-        item = (await stub.Recommend(SLATE)).items[0]
-        on_page = await stub.ExplainVideo(asked(item.video_id))
-        lost = await stub.ExplainVideo(asked("nowhere"))
-        plain, *explaining = candidate_relay.requests
-    assert not plain.HasField("explained_key")
-    assert [each.explained_key for each in explaining] == [
-        video_key(item.video_id),
-        video_key("nowhere"),
-    ]
-    assert on_page.position == 1
-    assert on_page.score == pytest.approx(item.score)
-    assert lost.lost_at == pb.LOST_AT_RETRIEVAL
-    assert "37 candidates; the candidate pod is of a build" in lost.reason
-
-
 async def test_an_explanation_that_is_garbage_is_a_bad_answer(
     chain: Chain,
 ) -> None:
@@ -234,44 +195,25 @@ async def test_an_explanation_that_is_garbage_is_a_bad_answer(
     assert list(told.degradations) == [viewer_pb2.DEGRADATION_POPULAR_FALLBACK]
 
 
-@pytest.mark.parametrize("pods", ["both", "no ranking", "none"])
-async def test_pins_after_the_pages_end_move_nothing(
-    chain: Chain,
-    tmp_path: Path,
-    pods: str,
-) -> None:
-    targets = {
-        "both": (chain.candidate, chain.ranking),
-        "no ranking": (chain.candidate, NOWHERE),
-        "none": (NOWHERE, NOWHERE),
-    }
-    async with gateway(chain.release, chain.features, *targets[pods]) as stub:
+async def test_pins_after_the_pages_end_move_nothing(chain: Chain, tmp_path: Path) -> None:
+    async with chain.gateway() as stub:
         longer = await stub.Recommend(pb.RecommendRequest(viewer_id=VIEWER, page_size=9))
     names = [item.video_id for item in longer.items]
     rules = tmp_path / "rules.toml"
-    pins = ((names[1], 20), (names[8], 3))
     rules.write_text(
         "".join(
             f'[[pins]]\nname = "{name}"\nvideo_id = "{name}"\nposition = {position}\n'
-            for name, position in pins
+            for name, position in ((names[1], 20), (names[8], 3))
         )
     )
-    async with gateway(chain.release, chain.features, *targets[pods], rules=rules) as stub:
+    async with chain.gateway(rules=rules) as stub:
         page = [item.video_id for item in (await stub.Recommend(SLATE)).items]
         told = {name: await stub.ExplainVideo(asked(name)) for name in names}
     assert page == [*names[:2], names[8], *names[2:4]]
     assert [told[name].position for name in page] == [1, 2, 3, 4, 5]
     lost = [name for name in names if told[name].lost_at == pb.LOST_AT_RANKING]
     assert lost == names[4:8]
-    if pods != "both":
-        assert "pin have taken its place" in told[names[4]].reason
-        for place, name in enumerate(page, start=1):
-            rank = names.index(name) + 1
-            assert f"it is the {ordinal(rank)} of" in told[name].reason
-            pinned = f"pin it to position {place}." in told[name].reason
-            assert pinned == (name == names[8])
-    if pods != "no ranking":
-        assert [told[name].position for name in lost] == [6, 7, 8, 9]
+    assert [told[name].position for name in lost] == [6, 7, 8, 9]
 
 
 @pytest.mark.parametrize(

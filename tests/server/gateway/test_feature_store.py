@@ -21,7 +21,7 @@ from tests.builders.sqlite_lock import let_writers_lock_readers
 from tests.builders.tiny_home import DATASET, VIEWER, WATCHED, build_tiny_features
 from vireo.server.gateway import service
 from vireo.server.gateway.features import FeatureReader
-from vireo.server.gateway.stages.read_features import PAUSE_SECONDS
+from vireo.server.gateway.viewer import PAUSE_SECONDS
 from vireo.server.home import Home
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1 import viewer_pb2

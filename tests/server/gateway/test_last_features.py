@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from vireo.server.gateway.last_features import LastFeatures
+from vireo.server.gateway.viewer import LastFeatures
 from vireo.v1.viewer_pb2 import ViewerFeatures
 
 

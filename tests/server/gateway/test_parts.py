@@ -12,10 +12,10 @@ import pytest
 from tests.builders.filters import condition, expression
 from vireo.server.features.context import UNKNOWN
 from vireo.server.features.keys import video_key
-from vireo.server.gateway.fallback import PopularList
+from vireo.server.gateway.pods import retrieve_request
 from vireo.server.gateway.query import ANSWER_SECONDS, RecommendQuery
-from vireo.server.gateway.stages.answer import ranked_slate, sources_of
-from vireo.server.gateway.stages.pods import retrieve_request
+from vireo.server.gateway.release import PopularList
+from vireo.server.gateway.slate import ranked_slate, sources_of
 from vireo.server.pod.viewer import decode_viewer
 from vireo.server.releases.manifest import ReleaseError
 from vireo.server.rpc.errors import RpcError

@@ -2,7 +2,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from vireo.server.features.activity import HISTORY_LIMIT
 from vireo.server.features.keys import video_key
-from vireo.server.gateway.pipeline import with_profile
+from vireo.server.gateway.viewer import with_profile
 from vireo.v1.recommendation_pb2 import RequestProfile, WatchedVideo
 from vireo.v1.viewer_pb2 import ViewerFeatures
 

@@ -9,12 +9,10 @@ from typing import Any
 import pytest
 from prometheus_client import REGISTRY
 
-from vireo.server.gateway import batch
-from vireo.server.gateway.last_features import LastFeatures
+from vireo.server.gateway import batch, viewer
+from vireo.server.gateway.pods import StageFailedError
 from vireo.server.gateway.query import RecommendQuery
-from vireo.server.gateway.stages import read_features
-from vireo.server.gateway.stages.call import StageFailedError
-from vireo.server.gateway.stages.read_features import ReadFeatures
+from vireo.server.gateway.viewer import LastFeatures, ReadFeatures
 from vireo.server.rpc.errors import RpcError
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1.viewer_pb2 import ViewerFeatures
@@ -79,7 +77,7 @@ async def test_a_store_that_hangs_is_skipped_once_callers_had_time_for_it() -> N
 async def test_a_store_that_fails_is_skipped_until_it_answers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(read_features, "PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(viewer, "PAUSE_SECONDS", 0.0)
     stage, store = ReadFeatures(20, LastFeatures(1 << 20, 60)), Store()
     for _ in range(3):
         with pytest.raises(StageFailedError, match="away"):
@@ -107,9 +105,9 @@ async def test_failures_between_reads_that_succeed_are_chance() -> None:
 async def test_a_batch_that_gives_up_leaves_the_store_as_viewers_see_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(read_features, "PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(viewer, "PAUSE_SECONDS", 0.0)
     monkeypatch.setattr(batch, "PATIENCE_SECONDS", -1.0)
-    stage, before = ReadFeatures(20, LastFeatures(0, 0.0), exported=False), skipped()
+    stage, before = ReadFeatures(20), skipped()
     for _ in range(4):
         with pytest.raises(RpcError, match="features has failed"):
             await batch.repeated("features", lambda: read(stage, Store()))

@@ -15,8 +15,8 @@ import structlog
 from tests.builders.chain import Chain, gateway_settings
 from tests.builders.rpc import serving
 from tests.builders.tiny_home import VIEWER
+from vireo.server.gateway.pods import TRY_HEADER
 from vireo.server.gateway.service import gateway_pod
-from vireo.server.gateway.stages.call import TRY_HEADER
 from vireo.v1 import ranking_pb2
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1.ranking_pb2_grpc import (

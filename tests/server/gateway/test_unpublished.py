@@ -23,10 +23,9 @@ from tests.builders.tiny_home import VIEWER, WATCHED
 from vireo.server.candidate.service import CANDIDATE_POD
 from vireo.server.features.keys import video_key
 from vireo.server.gateway import service
-from vireo.server.gateway.fallback import PopularList
 from vireo.server.gateway.pipeline import RecommendPipeline
 from vireo.server.gateway.query import RecommendQuery
-from vireo.server.gateway.release import GatewayRelease
+from vireo.server.gateway.release import GatewayRelease, PopularList
 from vireo.server.recommend.catalogue.overlay import Overlay
 from vireo.server.recommend.filters.declared import PUBLISHED, Declared
 from vireo.server.recommend.retrieval.pipeline import CandidatePipeline
@@ -37,8 +36,8 @@ from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1 import viewer_pb2
 
 if TYPE_CHECKING:
-    from vireo.server.gateway.stages.pods import RankingCall, RetrievalCall
-    from vireo.server.gateway.stages.read_features import ReadFeatures
+    from vireo.server.gateway.pods import RankingCall, RetrievalCall
+    from vireo.server.gateway.viewer import ReadFeatures
 
 NOON = 4_000_000_000
 SOON = [name for name in video_ids(40) if name not in WATCHED][:6:2]

@@ -78,9 +78,6 @@ async def test_only_clients_that_the_authority_has_signed_are_answered(
     for refused in (None, stranger, folder.tls("edge")):
         assert await status(port, refused, ours.authority) is None
     assert await status(port, ours, ours.authority) == 200
-
-
-async def test_a_plain_request_gets_nothing(port: int) -> None:
     async with aiohttp.ClientSession() as session:
         with pytest.raises(aiohttp.ClientError):
             await session.get(f"http://127.0.0.1:{port}/v2")

@@ -1,222 +1,287 @@
-"""A pod that follows its channel by the announcements of a control plane."""
+"""A pod's announcements of its channel: when it reads, under TLS, what is logged, and deadlines."""
 
 from __future__ import annotations
 
 import asyncio
-import signal
-import subprocess
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-import grpc
 import grpc.aio
 import pytest
+from structlog.testing import capture_logs
 
-from tests.builders.faulty_s3 import FaultyS3, faulty_s3
-from tests.builders.loading import running, serves
-from tests.builders.process import start, wait_for_health, watched_channel
-from tests.builders.releases import build_release
+from tests.builders.control import SetChannels, control_of
+from tests.builders.faulty_s3 import faulty_s3
+from tests.builders.loading import Followed, running
+from tests.builders.rpc import rpc_settings
 from tests.builders.waiting import until
+from vireo.ops.stack.ports import free_port_base
+from vireo.server.control.channels import NAME
+from vireo.server.control.discovery import StaticDiscovery
+from vireo.server.control.mesh import GRPC_SERVICES
+from vireo.server.pod import announcements as module
 from vireo.server.pod.announcements import Announcements
-from vireo.server.ranking.service import RANKING_POD
-from vireo.server.releases.cache import ReleaseCache
-from vireo.server.releases.channels import Change
-from vireo.server.releases.loader import ReleaseLoader
 from vireo.server.releases.s3 import S3Settings
 from vireo.server.releases.store import ReleaseStore
+from vireo.server.rpc.server import RpcServer
+from vireo.server.security.certificates import Certificates
+from vireo.server.security.folder import SecurityFolder
 from vireo.v1.channel_pb2 import AwaitReleaseRequest, AwaitReleaseResponse
-from vireo.v1.channel_pb2_grpc import ChannelServiceStub
+from vireo.v1.channel_pb2_grpc import (
+    ChannelServiceServicer,
+    ChannelServiceStub,
+    add_ChannelServiceServicer_to_server,
+)
 
-pytestmark = pytest.mark.integration
-SERVING = 1
-POLL_SECONDS = 0.02
+BEGIN, END = (
+    "the control plane announces changes of the channel",
+    "no announcements; polling the channel",
+)
 
 
 @dataclass
-class ControlProcess:
-    """A control plane that can be killed and started again."""
+class Announcer(ChannelServiceServicer):
+    """A control plane that names these releases, one after the other, and then hangs."""
 
-    environment: dict[str, str]
-    port: int
-    log: Path
-    process: subprocess.Popen[bytes] | None = None
+    releases: list[str]
+    delay: float = 0.0
+    """Seconds until it answers."""
+    waits: list[int] = field(default_factory=list)
+    """How many milliseconds each call would have waited."""
+    ends: list[float] = field(default_factory=list)
+    """When each wait would have ended, by the event loop's clock."""
 
-    def start(self) -> None:
-        self.process = start("vireo.server.control", self.log, self.environment)
-        with watched_channel(self.port) as channel:
-            wait_for_health(channel, SERVING)
-
-    def send(self, number: signal.Signals) -> None:
-        assert self.process is not None
-        self.process.send_signal(number)
-
-    def end(self, number: signal.Signals = signal.SIGKILL) -> None:
-        if self.process is not None:
-            self.process.send_signal(number)
-            self.process.wait(60)
-            self.process = None
-
-
-@pytest.fixture
-def control(s3: S3Settings, port: int, tmp_path: Path) -> Iterator[ControlProcess]:
-    """Yield a running control plane without pods, with the real S3 server."""
-    environment = {
-        **s3.environment(),
-        "VIREO_HOME": str(tmp_path),
-        "VIREO_PORT": str(port),
-        "VIREO_ENDPOINTS": "{}",
-    }
-    process = ControlProcess(environment, port, tmp_path / "control.log")
-    process.start()
-    try:
-        yield process
-    finally:
-        process.end()
-
-
-@dataclass(frozen=True)
-class Follower:
-    """A loader that follows a channel, and every request that it sends to S3."""
-
-    loader: ReleaseLoader[object]
-    s3: FaultyS3
-    channel: str
-    store: ReleaseStore
-
-    def promote(self, release_id: str) -> None:
-        before = self.store.read_channel(self.channel)
-        self.store.change_channel(self.channel, Change(release_id), before)
-
-    async def serves(self, release_id: str) -> None:
-        await until(lambda: serves(self.loader, release_id))
-
-    @property
-    def reads(self) -> int:
-        """Number of times that the pod has read the channel."""
-        return sum(b"channels/" in line for line in self.s3.requests)
-
-
-@pytest.fixture
-def publish(s3: S3Settings, tmp_path: Path) -> Callable[[str], str]:
-    """Return a function that publishes a release with an id, and returns the id."""
-
-    def build_and_publish(release_id: str) -> str:
-        folder = build_release(tmp_path / "staged" / release_id, release_id=release_id)
-        ReleaseStore(s3).publish(folder)
-        return release_id
-
-    return build_and_publish
+    async def AwaitRelease(  # noqa: N802
+        self, request: AwaitReleaseRequest, _context: Any
+    ) -> AwaitReleaseResponse:
+        self.waits.append(request.max_wait_milliseconds)
+        self.ends.append(asyncio.get_running_loop().time() + request.max_wait_milliseconds / 1000)
+        await asyncio.sleep(self.delay)
+        if not self.releases:
+            await asyncio.Event().wait()
+        return AwaitReleaseResponse(release_id=self.releases.pop(0))
 
 
 @asynccontextmanager
-async def following(
-    control: ControlProcess, s3: S3Settings, cache: Path, channel: str, release_id: str
-) -> AsyncIterator[Follower]:
-    """Yield a loader that serves a release, which its channel names."""
-    store = ReleaseStore(s3)
-    store.change_channel(channel, Change(release_id), store.read_channel(channel))
-    announcements = Announcements(f"127.0.0.1:{control.port}", None, channel)
+async def announced_by(announcer: Announcer) -> AsyncIterator[Announcements]:
+    """Yield the announcements of this control plane."""
+    server = RpcServer(rpc_settings())
+    server.add(NAME, partial(add_ChannelServiceServicer_to_server, announcer))
+    await server.start()
+    try:
+        yield Announcements(f"127.0.0.1:{server.port}", None, "production")
+    finally:
+        await server.drain()
+
+
+@asynccontextmanager
+async def network_to(target: str) -> AsyncIterator[tuple[str, asyncio.Event]]:
+    """Yield an address that leads to `target`, and an event that loses what is sent from then on.
+
+    Connections that are opened later work.
+    """
+    lost, opened = asyncio.Event(), set[asyncio.Task[None]]()
+
+    async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, old: bool) -> None:
+        while data := await reader.read(1 << 16):
+            if not (old and lost.is_set()):
+                writer.write(data)
+        writer.close()
+
+    async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        host, _, port = target.partition(":")
+        further_reader, further_writer = await asyncio.open_connection(host, int(port))
+        old = not lost.is_set()
+        for pair in ((reader, further_writer), (further_reader, writer)):
+            opened.add(asyncio.ensure_future(carry(*pair, old)))
+
+    server = await asyncio.start_server(connect, "127.0.0.1", 0)
+    try:
+        yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}", lost
+    finally:
+        server.close()
+        for task in opened:
+            task.cancel()
+        await asyncio.gather(*opened, return_exceptions=True)
+
+
+@pytest.mark.integration
+async def test_a_pod_reads_only_when_a_change_is_announced_and_polls_without_a_control_plane(
+    s3: S3Settings, tmp_path: Path
+) -> None:
+    followed, port = Followed("announced", ReleaseStore(s3), tmp_path), free_port_base()
+    target = f"127.0.0.1:{port}"
+    first, second = followed.publish("a", "b")
+    followed.point(first)
     with faulty_s3(s3) as proxy:
-        loader: ReleaseLoader[object] = ReleaseLoader(
-            ReleaseStore(proxy.settings),
-            ReleaseCache(cache),
-            channel=channel,
-            pod=RANKING_POD.kind,
-            files=RANKING_POD.files,
-            build=RANKING_POD.build,
-            wait=announcements.wait,
-            poll_seconds=POLL_SECONDS,
-        )
-        async with running(loader):
-            follower = Follower(loader, proxy, channel, store)
-            await follower.serves(release_id)
-            yield follower
+
+        def reads() -> int:
+            return sum(b"channels/" in line for line in proxy.requests)
+
+        async def reads_nothing_for_half_a_second(known: str) -> bool:
+            before = reads()
+            asked = AwaitReleaseRequest(
+                channel=followed.name, known_release_id=known, max_wait_milliseconds=500
+            )
+            async with grpc.aio.insecure_channel(target) as channel:
+                await ChannelServiceStub(channel).AwaitRelease(asked, timeout=30)
+            return reads() == before
+
+        pod = Announcements(target, None, followed.name)
+        async with running(loader := followed.loader(proxy.settings, wait=pod.wait)):
+            for announced in ((first, second, first), (second,)):
+                async with control_of(StaticDiscovery({}), followed.store, port=port):
+                    for release_id in announced:
+                        await followed.serve(loader, release_id)
+                        async with asyncio.timeout(60):
+                            while not await reads_nothing_for_half_a_second(release_id):
+                                pass
+                await followed.serve(loader, second)
+                before = reads()
+                await until(lambda least=before + 3: reads() > least)  # type: ignore[misc]
 
 
-async def unchanged(control: ControlProcess, channel: str, known: str) -> AwaitReleaseResponse:
-    """Return what the control plane says half a second later, while nothing changes."""
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{control.port}") as grpc_channel:
-        request = AwaitReleaseRequest(
-            channel=channel, known_release_id=known, max_wait_milliseconds=500
-        )
-        return await ChannelServiceStub(grpc_channel).AwaitRelease(request, timeout=30)
-
-
-async def announced(control: ControlProcess, follower: Follower, release_id: str) -> None:
-    """Return once the pod relies on announcements: it reads nothing for half a second."""
-    async with asyncio.timeout(60):
-        while True:
-            before = follower.reads
-            await unchanged(control, follower.channel, release_id)
-            if follower.reads == before:
-                return
-
-
-async def test_a_pod_reads_its_channel_only_when_a_change_is_announced(
-    control: ControlProcess, s3: S3Settings, publish: Callable[[str], str], tmp_path: Path
-) -> None:
-    first, second = publish("announced-a"), publish("announced-b")
-    async with following(control, s3, tmp_path / "cache", "announced", first) as pod:
-        await announced(control, pod, first)
-        before = pod.reads
-        for _ in range(3):
-            await unchanged(control, "announced", first)
-        assert pod.reads == before
-        pod.promote(second)
-        await pod.serves(second)
-        await announced(control, pod, second)
-        pod.promote(first)  # a rollback
-        await pod.serves(first)
-
-
-async def test_a_pod_polls_while_the_control_plane_is_down_and_listens_again_afterwards(
-    control: ControlProcess, s3: S3Settings, publish: Callable[[str], str], tmp_path: Path
-) -> None:
-    first, second, third = (publish(f"down-{letter}") for letter in "abc")
-    async with following(control, s3, tmp_path / "cache", "down", first) as pod:
-        await announced(control, pod, first)
-        control.end()
-        before = pod.reads
-        await until(lambda: pod.reads > before + 3)
-        pod.promote(second)
-        await pod.serves(second)
-        await asyncio.to_thread(control.start)
-        await announced(control, pod, second)
-        pod.promote(third)
-        await pod.serves(third)
-
-
-async def test_a_pod_reads_the_channel_now_and_then_whatever_the_control_plane_says(
-    control: ControlProcess,
-    s3: S3Settings,
-    publish: Callable[[str], str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("vireo.server.pod.announcements._READ_SECONDS", 0.5)
-    monkeypatch.setattr("vireo.server.pod.announcements._WAIT_SECONDS", 0.1)
-    first = publish("anyway-a")
-    async with following(control, s3, tmp_path / "cache", "anyway", first) as pod:
-        before = pod.reads
-        await until(lambda: pod.reads > before + 3)
-
-
-async def test_a_control_plane_that_stops_says_so_to_the_pods_that_wait(
-    control: ControlProcess, s3: S3Settings, publish: Callable[[str], str], tmp_path: Path
-) -> None:
-    first = publish("stops-a")
+async def test_a_control_plane_that_stops_says_so_to_the_pods_that_wait() -> None:
     async with (
-        following(control, s3, tmp_path / "cache", "stops", first) as pod,
-        grpc.aio.insecure_channel(f"127.0.0.1:{control.port}") as grpc_channel,
+        control_of(StaticDiscovery({}), SetChannels(), drain_seconds=30.0) as (port, control),
+        grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
     ):
-        await announced(control, pod, first)
-        request = AwaitReleaseRequest(
-            channel="stops", known_release_id=first, max_wait_milliseconds=10_000
+        stub = ChannelServiceStub(channel)
+        known = (await stub.AwaitRelease(AwaitReleaseRequest(channel="production"))).release_id
+        long, short = (
+            AwaitReleaseRequest(
+                channel="production", known_release_id=known, max_wait_milliseconds=milliseconds
+            )
+            for milliseconds in (10_000, 100)
         )
-        waiting = ChannelServiceStub(grpc_channel).AwaitRelease(request, timeout=30)
-        await unchanged(control, "stops", first)
-        await asyncio.to_thread(control.end, signal.SIGTERM)
+        waiting = asyncio.ensure_future(stub.AwaitRelease(long, timeout=30))
+        await stub.AwaitRelease(short, timeout=30)
+        draining = asyncio.ensure_future(control._server.drain())
         with pytest.raises(grpc.aio.AioRpcError, match="shuts down"):
             await waiting
+        await draining
+
+
+@pytest.mark.parametrize("role", GRPC_SERVICES)
+async def test_pods_of_each_role_get_announcements_under_mutual_tls(
+    role: str, tmp_path: Path
+) -> None:
+    folder, channels = SecurityFolder(tmp_path), SetChannels()
+    Certificates(folder).ensure([])
+    tls = folder.tls("control")
+    settings = {
+        "tls_certificate": tls.certificate,
+        "tls_key": tls.key,
+        "tls_ca": tls.authority,
+        "envoy_secrets": folder.secrets,
+    }
+    with capture_logs() as logs:
+        async with control_of(StaticDiscovery({}), channels, **settings) as (port, _):
+            pod = Announcements(f"127.0.0.1:{port}", folder.tls(role), "production")
+
+            async def follow() -> None:
+                while channels.releases["production"] == "a":
+                    await pod.wait("a", 0.05)
+
+            following = asyncio.ensure_future(follow())
+            await until(lambda: BEGIN in [line["event"] for line in logs], seconds=20)
+            channels.releases["production"] = "b"
+            await following
+
+
+async def test_a_control_plane_that_never_answered_is_reported_once() -> None:
+    pod = Announcements(f"127.0.0.1:{free_port_base()}", None, "production")
+    with capture_logs() as logs:
+        for _ in range(3):
+            await pod.wait("a", 0.01)
+    [line] = logs
+    assert (line["event"], line["log_level"]) == (END, "warning")
+    assert "UNAVAILABLE" in line["reason"]
+
+
+async def test_a_host_that_vanished_is_found_again_on_another_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    quicker = [
+        (name, value // 10 if "keepalive" in name or "ping" in name else value)
+        for name, value in module._CHANNEL_OPTIONS
+    ]
+    monkeypatch.setattr(module, "_CHANNEL_OPTIONS", quicker)
+    with capture_logs() as logs:
+        async with (
+            control_of(StaticDiscovery({}), SetChannels()) as (port, _),
+            network_to(f"127.0.0.1:{port}") as (target, lost),
+        ):
+            pod = Announcements(target, None, "production")
+
+            async def follow() -> None:
+                while True:
+                    await pod.wait("a", 0.05)
+
+            def noted() -> list[str]:
+                return [line["event"] for line in logs if line["event"] in (BEGIN, END)]
+
+            following = asyncio.ensure_future(follow())
+            await until(lambda: noted()[-1:] == [BEGIN])
+            before = len(noted())
+            lost.set()
+            await until(lambda: noted()[before:] == [END, BEGIN], seconds=30)
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
+
+
+async def test_the_first_call_may_take_longer_than_the_interval_of_polls() -> None:
+    with capture_logs() as logs:
+        async with announced_by(Announcer(["b"], delay=0.1)) as pod:
+            await pod.wait("a", 0.01)
+    assert BEGIN in [line["event"] for line in logs]
+
+
+async def test_pods_read_at_different_moments_after_a_change(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    drawn: list[tuple[float, float]] = []
+
+    def uniform(low: float, high: float) -> float:
+        drawn.append((low, high))
+        return low
+
+    monkeypatch.setattr("vireo.server.pod.announcements.random.uniform", uniform)
+    announcer = Announcer(["a", "b"])
+    async with announced_by(announcer) as pod:
+        await pod.wait("a", 0.01)
+    first, second = announcer.waits
+    assert first == 0
+    assert 0 < second <= 10_000
+    assert announcer.ends[1] % 10 < 1, "not the moment at which the calls of other pods end"
+    assert drawn == [(0.0, 0.1)]
+
+
+async def test_a_control_plane_that_hangs_is_trusted_until_its_call_fails(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert module._WAIT_SECONDS + module._SLACK_SECONDS == 11  # as docs/control.md says
+    monkeypatch.setattr(module, "_WAIT_SECONDS", 0.2)
+    monkeypatch.setattr(module, "_SLACK_SECONDS", 0.1)
+    announcer = Announcer(["a", "a"])
+    with capture_logs() as logs:
+        async with announced_by(announcer) as pod:
+            await asyncio.wait_for(pod.wait("a", 0.01), 30)  # a safe read would take 60 s
+    assert len(announcer.waits) == 3
+    assert [line["event"] for line in logs if line["event"] in (BEGIN, END)] == [BEGIN, END]
+    [line] = [line for line in logs if line["event"] == END]
+    assert "DEADLINE_EXCEEDED" in line["reason"]
+
+
+async def test_a_control_plane_that_keeps_no_calls_is_asked_only_as_often_as_s3_would_be(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "_READ_SECONDS", 1.0)
+    announcer = Announcer(["a"] * 1000)
+    async with announced_by(announcer) as pod:
+        await pod.wait("a", 0.1)
+    assert len(announcer.waits) <= 12

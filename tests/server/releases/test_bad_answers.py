@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
+from vireo.server.releases.bucket import StoreError
 from vireo.server.releases.channels import Change, Channel, ChannelPointer
 from vireo.server.releases.s3 import S3Settings
 from vireo.server.releases.store import ReleaseStore
-from vireo.server.releases.store_errors import StoreError
 
 pytestmark = pytest.mark.slow
 

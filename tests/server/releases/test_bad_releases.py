@@ -1,11 +1,9 @@
 """Whatever is wrong with a new release, the old one keeps serving and the reason is shown."""
 
-import contextlib
 import json
 import re
 import resource
-import subprocess
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -164,49 +162,6 @@ async def test_an_s3_failure_during_a_download_is_reported_and_retried(
             await assert_recovers(pod, "ranking", new)
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own with 4 MB."""
-    folder = tmp_path / "small-disk"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", folder], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip(f"can't mount a file system here: {mounted.stderr.decode().strip()}")
-    yield folder
-    subprocess.run(["umount", "--lazy", folder], check=True)
-
-
-async def test_a_full_disk_during_a_download_is_reported_and_retried(
-    followed: Followed, small_disk: Path
-) -> None:
-    new = f"{followed.name}-new"
-    folder = build_release(followed.folder / "new", release_id=new, videos=20_000, seed=3)
-    followed.store.publish(folder)
-    filler = small_disk / "filler"
-
-    def fill() -> None:
-        with contextlib.suppress(OSError), filler.open("ab") as file:
-            while True:
-                file.write(bytes(4096))
-                file.flush()
-
-    with faulty_s3(followed.store.settings) as proxy:
-        cache = small_disk / "cache"
-        async with serving_old(followed, through=proxy.settings, cache=cache) as pod:
-            proxy.only, proxy.before_answer = b"vectors.npy", fill
-            point(followed, new)
-            reason = "can't be used: No space left on device; free some disk space"
-            await assert_refused(pod, "ranking", new, reason)
-            proxy.before_answer = None
-            # By now the room is known to be too small before the download.
-            short = r"needs [\d.]+ MB more in .* left; free some"
-            await until(lambda: re.search(short, pod.loader.failures.reason) is not None)
-            filler.unlink()
-            await assert_recovers(pod, "ranking", new)
-
-
 def test_a_failed_write_is_reported_and_leaves_nothing(followed: Followed) -> None:
     release_id = f"{followed.name}-new"
     folder = build_release(followed.folder / "new", release_id=release_id, videos=20_000)
@@ -219,26 +174,6 @@ def test_a_failed_write_is_reported_and_leaves_nothing(followed: Followed) -> No
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert not [each for each in followed.cache.root.rglob("*") if each.is_file()]
-
-
-async def test_pod_without_store_and_cache_says_why_it_serves_nothing_and_recovers(
-    followed: Followed,
-) -> None:
-    [release_id] = followed.publish("a")
-    followed.point(release_id)
-    with faulty_s3(followed.store.settings, read_timeout=1.5, retries=0) as proxy:
-        proxy.fault = "silent"
-        store, cache = ReleaseStore(proxy.settings), followed.cache.root
-        async with running_pod(RANKING_POD, store, cache, followed.name) as pod:
-            await until(lambda: "can't be reached" in pod.loader.failures.reason)
-            state = await pod.state()
-            assert state.state == release_pb2.RELEASE_STATE_LOADING
-            assert "can't be reached" in state.last_failure
-            assert state.loading.stage == release_pb2.LOAD_STAGE_LOOKING
-            assert state.latest_failure.stage == release_pb2.LOAD_STAGE_LOOKING
-            assert state.latest_failure.release_id == ""
-            proxy.fault = "none"
-            await assert_recovers(pod, "ranking", release_id)
 
 
 async def test_release_that_failed_is_not_fetched_at_every_look(followed: Followed) -> None:

@@ -1,8 +1,6 @@
 """The cache of a machine's pods: downloads that break off, are repeated, race and bring rubbish."""
 
-import json
 import os
-import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,11 +16,11 @@ from tests.builders.faulty_s3 import Fault, faulty_s3
 from tests.builders.releases import build_release, write_manifest
 from tests.builders.s3 import client_of
 from vireo.server.releases import layout
+from vireo.server.releases.bucket import StoreUnavailableError
 from vireo.server.releases.cache import CacheError, ReleaseCache
-from vireo.server.releases.manifest import MANIFEST_NAME, Manifest, ReleaseError
-from vireo.server.releases.progress import LoadProgress, LoadStoppedError, Stage
+from vireo.server.releases.manifest import Manifest, ReleaseError
+from vireo.server.releases.progress import LoadProgress, Stage
 from vireo.server.releases.store import ReleaseStore, release_object
-from vireo.server.releases.store_errors import StoreError, StoreUnavailableError
 
 pytestmark = pytest.mark.integration
 BIG = "videos/big.bin"
@@ -45,12 +43,6 @@ class Machine:
     def part(self) -> Path:
         """What has come of the big file."""
         return self.cache.root / "releases" / self.name / f"{BIG}.part"
-
-    def publish(self, release_id: str) -> None:
-        """Publish a release with the same files under another id."""
-        folder = shutil.copytree(self.staged, self.staged.with_name(release_id))
-        write_manifest(folder, release_id=release_id)
-        self.store.publish(folder)
 
     def put(self, path: str, content: bytes) -> None:
         """Replace a file in the store, which itself never would."""
@@ -96,22 +88,6 @@ def test_a_fetched_release_needs_no_store_any_more(machine: Machine) -> None:
         machine.fetch(None, "videos/other.npy")
 
 
-def test_files_of_another_release_here_are_shared_unless_they_are_damaged(
-    machine: Machine,
-) -> None:
-    other = f"{machine.name}-b"
-    machine.publish(other)
-    folder = machine.fetch()
-    (folder / BIG).write_bytes(b"damaged")
-    with faulty_s3(machine.store.settings) as proxy:
-        second = machine.cache.fetch(ReleaseStore(proxy.settings), other, FILES)
-        fetched = [line for line in proxy.requests if MANIFEST_NAME.encode() not in line]
-    assert [BIG.encode() in line for line in fetched] == [True]
-    assert (second / layout.VIDEO_IDS).samefile(folder / layout.VIDEO_IDS)
-    shutil.rmtree(folder)
-    assert machine.cache.fetch(None, other, FILES) == second
-
-
 def test_a_damaged_file_is_downloaded_again(machine: Machine) -> None:
     folder = machine.fetch()
     (folder / BIG).write_bytes((machine.staged / BIG).read_bytes()[::-1])
@@ -130,8 +106,8 @@ def test_an_interrupted_download_resumes(machine: Machine, fault: Fault) -> None
             machine.fetch(store, BIG, progress=progress)
         had = machine.part.stat().st_size
         assert 0 < had < 2_000_000
-        assert progress.value.stage is Stage.DOWNLOADING
-        assert (progress.value.bytes_done, progress.value.bytes_total) == (had, SIZE)
+        assert progress.stage is Stage.DOWNLOADING
+        assert (progress.bytes_done, progress.bytes_total) == (had, SIZE)
         proxy.fault = "none"
         machine.fetch(store, BIG)
         assert proxy.requests[-1].lower().endswith(b"range: bytes=%d-" % had)
@@ -152,7 +128,7 @@ def test_partial_files_of_other_content_are_downloaded_again(
     [
         (b"x" * SIZE, r"big\.bin of release .* \(another SHA-256\); publish the release again"),
         (b"x" * 1000, r"\(1000 bytes instead of 3000000\)"),
-        (b"x" * (SIZE + 1), "is larger in the store than the 3000000 bytes"),
+        (b"x" * (SIZE + 1), r"\(3000001 bytes instead of 3000000\)"),
     ],
     ids=["other", "short", "long"],
 )
@@ -171,17 +147,6 @@ def test_wrong_content_in_the_store_is_refused_and_deleted(
         machine.cached()
 
 
-@pytest.mark.parametrize(
-    ("fault", "message"), [("refuses", "refuses the key"), ("fails", "InternalError|fails")]
-)
-def test_an_error_response_is_reported(machine: Machine, fault: Fault, message: str) -> None:
-    with faulty_s3(machine.store.settings, **IMPATIENT) as proxy:
-        proxy.fault, proxy.only = fault, b"big.bin"
-        with pytest.raises(StoreError, match=message):
-            machine.fetch(ReleaseStore(proxy.settings))
-    assert not list(machine.cache.root.rglob("*.part")), "nothing came, so nothing is kept"
-
-
 def test_pods_of_a_machine_download_a_file_once(machine: Machine) -> None:
     with faulty_s3(machine.store.settings) as proxy, ThreadPoolExecutor(6) as threads:
         progresses = [LoadProgress() for _ in range(6)]
@@ -194,23 +159,10 @@ def test_pods_of_a_machine_download_a_file_once(machine: Machine) -> None:
     assert len(downloads) == 1
     machine.assert_whole(folder)
     size = SIZE + (folder / layout.VIDEO_IDS).stat().st_size
-    assert {progress.value.bytes_done for progress in progresses} == {size}
-
-
-def test_a_stopped_load_ends(machine: Machine) -> None:
-    progress = LoadProgress()
-    progress.stop()
-    with pytest.raises(LoadStoppedError):
-        machine.fetch(progress=progress)
-    machine.assert_whole(machine.fetch())
+    assert {progress.bytes_done for progress in progresses} == {size}
 
 
 def test_a_cache_that_cannot_hold_a_release_is_explained(machine: Machine) -> None:
-    manifest = json.loads((machine.staged / MANIFEST_NAME).read_bytes())
-    manifest["files"][BIG]["size"] = 1 << 53
-    machine.put(MANIFEST_NAME, json.dumps(manifest).encode())
-    with pytest.raises(CacheError, match=r"needs 9,007,199,254\.\d MB more in .*; free some disk"):
-        machine.fetch()
     with pytest.raises(CacheError, match=r"can't be used: Not a directory; .* set VIREO_CACHE"):
         ReleaseCache(machine.staged / BIG).fetch(machine.store, machine.name, FILES)
 

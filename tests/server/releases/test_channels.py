@@ -7,15 +7,15 @@ import pytest
 from tests.builders.faulty_s3 import Fault, faulty_s3
 from tests.builders.releases import build_release
 from tests.builders.s3 import client_of
-from vireo.server.releases.channels import CANARY, BestFigures, Change, ChannelPointer
-from vireo.server.releases.s3 import S3Settings
-from vireo.server.releases.store import ReleaseStore
-from vireo.server.releases.store_errors import (
+from vireo.server.releases.bucket import (
     ChannelChangedError,
     NotInStoreError,
     StoreError,
     StoreUnavailableError,
 )
+from vireo.server.releases.channels import CANARY, BestFigures, Change
+from vireo.server.releases.s3 import S3Settings
+from vireo.server.releases.store import ReleaseStore
 
 pytestmark = pytest.mark.integration
 TRIALS = 50
@@ -35,7 +35,8 @@ def revisions(store: ReleaseStore, name: str) -> list[int]:
 
 def stored_history(s3: S3Settings, name: str) -> list[str]:
     objects = client_of(s3).list_objects(s3.bucket, f"channels/history/{name}/")
-    return [str(entry.object_name).split("/")[-1] for entry in objects]
+    names = [str(entry.object_name).split("/")[-1] for entry in objects]
+    return [name for name in names if name]  # the server lists the folder itself, too
 
 
 def test_a_channels_history_records_who_when_and_why(
@@ -105,26 +106,17 @@ def test_of_two_promotions_at_once_exactly_one_wins_and_the_history_has_no_gap(
     assert [record.previous for record in history] == [None, *won[:-1]]
 
 
-def test_the_next_change_records_what_a_crash_left_unrecorded(
-    store: ReleaseStore, s3: S3Settings, name: str
-) -> None:
-    first = store.change_channel(name, Change("a"), None)
-    client_of(s3).remove_object(s3.bucket, f"channels/history/{name}/00000001.json")
-    assert store.channels.history(name) == (first,), "the channel itself has it"
-    second = store.change_channel(name, Change("a"), store.read_channel(name))
-    assert stored_history(s3, name) == ["00000001.json", "00000002.json"]
-    assert store.channels.history(name) == (first, second)
-
-
-@pytest.mark.parametrize("fault", ["busy", "fails", "refuses"])
-def test_a_change_whose_record_fails_is_made_and_recorded_by_the_next(
+@pytest.mark.parametrize("fault", ["none", "busy", "fails", "refuses"])
+def test_a_change_whose_record_fails_or_is_lost_in_a_crash_is_made_and_recorded_by_the_next(
     store: ReleaseStore, s3: S3Settings, name: str, fault: Fault
 ) -> None:
     with faulty_s3(s3) as proxy:
         proxy.fault, proxy.only = fault, f"PUT /{s3.bucket}/channels/history/{name}/".encode()
         first = ReleaseStore(proxy.settings).change_channel(name, Change("a"), None)
+    if fault == "none":
+        client_of(s3).remove_object(s3.bucket, f"channels/history/{name}/00000001.json")
     assert stored_history(s3, name) == []
-    assert store.channels.history(name) == (first,)
+    assert store.channels.history(name) == (first,), "the channel itself has it"
     second = store.change_channel(name, Change("a"), store.read_channel(name))
     assert store.channels.history(name) == (first, second)
     assert stored_history(s3, name) == ["00000001.json", "00000002.json"]
@@ -154,20 +146,10 @@ def test_a_change_that_failed_on_the_server_is_reported_as_retryable(
     assert store.read_channel(name) is None
 
 
-def test_records_of_the_history_are_never_overwritten(
-    store: ReleaseStore, name: str, s3: S3Settings
-) -> None:
-    first = store.change_channel(name, Change("a", updated_by="ada"), None)
-    # Somebody removes the channel: its numbers go on.
-    client_of(s3).remove_object(s3.bucket, f"channels/{name}.json")
-    second = store.change_channel(name, Change("a", updated_by="bob"), None)
-    assert store.channels.history(name) == (first, second)
-
-
-def test_a_channel_of_an_older_build_is_read_and_gets_a_history(
+def test_a_channel_of_an_older_or_newer_build_is_read_and_gets_a_history(
     store: ReleaseStore, s3: S3Settings, name: str
 ) -> None:
-    old = b'{"release_id": "a", "updated_at": "2024-01-01T00:00:00Z", "updated_by": "ada@old"}'
+    old = b'{"release_id": "a", "updated_at": "2024-01-01T00:00:00Z", "updated_by": "a", "new": 1}'
     client_of(s3).put_object(s3.bucket, f"channels/{name}.json", BytesIO(old), len(old))
     channel = store.read_channel(name)
     assert channel is not None
@@ -177,11 +159,6 @@ def test_a_channel_of_an_older_build_is_read_and_gets_a_history(
         (0, "a"),
         (1, "b"),
     ]
-
-
-def test_a_field_of_a_newer_build_is_no_reason_to_refuse_a_channel() -> None:
-    text = '{"release_id": "r", "updated_at": "2024-01-01T00:00:00Z", "updated_by": "a", "new": 1}'
-    assert ChannelPointer.model_validate_json(text).release_id == "r"
 
 
 def test_only_the_canary_has_a_share_and_keeps_it_until_another_is_given(
@@ -201,16 +178,7 @@ def test_channel_can_only_name_a_published_release(store: ReleaseStore, name: st
     assert store.read_channel(name) is None
 
 
-def test_object_that_is_no_channel_is_refused(
-    store: ReleaseStore, s3: S3Settings, name: str
-) -> None:
-    client_of(s3).put_object(s3.bucket, f"channels/{name}.json", BytesIO(b"{}"), 2)
-    with pytest.raises(StoreError, match="isn't a channel; remove it, and set it again"):
-        store.read_channel(name)
-    client_of(s3).remove_object(s3.bucket, f"channels/{name}.json")
-
-
-def test_foreign_objects_hide_no_channel_or_record(
+def test_foreign_objects_hide_no_channel_and_no_record_is_overwritten(
     store: ReleaseStore, s3: S3Settings, name: str
 ) -> None:
     first = store.change_channel(name, Change("a"), None)
@@ -219,8 +187,10 @@ def test_foreign_objects_hide_no_channel_or_record(
         client_of(s3).put_object(s3.bucket, place, BytesIO(b"?"), 1)
     assert store.channels.all()[name].pointer == first
     assert store.channels.history(name) == (first,)
+    # Somebody removes the channel: its numbers go on.
     client_of(s3).remove_object(s3.bucket, f"channels/{name}.json")
-    assert store.change_channel(name, Change("a"), None).revision == 2
+    second = store.change_channel(name, Change("a"), None)
+    assert store.channels.history(name) == (first, second)
     for place in odd:
         client_of(s3).remove_object(s3.bucket, place)
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from tests.builders.releases import build_release
 from vireo.server.errors import VireoError
 from vireo.server.event_log.log import BEGIN
+from vireo.server.releases.bucket import StoreError
 from vireo.server.releases.channels import MAX_DOCUMENT_BYTES, ChannelPointer
 from vireo.server.releases.manifest import (
     FORMAT_VERSION,
@@ -24,7 +25,6 @@ from vireo.server.releases.manifest import (
     Manifest,
     ReleaseError,
 )
-from vireo.server.releases.store_errors import StoreError
 
 Document = dict[str, Any]
 Place = tuple[str, ...]

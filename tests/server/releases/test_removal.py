@@ -20,6 +20,7 @@ from tests.builders.faulty_s3 import FaultyS3, faulty_s3
 from tests.builders.releases import build_release, write_manifest
 from vireo.server.errors import VireoError
 from vireo.server.releases import layout
+from vireo.server.releases.bucket import NotInStoreError, StoreError
 from vireo.server.releases.cache import CacheError, ReleaseCache
 from vireo.server.releases.channels import Change
 from vireo.server.releases.garbage import Garbage, collect, plan_collection
@@ -27,7 +28,6 @@ from vireo.server.releases.manifest import Manifest
 from vireo.server.releases.promotion import roll_back
 from vireo.server.releases.s3 import S3Settings
 from vireo.server.releases.store import ReleaseStore, manifest_place, release_object
-from vireo.server.releases.store_errors import NotInStoreError, StoreError
 
 pytestmark = pytest.mark.integration
 
@@ -307,17 +307,3 @@ def test_a_folder_of_the_history_that_is_no_channels_stops_no_gc(
     store.bucket.swap("channels/history/No Channel/00000001.json", b"?", None)
     store.publish(staged("r"))
     assert [each.release_id for each in plan_collection(store, 5, timedelta(0)).garbage] == ["r"]
-
-
-def test_an_unfit_record_of_the_history_comes_with_advice_that_can_be_followed(
-    store: ReleaseStore, staged: Callable[[str], Path]
-) -> None:
-    store.publish(staged("r"))
-    promotion("r")(store)
-    place = f"channels/history/{CHANNEL}/00000001.json"
-    store.bucket.remove(place)
-    store.bucket.swap(place, b"{}", None)
-    with pytest.raises(StoreError, match="isn't a record of a channel's change; remove it"):
-        store.channels.history(CHANNEL)
-    store.bucket.remove(place)
-    assert [each.revision for each in store.channels.history(CHANNEL)] == [1]

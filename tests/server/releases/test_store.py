@@ -15,16 +15,16 @@ from tests.builders.releases import build_release
 from tests.builders.s3 import client_of, unreachable_s3
 from vireo.server.errors import VireoError
 from vireo.server.releases import layout
-from vireo.server.releases.bucket import Bucket
-from vireo.server.releases.manifest import MANIFEST_NAME, Manifest, ReleaseError
-from vireo.server.releases.s3 import BackupSettings, S3Settings
-from vireo.server.releases.store import ReleaseStore
-from vireo.server.releases.store_errors import (
+from vireo.server.releases.bucket import (
     REQUESTS,
+    Bucket,
     NotInStoreError,
     StoreError,
     StoreUnavailableError,
 )
+from vireo.server.releases.manifest import MANIFEST_NAME, Manifest, ReleaseError
+from vireo.server.releases.s3 import BackupSettings, S3Settings
+from vireo.server.releases.store import ReleaseStore
 
 pytestmark = pytest.mark.integration
 Publish = Callable[[str], Path]
@@ -173,14 +173,6 @@ def test_missing_settings_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VIREO_S3_ACCESS_KEY", "key")
     with pytest.raises(VireoError, match=r"VIREO_S3_ENDPOINT: .*; VIREO_S3_SECRET_KEY: "):
         S3Settings.load()
-
-
-def test_settings_travel_through_the_environment(
-    s3: S3Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for variable, text in s3.environment().items():
-        monkeypatch.setenv(variable, text)
-    assert S3Settings.load() == s3
 
 
 def test_keys_of_the_pods_role_are_used_and_replaced_before_they_expire(

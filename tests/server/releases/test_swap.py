@@ -5,7 +5,11 @@ import gc
 import os
 import sys
 import threading
+import time
 import weakref
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +22,11 @@ from vireo.server.candidate.service import CANDIDATE_POD
 from vireo.server.pod.pod import Pod
 from vireo.server.pod.release_service import served
 from vireo.server.ranking.service import RANKING_POD
-from vireo.server.releases import loading_threads
+from vireo.server.releases.cache import ReleaseCache
 from vireo.server.releases.layout import RANKER
 from vireo.server.releases.loader import ReleaseLoader
-from vireo.server.releases.loading_threads import build_turn
 from vireo.server.releases.manifest import Manifest
-from vireo.server.releases.progress import Progress, Stage
+from vireo.server.releases.progress import LoadProgress, LoadStoppedError, Stage
 
 pytestmark = pytest.mark.integration
 FOREVER = 3600.0
@@ -33,7 +36,9 @@ FOREVER = 3600.0
 async def test_loading_gives_way_to_calls_of_a_pod_that_serves(
     followed: Followed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loading_threads, "_NICE", 1)  # whatever the priority of this process
+    monkeypatch.setattr(
+        "vireo.server.releases.loader._NICE", 1
+    )  # whatever the priority of this process
     niceness, intervals = [], []
 
     def build(folder: Path) -> Any:
@@ -48,8 +53,7 @@ async def test_loading_gives_way_to_calls_of_a_pod_that_serves(
     try:
         async with running(loader := followed.loader(build=build)):
             await until(lambda: serves(loader, first))
-            followed.point(second)
-            await until(lambda: serves(loader, second))
+            await followed.serve(loader, second)
     finally:
         sys.setswitchinterval(before)
     assert niceness == [own, min(own + 1, 19)]
@@ -75,26 +79,23 @@ async def test_only_two_releases_are_in_memory_then_one_and_calls_finish_on_thei
         return {content.release.manifest.release_id: content for content in found}
 
     ids = followed.publish(*"abcde")
-    followed.point(ids[0])
     loader = followed.loader(pod=pod, build=build, keep_previous_seconds=FOREVER)
     async with running(loader):
-        await until(lambda: serves(loader, ids[0]))
+        await followed.serve(loader, ids[0])
         gc.collect()
         gc.freeze()  # as a pod does after its first release
         gc.disable()  # nothing may wait for a collection to be freed
         try:
             for release_id in ids[1:4]:
-                followed.point(release_id)
-                await until(lambda wanted=release_id: serves(loader, wanted))  # type: ignore[misc]
+                await followed.serve(loader, release_id)
             assert list(alive()) == ids[2:4]
             call = served(loader, ids[2])
             assert call.release_id == ids[2]
-            followed.point(ids[4])
-            await until(lambda: serves(loader, ids[4]))
+            await followed.serve(loader, ids[4])
             assert set(alive()) == set(ids[2:]), "the call still uses the one that was dropped"
             call.content.release.replay_goldens()
             del call
-            await loader.held.drop_previous()
+            await loader.drop_previous()
             assert list(alive()) == [ids[4]]
         finally:
             gc.enable()
@@ -112,26 +113,22 @@ async def test_calls_get_the_release_they_are_pinned_to_while_it_is_held_and_goi
         return RANKING_POD.build(folder)
 
     first, second = followed.publish("a", "b")
-    followed.point(first)
     loader = followed.loader(build=build, keep_previous_seconds=FOREVER)
     async with running(loader):
-        await until(lambda: serves(loader, first))
+        await followed.serve(loader, first)
         assert served(loader, second).release_id == first
         content = served(loader).content
-        followed.point(second)
-        await until(lambda: serves(loader, second))
+        await followed.serve(loader, second)
         for pinned, found in (("", second), (first, first), ("unknown", second)):
             assert served(loader, pinned).release_id == found
-        followed.point(first)
-        await until(lambda: serves(loader, first))
+        await followed.serve(loader, first)
         assert served(loader).content is content
         assert len(built) == 2
     loader = followed.loader(keep_previous_seconds=0.05)
     async with running(loader):
         await until(lambda: serves(loader, first))
-        followed.point(second)
-        await until(lambda: serves(loader, second))
-        await until(lambda: loader.held.previous is None)
+        await followed.serve(loader, second)
+        await until(lambda: loader.previous is None)
         assert served(loader, first).release_id == second
 
 
@@ -139,25 +136,23 @@ async def test_each_stage_of_a_load_is_shown(followed: Followed) -> None:
     [release_id] = followed.publish("a")
     files = Manifest.read(followed.folder / "staged" / release_id).files
     total = sum(files[path].size for path in RANKING_POD.files if path in files)
-    seen: list[Progress] = []
+    seen: list[LoadProgress] = []
 
     def build(folder: Path) -> Any:
-        seen.append(loader.progress)
+        seen.append(replace(loader.progress))
         return RANKING_POD.build(folder)
 
     def replay(_: Any) -> None:
-        seen.append(loader.progress)
+        seen.append(replace(loader.progress))
 
     loader: ReleaseLoader[Any] = followed.loader(build=build, replay=replay)
-    assert loader.progress == Progress(Stage.LOOKING)
+    assert loader.progress == LoadProgress(Stage.LOOKING)
     async with running(loader):
-        followed.point(release_id)
-        await until(lambda: serves(loader, release_id))
+        await followed.serve(loader, release_id)
         await until(lambda: loader.progress.stage is Stage.SERVING)
-    assert seen == [
-        Progress(Stage.BUILDING, release_id, total, total),
-        Progress(Stage.REPLAYING, release_id, total, total),
-    ]
+    assert [each.stage for each in seen] == [Stage.BUILDING, Stage.REPLAYING]
+    for each in seen:
+        assert (each.release_id, each.bytes_done, each.bytes_total) == (release_id, total, total)
 
 
 async def test_a_release_waits_for_its_turn_and_is_never_served_if_the_channel_leaves_it(
@@ -181,7 +176,7 @@ async def test_a_release_waits_for_its_turn_and_is_never_served_if_the_channel_l
         followed.point(first)
         await until(lambda: loader.progress.stage is Stage.SERVING)
         assert serves(loader, first)
-        assert loader.held.previous is None
+        assert loader.previous is None
         assert loader.failures.latest is None
         followed.point(second)
         await until(lambda: loader.progress.stage is Stage.WAITING)
@@ -211,8 +206,9 @@ async def test_download_of_a_release_that_the_channel_leaves_is_abandoned(
             proxy.before_answer = lambda: passed_on.wait(60)
             followed.point(ids[1])
             await until(lambda: loader.progress.stage is Stage.DOWNLOADING)
+            load = loader.progress
             followed.point(ids[2])
-            await until(lambda: loader._progress._stopped)
+            await until(lambda: load.stopped)
             passed_on.set()
             await until(lambda: serves(loader, ids[2]))
             assert built == [ids[0], ids[2]]
@@ -220,8 +216,7 @@ async def test_download_of_a_release_that_the_channel_leaves_is_abandoned(
             assert loader.failures.latest is None or loader.failures.latest.stage is Stage.LOOKING
             part = followed.cache.root / "releases" / ids[1] / f"{RANKER}.part"
             assert part.exists(), "what has come of it is kept"
-            followed.point(ids[1])
-            await until(lambda: serves(loader, ids[1]))
+            await followed.serve(loader, ids[1])
 
 
 async def test_a_loader_that_is_stopped_in_mid_download_leaves_no_thread(
@@ -243,34 +238,29 @@ async def test_a_loader_that_is_stopped_in_mid_download_leaves_no_thread(
         await until(lambda: not left())
 
 
-async def test_pods_that_share_a_cache_build_one_after_another_even_if_one_fails(
-    tmp_path: Path,
-) -> None:
-    building: list[str] = []
-    most = 0
+def test_pods_that_share_a_cache_build_one_after_another_even_if_one_fails(tmp_path: Path) -> None:
+    cache, building, most = ReleaseCache(tmp_path), list[str](), list[int]()
 
-    async def pod(name: str) -> None:
-        nonlocal most
-        async with build_turn(tmp_path / "cache"):
+    def build(name: str) -> None:
+        with suppress(ZeroDivisionError), cache.build_turn(LoadProgress()):
             building.append(name)
-            most = max(most, len(building))
-            await asyncio.sleep(0.05)
+            most.append(len(building))
+            time.sleep(0.05)
             building.remove(name)
-            if name == "a":
-                raise ValueError("unfit")
+            assert name != "a" or 1 / 0
 
-    async with asyncio.timeout(30):
-        found = await asyncio.gather(*(pod(name) for name in "abcd"), return_exceptions=True)
-    assert [type(each) for each in found] == [ValueError, *[type(None)] * 3]
-    assert most == 1
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(build, "abcd"))
+    assert most == [1] * 4
 
 
-async def test_a_pod_builds_without_a_turn_if_another_hangs_or_the_cache_is_read_only(
+def test_a_pod_builds_without_a_turn_if_another_hangs_and_stops_waiting_when_it_is_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loading_threads, "_MAX_WAIT_SECONDS", 0.2)
-    async with asyncio.timeout(30), build_turn(tmp_path / "cache"), build_turn(tmp_path / "cache"):
-        pass
-    (tmp_path / "file").write_text("not a folder")
-    async with asyncio.timeout(30), build_turn(tmp_path / "file"):
-        pass
+    cache = ReleaseCache(tmp_path)
+    with cache.build_turn(LoadProgress()):
+        with pytest.raises(LoadStoppedError), cache.build_turn(LoadProgress(stopped=True)):
+            pass
+        monkeypatch.setattr("vireo.server.releases.cache._MAX_TURN_SECONDS", 0.2)
+        with cache.build_turn(LoadProgress()):
+            pass

@@ -9,11 +9,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vireo.server.releases.manifest import ReleaseError
-from vireo.server.releases.tables import read_table, read_texts, read_vocabulary
+from vireo.server.releases.tables import (
+    read_mapped_texts,
+    read_table,
+    read_texts,
+    read_vocabulary,
+    write_texts,
+)
 
 
 def table_bytes() -> bytes:
@@ -33,13 +39,11 @@ def read_or_refused(content: bytes) -> None:
         assert np.isfinite(table).all()
 
 
-@given(st.binary(max_size=80), st.booleans())
-def test_any_bytes_are_read_as_a_table_or_refused(content: bytes, after_the_magic: bool) -> None:
-    read_or_refused(table_bytes()[:8] + content if after_the_magic else content)
-
-
 @given(st.data())
-def test_a_table_with_bytes_changed_or_cut_off_is_read_or_refused(data: st.DataObject) -> None:
+def test_any_bytes_and_a_table_with_bytes_changed_or_cut_off_are_read_or_refused(
+    data: st.DataObject,
+) -> None:
+    read_or_refused(table_bytes()[: data.draw(st.sampled_from([0, 8]))] + data.draw(st.binary()))
     content = bytearray(table_bytes())
     for _ in range(data.draw(st.integers(1, 3))):
         content[data.draw(st.integers(0, 127))] = data.draw(st.integers(0, 255))
@@ -72,3 +76,43 @@ def test_a_vocabulary_with_a_number_that_no_model_has_learned_is_refused(
     (tmp_path / "vocabulary").write_text(f'{{"a": 1, "b": {number}}}')
     with pytest.raises(ReleaseError, match=r"vocabulary: (has the number|can't be read)"):
         read_vocabulary(tmp_path, "vocabulary")
+
+
+@settings(deadline=None)
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"]))))
+def test_texts_are_read_back_unchanged(
+    tmp_path_factory: pytest.TempPathFactory, texts: list[str]
+) -> None:
+    path = tmp_path_factory.mktemp("texts") / "texts.bin"
+    write_texts(path, texts)
+    found = read_mapped_texts(path, len(texts))
+    assert [found[row] for row in range(len(found))] == texts
+    assert list(found) == found[:] == texts
+    assert found[-2:] == texts[-2:]
+
+
+def test_a_text_beyond_the_last_is_an_error(tmp_path: Path) -> None:
+    write_texts(tmp_path / "texts.bin", ["a", "b"])
+    texts = read_mapped_texts(tmp_path / "texts.bin", 2)
+    assert texts[-1] == "b"
+    with pytest.raises(IndexError):
+        texts[2]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "can't be read as texts"),
+        (np.array([2, 0, 1]).tobytes(), "can't be read as texts"),
+        (np.array([2, 0, 1, 5]).tobytes() + b"ab", "its offsets don't fit its size"),
+        (np.array([2, 0, 3, 2]).tobytes() + b"ab", "its offsets don't fit its size"),
+        (np.array([2, 0, 1, 2]).tobytes() + b"\xff\xfe", "can't decode"),
+        (np.array([2, 0, 1, 2]).tobytes() + "ü".encode(), "begins within a character"),
+        (np.array([3, 0, 1, 2, 2]).tobytes() + b"ab", "has 3 texts instead of 2"),
+    ],
+)
+def test_a_damaged_file_of_texts_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "texts.bin"
+    path.write_bytes(content)
+    with pytest.raises(ReleaseError, match=message):
+        read_mapped_texts(path, 2)

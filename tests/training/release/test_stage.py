@@ -29,7 +29,7 @@ from vireo.server.releases.manifest import (
     ReleaseError,
     describe_files,
 )
-from vireo.server.releases.texts import read_mapped_texts
+from vireo.server.releases.tables import read_mapped_texts
 from vireo.server.releases.weights import Quotas
 from vireo.training.data.dataset import describe_dataset, load_dataset
 from vireo.training.features.statistics import latest_popularity, latest_video_features

@@ -21,7 +21,7 @@ from vireo.server.recommend.filters.declared import Declared
 from vireo.server.recommend.filters.table import AttributeTable
 from vireo.server.releases import layout
 from vireo.server.releases.manifest import ReleaseError
-from vireo.server.releases.texts import write_texts
+from vireo.server.releases.tables import write_texts
 
 COUNT = 40
 LABELS = {"tag": ["", "=", "a", "ä", "b", "\U0001f431"], "creator": ["ann", "bob", "cy"]}

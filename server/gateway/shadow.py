@@ -5,24 +5,23 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections import OrderedDict, deque
-from dataclasses import dataclass, field
+from collections import deque
 from typing import NamedTuple
 
 import numpy as np
 import structlog
 from prometheus_client import Counter, Histogram
 
-from vireo.server.gateway.query import RecommendQuery
-from vireo.server.gateway.stages.answer import ranked_slate
-from vireo.server.gateway.stages.call import StageFailedError
-from vireo.server.gateway.stages.pods import (
+from vireo.server.gateway.pods import (
     RankingCall,
     RetrievalCall,
+    StageFailedError,
     UnknownSeedError,
     rank,
     retrieve,
 )
+from vireo.server.gateway.query import RecommendQuery
+from vireo.server.gateway.slate import ranked_slate
 from vireo.v1.candidate_pb2 import RetrieveCandidatesRequest
 from vireo.v1.recommendation_pb2 import RecommendResponse
 from vireo.v1.release_pb2 import GetServingReleaseResponse, ShadowComparison
@@ -32,8 +31,11 @@ log = structlog.get_logger()
 WINDOW = 1000
 """Number of latest comparisons in the summary."""
 _TOP = 10
-_PAIRS = 4
-"""Maximum pairs of releases with separate counts: pods swap one by one."""
+_QUEUE, _WORKERS = 16, 2
+POOL = (("x-vireo-pool", "shadow"),)
+"""Metadata that sends an inner call to the shadow pool."""
+SECONDS = 2.0
+"""Maximum seconds of each call: longer than viewers would wait, to measure slow shadows too."""
 
 OUTCOMES = Counter(
     "vireo_shadow_requests",
@@ -46,14 +48,6 @@ OVERLAP = Histogram(
     buckets=[tenth / 10 for tenth in range(11)],
 )
 
-POOL = (("x-vireo-pool", "shadow"),)
-"""Metadata that sends an inner call to the shadow pool."""
-_QUEUE = 16
-_WORKERS = 2
-_MAX_REASON = 500
-SECONDS = 2.0
-"""Maximum seconds of each call: longer than viewers would wait, to measure slow shadows too."""
-
 
 class Slate(NamedTuple):
     """The slate that one pool returned."""
@@ -63,103 +57,61 @@ class Slate(NamedTuple):
     ids: tuple[str, ...]
     """Best first."""
     scores: tuple[float, ...]
-    """Scores by which it is ordered."""
+    """Scores by which it is ordered, all finite."""
     seconds: float
     """Latency of retrieval and ranking together."""
 
 
-class Compared(NamedTuple):
-    """How the shadow's slate for one request differs from the served one."""
-
-    overlap: float
-    """Share of the served top ten that is in the shadow's top ten."""
-    score_shift: float
-    """Mean score of the shadow's top ten minus that of the served top ten."""
-    served_seconds: float
-    shadow_seconds: float
-
-
-def compare(served: Slate, shadow: Slate) -> Compared:
-    """Compare two slates of at least one video each.
-
-    Raises:
-        ValueError: a score isn't finite; it would spoil the mean of a whole window.
-    """
-    if not np.isfinite([*served.scores[:_TOP], *shadow.scores[:_TOP]]).all():
-        raise ValueError("a slate has a score that isn't finite")
-    best = served.ids[:_TOP]
-    common = set(best) & set(shadow.ids[:_TOP])
-    return Compared(
-        overlap=len(common) / len(best),
-        score_shift=float(np.mean(shadow.scores[:_TOP]) - np.mean(served.scores[:_TOP])),
-        served_seconds=served.seconds,
-        shadow_seconds=shadow.seconds,
-    )
-
-
-@dataclass
-class _Window:
-    """Comparisons and counts of one pair of releases."""
-
-    latest: deque[Compared] = field(default_factory=lambda: deque(maxlen=WINDOW))
-    count: int = 0
-    failed: int = 0
-    dropped: int = 0
-
-
 class Comparisons:
-    """Counts and the latest comparisons, by served and shadow release.
+    """Counts and latest comparisons of one served release with one of the shadow.
 
-    The summary covers the pair that was compared last.
+    They start afresh with another one of either.
     """
 
     def __init__(self) -> None:
         """Start without comparisons."""
-        self._shadow_id = ""
-        self._window = _Window()
-        # By the served and the shadow's release; the pair compared last is the last.
-        self._windows: OrderedDict[tuple[str, str], _Window] = OrderedDict()
+        self._pair = "", ""
+        self._compared = self._failed = self._dropped = 0
+        self._latest: deque[tuple[float, float, float, float]] = deque(maxlen=WINDOW)
+        """Overlap, mean score of the shadow's top ten minus that of the served, both latencies."""
 
     def add(self, served: Slate, shadow: Slate) -> None:
-        """Compare the two slates of one request and record the outcome."""
-        compared = compare(served, shadow)
-        pair = served.release_id, shadow.release_id
-        self._window = self._windows.setdefault(pair, _Window())
-        self._windows.move_to_end(pair)
-        if len(self._windows) > _PAIRS:
-            self._windows.popitem(last=False)
-        self._shadow_id = shadow.release_id
-        self._window.latest.append(compared)
-        self._window.count += 1
+        """Compare the two slates of one request, of at least one video each."""
+        if (served.release_id, shadow.release_id) != self._pair:
+            self._pair = served.release_id, shadow.release_id
+            self._compared = self._failed = self._dropped = 0
+            self._latest.clear()
+        best = served.ids[:_TOP]
+        overlap = len(set(best) & set(shadow.ids[:_TOP])) / len(best)
+        shift = float(np.mean(shadow.scores[:_TOP]) - np.mean(served.scores[:_TOP]))
+        self._latest.append((overlap, shift, served.seconds, shadow.seconds))
+        self._compared += 1
         OUTCOMES.labels("compared").inc()
-        OVERLAP.observe(compared.overlap)
+        OVERLAP.observe(overlap)
 
     def failed(self) -> None:
         """Count a request that the shadow did not answer in full."""
-        self._window.failed += 1
+        self._failed += 1
         OUTCOMES.labels("failed").inc()
 
     def dropped(self) -> None:
         """Count a request that was dropped because the queue was full."""
-        self._window.dropped += 1
+        self._dropped += 1
         OUTCOMES.labels("dropped").inc()
 
     def summary(self) -> ShadowComparison:
-        """Return the summary of the pair that was compared last."""
-        window = self._window
-        latest = np.array([*window.latest] or [Compared(0.0, 0.0, 0.0, 0.0)])
-        overlap, score_shift, _, _ = latest.mean(0)
-        _, _, served_seconds, shadow_seconds = np.median(latest, 0)
+        """Return the summary of the pair of releases."""
+        latest = np.array([*self._latest] or [(0.0, 0.0, 0.0, 0.0)])
         summary = ShadowComparison(
-            release_id=self._shadow_id,
-            compared=window.count,
-            failed=window.failed,
-            dropped=window.dropped,
-            mean_overlap_10=overlap,
-            mean_score_shift=score_shift,
+            release_id=self._pair[1],
+            compared=self._compared,
+            failed=self._failed,
+            dropped=self._dropped,
+            mean_overlap_10=latest[:, 0].mean(),
+            mean_score_shift=latest[:, 1].mean(),
         )
-        summary.served_time.FromNanoseconds(round(served_seconds * 1e9))
-        summary.shadow_time.FromNanoseconds(round(shadow_seconds * 1e9))
+        summary.served_time.FromNanoseconds(round(np.median(latest[:, 2]) * 1e9))
+        summary.shadow_time.FromNanoseconds(round(np.median(latest[:, 3]) * 1e9))
         return summary
 
 
@@ -185,8 +137,6 @@ class Shadow:
         self._retrieval, self._ranking = retrieval, ranking
         self._share = share
         self._queue: asyncio.Queue[_Answered] = asyncio.Queue(_QUEUE)
-        self._reason = ""
-        """The latest logged reason why a response could not be compared."""
 
     def offer(
         self,
@@ -223,13 +173,10 @@ class Shadow:
                 await self._repeat(answered)
             except (StageFailedError, UnknownSeedError):
                 self._comparisons.failed()
-            except Exception as error:
-                # Declared policy: whatever another build answers, viewers don't notice. What goes
-                # on is logged once: a stack for each request would fill the disk.
-                reason = repr(error)[:_MAX_REASON]
-                if reason != self._reason:
-                    self._reason = reason
-                    log.exception("a shadow's answer can't be compared")
+            except Exception as error:  # noqa: BLE001
+                # Declared policy: whatever another build answers, viewers don't notice. A stack
+                # for each request would fill the disk.
+                log.error("a shadow's response can't be compared", reason=repr(error)[:500])
                 self._comparisons.failed()
 
     async def _repeat(self, answered: _Answered) -> None:

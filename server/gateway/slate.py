@@ -1,8 +1,7 @@
-"""Builds the slate from the stages' results."""
+"""Builds slates: ranked, as retrieved, or of the popular list."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import lru_cache
 from itertools import zip_longest
 
@@ -12,7 +11,6 @@ from vireo.server.recommend.page import fill_page
 from vireo.server.signals import ORDERING
 from vireo.v1 import candidate_pb2, ranking_pb2, viewer_pb2
 from vireo.v1 import recommendation_pb2 as pb
-from vireo.v1.viewer_pb2 import ScoreColumn
 
 TASKS = frozenset(pb.TaskScores.DESCRIPTOR.fields_by_name)
 """Tasks of the API; pods of a later build may return others too."""
@@ -67,43 +65,30 @@ def ranked_slate(
 
 
 def retrieved_slate(
-    candidates: candidate_pb2.RetrieveCandidatesResponse, rules: ActiveRules | None = None
+    candidates: candidate_pb2.RetrieveCandidatesResponse, rules: ActiveRules | None
 ) -> pb.RecommendResponse:
     """Return the first page in retrieval order, for slates whose ranking was skipped.
 
     Of the site's rules, what they pin has its position.
     """
+    names, places = dict(enumerate(candidates.ids)), [*range(len(candidates.ids))]
     if rules is not None and rules.pinned:
-        candidates = _with_pinned(candidates, rules.pinned)
+        keys, pins = candidates.keys[:], {}
+        for position, name in rules.pinned.items():
+            if (key := video_key(name)) in keys:
+                pins[position] = keys.index(key)
+                names[pins[position]] = name
+        places = fill_page(places, len(places), pins=pins).tolist()
+    scores = next((each.values for each in candidates.scores if each.name == ORDERING), ())
     slate = pb.RecommendResponse(release_id=candidates.release_id)
-    scores = next((each.values for each in candidates.scores if each.name == ORDERING), ())
-    for position, (name, score, mask) in enumerate(
-        zip(candidates.ids, scores, candidates.source_masks, strict=False), start=1
-    ):
-        slate.items.add(video_id=name, score=score, position=position, sources=sources_of(mask))
+    for position, place in enumerate(places, start=1):
+        slate.items.add(
+            video_id=names[place],
+            score=scores[place],
+            position=position,
+            sources=sources_of(candidates.source_masks[place]),
+        )
     return slate
-
-
-def _with_pinned(
-    candidates: candidate_pb2.RetrieveCandidatesResponse, pinned: Mapping[int, str]
-) -> candidate_pb2.RetrieveCandidatesResponse:
-    """Return the named candidates, with those of `pinned` at their positions if there are such."""
-    keys, ids = candidates.keys[:], candidates.ids[:]
-    names = dict(enumerate(ids))
-    pins = {}
-    for position, name in pinned.items():
-        if (key := video_key(name)) in keys:
-            pins[position] = keys.index(key)
-            names[pins[position]] = name
-    places = fill_page(range(len(ids)), len(ids), pins=pins).tolist()
-    scores = next((each.values for each in candidates.scores if each.name == ORDERING), ())
-    return candidate_pb2.RetrieveCandidatesResponse(
-        keys=[keys[place] for place in places],
-        ids=[names[place] for place in places],
-        source_masks=[candidates.source_masks[place] for place in places],
-        scores=[ScoreColumn(name=ORDERING, values=[scores[place] for place in places])],
-        release_id=candidates.release_id,
-    )
 
 
 def popular_slate(ids: list[str], release_id: str) -> pb.RecommendResponse:
@@ -112,3 +97,12 @@ def popular_slate(ids: list[str], release_id: str) -> pb.RecommendResponse:
     for position, name in enumerate(ids, start=1):
         slate.items.add(video_id=name, score=1 / position, position=position)
     return slate
+
+
+def drop(slate: pb.RecommendResponse, gone: set[int], page_size: int) -> None:
+    """Drop the videos of some keys from a slate, and what is then after the page's end."""
+    stay = [item for item in slate.items if video_key(item.video_id) not in gone][:page_size]
+    for position, item in enumerate(stay, start=1):
+        item.position = position
+    del slate.items[:]
+    slate.items.extend(stay)

@@ -1,0 +1,281 @@
+"""Calls of candidate and ranking pods: within budget, checked, repeated if the pod is broken."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+import grpc
+import grpc.aio
+import structlog
+from prometheus_client import Counter
+
+from vireo.server.features.context import sent
+from vireo.server.gateway.check import BadAnswerError, check_candidates, check_ranked
+from vireo.server.gateway.query import RecommendQuery
+from vireo.server.gateway.release import GatewayRelease
+from vireo.server.pod.stage_metrics import ExpectedFailureError
+from vireo.server.rpc.spans import outgoing, span
+from vireo.v1 import candidate_pb2, ranking_pb2
+from vireo.v1 import recommendation_pb2 as pb
+from vireo.v1.viewer_pb2 import ViewerFeatures
+
+if TYPE_CHECKING:
+    from grpc.aio import UnaryUnaryMultiCallable
+
+log = structlog.get_logger()
+
+Request = TypeVar("Request")
+Answer = TypeVar("Answer")
+Checked = TypeVar("Checked")
+
+RETRIEVAL_SHARE = 0.6
+"""Share of the remaining time at the start of retrieval; the rest is for ranking."""
+MIN_BUDGET_SECONDS = 0.005
+"""Minimum budget of a call: with less it would hardly be answered, and waste a pod's work."""
+_SHORT_DEADLINE_SECONDS = 0.05
+"""A pod that misses a shorter deadline isn't at fault: its caller is."""
+TRY_HEADER = "x-envoy-upstream-rq-per-try-timeout-ms"
+"""Metadata key of Envoy's timeout of each try."""
+_TRY_SHARE, _MIN_TRY_SECONDS = 0.5, 0.1
+"""Share of a call's time for one try, which leaves time for another pod, and the minimum: a healthy
+pod responds within it. With less, callers in a hurry would have Envoy eject pods that are slow for
+a moment."""
+_POD = "x-vireo-pod"
+"""In the response's metadata: which pod Envoy had it from."""
+_BROKEN = (grpc.StatusCode.UNKNOWN, grpc.StatusCode.DATA_LOSS)
+"""Statuses of a pod that is at fault itself, which another may not be, and that Envoy can't retry.
+INTERNAL it has retried already."""
+
+INVALID_RESPONSES = Counter(
+    "vireo_invalid_responses",
+    "Invalid responses of candidate and ranking pods, by stage and the pod's address "
+    "(empty if unknown).",
+    ["stage", "address"],
+)
+
+
+class UnknownSeedError(Exception):
+    """The seed video isn't in the release that the candidate pod serves."""
+
+
+class StageFailedError(ExpectedFailureError):
+    """A stage failed; the request continues without it. The message says why."""
+
+    def __init__(self, message: str, code: grpc.StatusCode | None = None, reason: str = "") -> None:
+        """Make the error.
+
+        Args:
+            message: why it failed.
+            code: status that a pod responded with, if one did.
+            reason: one of the reasons that metrics distinguish; that of the code by default.
+        """
+        super().__init__(message)
+        self.code = code
+        self.reason = reason or ("error" if code is None else code.name.lower())
+
+
+class StageSkippedError(StageFailedError):
+    """A stage was skipped, or given up soon, because the caller left too little time."""
+
+    level = logging.DEBUG
+
+    def __init__(self, message: str, reason: str = "skipped") -> None:
+        """Make the error; `reason` is one of those that metrics distinguish."""
+        super().__init__(message, reason=reason)
+
+
+class _BrokenPodError(StageFailedError):
+    """One pod is at fault; another one may succeed."""
+
+
+@dataclass(frozen=True)
+class StageCall(Generic[Request, Answer]):
+    """How one stage calls its pods."""
+
+    stage: str
+    """Name in logs and metrics."""
+    method: UnaryUnaryMultiCallable[Request, Answer]
+    limit: float
+    """Maximum seconds of a call, including its retry."""
+    share: float = 1.0
+    """Share of the query's remaining time at the start of the stage."""
+    pool: tuple[tuple[str, str], ...] = ()
+    """Metadata that sends the call to another pool than the viewer's; there it is made once, and
+    one pod has all of its time."""
+
+    async def __call__(
+        self,
+        request: Request,
+        query: RecommendQuery,
+        check: Callable[[Answer, Request], Checked],
+    ) -> Checked:
+        """Return what `check` makes of the first valid response of at most two tries.
+
+        Args:
+            request: what to ask.
+            query: whose time is spent, and whose metadata goes along.
+            check: returns what is used of a response, or raises BadAnswerError.
+
+        Raises:
+            StageFailedError: there is none; `code` says why where a pod has.
+            StageSkippedError: the caller left too little time.
+        """
+        now = time.monotonic()
+        left = query.budget(now, self.limit, self.share)
+        ends = now + left
+        if left < MIN_BUDGET_SECONDS:
+            raise StageSkippedError(f"{1000 * left:.1f} ms are too little to ask a pod")
+        try:
+            return await self._try(request, query, check, left)
+        except _BrokenPodError:
+            left = ends - time.monotonic()
+            if self.pool or left < MIN_BUDGET_SECONDS:
+                raise
+        return await self._try(request, query, check, left)
+
+    async def _try(
+        self,
+        request: Request,
+        query: RecommendQuery,
+        check: Callable[[Answer, Request], Checked],
+        left: float,
+    ) -> Checked:
+        one_try = 1000 * max(_MIN_TRY_SECONDS, _TRY_SHARE * left)
+        with span(self.stage, "client"):
+            metadata = grpc.aio.Metadata(
+                *outgoing(query.metadata),
+                *(self.pool or ((TRY_HEADER, str(round(one_try))),)),
+            )
+            call = self.method(request, timeout=left, metadata=metadata)
+            try:
+                answer = await call
+            except grpc.aio.AioRpcError as error:
+                code = error.code()
+                kind = _BrokenPodError if code in _BROKEN else StageFailedError
+                if code is grpc.StatusCode.DEADLINE_EXCEEDED and left < _SHORT_DEADLINE_SECONDS:
+                    raise StageSkippedError(f"{1000 * left:.1f} ms were too little") from error
+                raise kind(f"{code.name}: {error.details()}", code) from error
+            try:
+                if answer is None:  # gRPC's way to say so
+                    raise BadAnswerError("it can't be parsed")
+                return check(answer, request)
+            except BadAnswerError as error:
+                pod = str((await call.initial_metadata()).get(_POD, ""))
+                INVALID_RESPONSES.labels(self.stage, pod).inc()
+                log.warning("bad answer of a pod", stage=self.stage, pod=pod, reason=str(error))
+                message = f"bad answer of {pod or 'a pod'}: {error}"
+                raise _BrokenPodError(message, reason="invalid") from error
+
+
+RetrievalCall = StageCall[
+    candidate_pb2.RetrieveCandidatesRequest, candidate_pb2.RetrieveCandidatesResponse
+]
+RankingCall = StageCall[ranking_pb2.RankCandidatesRequest, ranking_pb2.RankCandidatesResponse]
+
+
+def retrieve_request(
+    query: RecommendQuery,
+    viewer: ViewerFeatures,
+    count: int,
+    release_id: str,
+    *,
+    count_of_release: bool = False,
+) -> candidate_pb2.RetrieveCandidatesRequest:
+    """Return the request for a query's candidates.
+
+    Args:
+        query: what was asked.
+        viewer: the viewer's features.
+        count: how many to return at most.
+        release_id: the release to answer from while the pod holds it; empty for its own.
+        count_of_release: whether the release that answers says how many instead.
+    """
+    request = candidate_pb2.RetrieveCandidatesRequest(
+        viewer=viewer,
+        count=count,
+        excluded_keys=query.excluded_keys,
+        seed_key=query.seed_key,
+        page_size=query.page_size,
+        release_id=release_id,
+        count_of_release=count_of_release,
+        locale=query.locale,
+        filter=query.filter,
+        rules=None if query.rules is None else query.rules.message,
+        explained_key=query.explained_key,
+    )
+    if query.session:
+        request.session_keys[:], request.session_weights[:] = zip(*query.session, strict=True)
+    if query.rules is not None and query.explain:
+        request.rules.counts = True
+    request.viewer.asked_at = query.asked_at  # the store's row has no time of a request
+    sent(query.context, request.viewer.context)
+    return request
+
+
+async def retrieve(
+    call: RetrievalCall,
+    query: RecommendQuery,
+    request: candidate_pb2.RetrieveCandidatesRequest,
+    release: GatewayRelease | None = None,
+) -> tuple[candidate_pb2.RetrieveCandidatesResponse, dict[int, int]]:
+    """Return the candidates for a query, best first, and their source masks by key.
+
+    Raises:
+        StageFailedError: no pod gave a valid response in time.
+        UnknownSeedError: the query follows a video that the release doesn't have.
+        RpcError: INVALID_ARGUMENT: `release` can't be filtered so either.
+    """
+    try:
+        return await call(request, query, check_candidates)
+    except StageFailedError as error:
+        if error.code is grpc.StatusCode.NOT_FOUND and query.seed_key is not None:
+            raise UnknownSeedError(str(error)) from error
+        if error.code is grpc.StatusCode.INVALID_ARGUMENT and release is not None:
+            query.expression(release.declared)
+        raise
+
+
+async def rank(
+    call: RankingCall,
+    query: RecommendQuery,
+    viewer: ViewerFeatures,
+    candidates: candidate_pb2.RetrieveCandidatesResponse,
+    masks: Mapping[int, int],
+) -> ranking_pb2.RankCandidatesResponse:
+    """Return the best page of the candidates, from their release while the pod holds it.
+
+    Args:
+        call: how to call a ranking pod.
+        query: what was asked.
+        viewer: the features as retrieval got them, with the request's time.
+        candidates: what retrieval returned.
+        masks: the candidates' source masks by key.
+
+    Raises:
+        StageFailedError: no pod gave a valid response in time.
+    """
+    request = ranking_pb2.RankCandidatesRequest(
+        viewer=viewer,
+        keys=candidates.keys,
+        scores=candidates.scores,
+        source_masks=candidates.source_masks,
+        page_size=query.page_size,
+        seed_key=query.seed_key,
+        titles=query.explain,
+        release_id=candidates.release_id,
+        rules=None if query.rules is None else query.rules.message,
+        rule_columns=candidates.rules if candidates.HasField("rules") else None,
+    )
+    request.viewer.ClearField("watched_keys")  # only retrieval reads them
+    if query.explained_key is not None:
+        explained = candidates.explained
+        lost = explained.lost_at == pb.LOST_AT_RETRIEVAL and bool(explained.scores)
+        if lost or query.explained_key in masks:
+            request.explained_key = query.explained_key
+            request.explained_scores.extend(explained.scores)
+    return await call(request, query, partial(check_ranked, candidates=masks))

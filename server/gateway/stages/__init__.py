@@ -1,1 +1,0 @@
-"""The gateway's stages, one a file, and how each may fail."""
