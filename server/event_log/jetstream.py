@@ -20,13 +20,13 @@ from vireo.server.errors import VireoError
 from vireo.server.event_log.connection import CONNECTED, Connection, pull
 from vireo.server.event_log.log import (
     BEGIN,
+    MAX_MESSAGE_BYTES,
     Entries,
     Entry,
     LogAwayError,
     Position,
     Start,
     Stream,
-    check_size,
 )
 from vireo.server.event_log.settings import EventLogSettings
 from vireo.server.event_log.streams import (
@@ -134,7 +134,8 @@ class JetStreamLog:
             LogAwayError: it may be stored or not; known within seconds.
             ValueError: the message is too large.
         """
-        check_size(data)
+        if len(data) > MAX_MESSAGE_BYTES:
+            raise ValueError(f"{len(data)} bytes are more than a message of the log may have")
         sent = {"Nats-Msg-Id": dedup_id, _TRACE: traceparent}
         if after is not None:
             sent["Nats-Expected-Last-Sequence"] = str(after)

@@ -154,12 +154,6 @@ class Entries(tuple[Entry, ...]):
         return made
 
 
-def check_size(data: bytes) -> None:
-    """Raise ValueError if a message is too large for the log."""
-    if len(data) > MAX_MESSAGE_BYTES:
-        raise ValueError(f"{len(data)} bytes are more than a message of the log may have")
-
-
 def partition_of(viewer_id: str, partitions: int) -> int:
     """Return the partition of a viewer's events: the same in every process and for ever."""
     return xxhash.xxh3_64_intdigest(viewer_id.encode()) % partitions

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import multiprocessing
 import os
 import re
@@ -23,7 +22,6 @@ import pandas as pd
 import pytest
 import redis
 from pydantic import SecretStr
-from structlog.testing import capture_logs
 
 from tests.builders.datasets import random_interactions, write_small_dataset
 from tests.builders.redis import RunningRedis, running_redis
@@ -219,17 +217,6 @@ def test_readers_see_old_rows_or_new_ones_whatever_their_volume_shows(
         for process, _ in readers:
             process.kill()
             process.join()
-
-
-def test_a_build_that_waits_for_another_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "builds"
-    with path.open("a+") as other, path.open("a+") as file, capture_logs() as logs:
-        fcntl.flock(other, fcntl.LOCK_EX)
-        monkeypatch.setattr("time.sleep", lambda _: fcntl.flock(other, fcntl.LOCK_UN))
-        online_store._lock(file, tmp_path / "small")
-    assert [each["event"] for each in logs] == ["another_build_runs"]
 
 
 def test_a_build_that_another_overtook_is_not_announced(
