@@ -17,6 +17,7 @@ from vireo.server.event_log.settings import EventLogSettings
 from vireo.server.features.online_store import RedisSettings, identity
 from vireo.server.home import Home
 from vireo.server.live.settings import TRENDING_HALF_LIFE, LiveSettings
+from vireo.server.pod.announcements import Announcements
 from vireo.server.releases.bucket import StoreError
 from vireo.server.releases.manifest import ReleaseError
 from vireo.server.releases.s3 import S3Settings
@@ -32,7 +33,7 @@ log = structlog.get_logger()
 _NICE = 10
 """Niceness of the process: slates come first, also while a million events are caught up with."""
 POLL_SECONDS = 5.0
-"""Seconds between reads of the channel."""
+"""Seconds between reads of the channel without announcements."""
 _STORE_SECONDS = 5.0
 """Maximum seconds to wait for the online store; then the same events are tried again."""
 _LOOK_SECONDS = 1.0
@@ -46,6 +47,9 @@ class ConsumerSettings(RpcSettings):
     """The partition of the events to apply, from 0; one process for each."""
     channel: str = Field(default="production", min_length=1)
     """The channel whose release gateways serve: its data set's features are kept up to date."""
+    control_target: str = ""
+    """host:port of the control plane, which announces changes of the channel; if empty, or while it
+    doesn't answer, the channel is polled."""
     features: Path = Field(default_factory=lambda: Home.current().root / "features")
     """Folder with a Feast repository per data set, by its name."""
     redis: RedisSettings = Field(default_factory=RedisSettings.load)
@@ -60,9 +64,19 @@ class ServedDataset:
     """Follows a channel: the data set that its release was trained on."""
 
     def __init__(self, settings: ConsumerSettings) -> None:
-        """Read nothing yet."""
+        """Read nothing yet.
+
+        Raises:
+            VireoError: a TLS file can't be read.
+        """
         self._store = ReleaseStore(settings.s3.with_short_timeouts())
-        self._channel, self._release_id = settings.channel, ""
+        self._channel, self._poll_seconds = settings.channel, POLL_SECONDS
+        control = settings.control_target
+        self._announcements = (
+            Announcements(control, settings.tls, settings.channel) if control else None
+        )
+        self._release_id = ""
+        self._problem = ""
         self.name = ""
         """The data set; empty until a release is known."""
         self.known = asyncio.Event()
@@ -70,17 +84,19 @@ class ServedDataset:
 
     async def run(self) -> None:
         """Follow until cancelled."""
-        problem = ""
         while True:
             try:
                 await self._read()
-                problem = ""
+                self._problem = ""
             except (StoreError, ReleaseError) as error:
                 # Until the store is back, the data set is the one before.
-                if str(error) != problem:
+                if str(error) != self._problem:
                     log.warning("the channel can't be read", reason=str(error))
-                problem = str(error)
-            await asyncio.sleep(POLL_SECONDS)
+                self._problem = str(error)
+            if self._announcements is None or self._problem or not self._release_id:
+                await asyncio.sleep(self._poll_seconds)
+            else:
+                await self._announcements.wait(self._release_id, self._poll_seconds)
 
     async def _read(self) -> None:
         channel = await asyncio.to_thread(self._store.read_channel, self._channel)
