@@ -137,7 +137,7 @@ async def test_a_compacted_stream_comes_again_if_the_last_message_was_replaced_m
     other = JetStreamLog(settings_of(nats))
     follower = asyncio.create_task(follow())
     await until(lambda: read == [1, 2, 3])
-    position = await last(log, CATALOG, "c")
+    position = await last(other, CATALOG, "c")  # which also connects the other one
     assert log._connection is not None
     await log._connection.close()
     await append(other, CATALOG, b"2", key="c")
