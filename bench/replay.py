@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
-import numpy as np
 from pydantic import SecretStr
 
 from bench.site import Recorder
-from vireo.server.consumer.apply import read_batch
-from vireo.server.consumer.fold import ViewerEvents, fold
+from vireo.server.consumer.apply import read_batch, sum_up
+from vireo.server.consumer.fold import fold
 from vireo.server.event_log.jetstream import JetStreamLog, opened_log
 from vireo.server.event_log.log import EVENTS, LogAwayError
 from vireo.server.event_log.settings import EventLogSettings
@@ -78,17 +77,13 @@ class Replay:
         acknowledged = {each for recorder in recorders for each in recorder.acknowledged}
         viewers = [viewer for recorder in recorders for viewer in recorder.viewers]
         stored = await asyncio.to_thread(self.rows.read, viewers)
-        events = read_batch(entries, self.rules).viewers
-        clean = (fold(ViewerRow(), events.get(each, ViewerEvents())).row for each in viewers)
-        differing = sum(not _same(*both) for both in zip(stored, clean, strict=True))
+        batch, events = read_batch(entries)
+        clean = [
+            fold(ViewerRow(), sum_up(batch, events.get(viewer, []), self.rules)[0]).row
+            for viewer in viewers
+        ]
+        differing = sum(one != other for one, other in zip(stored, clean, strict=True))
         return Compared(len(acknowledged), len(acknowledged - logged), len(viewers), differing)
-
-
-def _same(stored: object, clean: ViewerRow) -> bool:
-    return isinstance(stored, ViewerRow) and all(
-        np.array_equal(getattr(stored, each.name), getattr(clean, each.name))
-        for each in fields(ViewerRow)
-    )
 
 
 @asynccontextmanager

@@ -14,7 +14,7 @@ from pydantic_settings import BaseSettings
 from docs.conditions import condition_files
 from vireo.ops.stack.settings import StackSettings
 from vireo.server.candidate.service import CandidateSettings
-from vireo.server.consumer.settings import ConsumerSettings
+from vireo.server.consumer.consumer import ConsumerSettings
 from vireo.server.control.settings import ControlSettings, KubernetesSettings
 from vireo.server.event_log.settings import EventLogSettings
 from vireo.server.features.online_store import RedisSettings

@@ -95,10 +95,10 @@ def store(features: Path, scratch: Path, watches: int, reads: int = _READS) -> t
 
 def _change(viewer: int, watches: int) -> Change:
     random = np.random.default_rng(viewer)
-    keys = random.integers(-(2**63), 2**63 - 1, watches)
+    keys = random.integers(-(2**63), 2**63 - 1, watches).tolist()
     times = np.sort(random.integers(1_600_000_000, 1_700_000_000, watches)) * 1_000_000
-    row = ViewerRow(keys, times, random.random(watches) < 0.3, watches, 30)
-    return Change(row)
+    watched = dict(zip(keys, times.tolist(), strict=True))
+    return Change(ViewerRow(watched, frozenset(keys[::3]), watches, 30))
 
 
 def _processor_seconds(info: dict[str, float]) -> float:

@@ -15,7 +15,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from vireo.server.errors import VireoError
-from vireo.server.event_log.position import StoredPosition
+from vireo.server.event_log.log import StoredPosition
 from vireo.server.releases.bucket import Bucket
 from vireo.server.releases.manifest import FileEntry, FilePath, first_problem
 from vireo.server.releases.s3 import BackupSettings

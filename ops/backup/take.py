@@ -18,8 +18,7 @@ from vireo.ops.backup.archive import ERASED, Archive, Manifest, bury
 from vireo.server.control.channels import MARKER
 from vireo.server.errors import VireoError
 from vireo.server.event_log.jetstream import opened_log
-from vireo.server.event_log.log import CATALOG, DEAD, EVENTS, REMOVED, STATE
-from vireo.server.event_log.position import BEGIN, Position
+from vireo.server.event_log.log import BEGIN, CATALOG, DEAD, EVENTS, REMOVED, STATE, Position
 from vireo.server.event_log.settings import EventLogSettings
 from vireo.server.features.online_store import CONFIGURATION, open_rows
 from vireo.server.home import Home

@@ -15,8 +15,7 @@ from rich.text import Text
 from vireo.ops.cli.output import AsJson, print_json, print_table, progress_bar, table_of
 from vireo.ops.stack.nats import reachable_log
 from vireo.server.event_log.jetstream import open_log, opened_log
-from vireo.server.event_log.log import EVENTS
-from vireo.server.event_log.position import Position
+from vireo.server.event_log.log import EVENTS, Position
 from vireo.server.features.activity import USUAL_BOUNCE, Bounce
 from vireo.server.home import Home
 from vireo.training.data.dataset import DatasetInfo, LogPositions, describe_dataset, list_datasets

@@ -30,6 +30,7 @@ from vireo.ops.stack.nats import reachable_log
 from vireo.server.errors import VireoError
 from vireo.server.event_log.jetstream import JetStreamLog, opened_log
 from vireo.server.event_log.log import (
+    BEGIN,
     CATALOG,
     DEAD,
     EVENT_KINDS,
@@ -39,9 +40,9 @@ from vireo.server.event_log.log import (
     STREAMS,
     Entry,
     LogAwayError,
+    Position,
     Stream,
 )
-from vireo.server.event_log.position import BEGIN, Position
 from vireo.server.event_log.streams import Limits
 from vireo.server.home import Home
 from vireo.v1 import event_pb2, log_pb2

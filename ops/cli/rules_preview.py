@@ -14,7 +14,6 @@ import grpc.aio
 
 from vireo.ops.stack.s3 import open_store
 from vireo.server.errors import VireoError
-from vireo.server.features.online_store import prepare_lean_feast
 from vireo.server.gateway.pipeline import RecommendPipeline
 from vireo.server.gateway.pods import StageCall
 from vireo.server.gateway.query import RecommendQuery
@@ -49,7 +48,6 @@ def preview(
     Raises:
         VireoError: the pods can't be reached, or the rules don't fit their release.
     """
-    prepare_lean_feast()
     home = Home.current()
     with grpc.insecure_channel(targets[0]) as channel:
         try:

@@ -19,8 +19,16 @@ from vireo.ops.stack.s3 import external_s3, open_store
 from vireo.ops.stack.state import running_stack
 from vireo.server.errors import VireoError
 from vireo.server.event_log.jetstream import JetStreamLog, opened_log
-from vireo.server.event_log.log import CATALOG, DEAD, EVENT_KINDS, EVENTS, REMOVED, STATE, Stream
-from vireo.server.event_log.position import Position
+from vireo.server.event_log.log import (
+    CATALOG,
+    DEAD,
+    EVENT_KINDS,
+    EVENTS,
+    REMOVED,
+    STATE,
+    Position,
+    Stream,
+)
 from vireo.server.features.activity import EventRules
 from vireo.server.features.online_store import open_rows
 from vireo.server.gateway.features import FeatureReader

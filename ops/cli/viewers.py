@@ -24,9 +24,9 @@ from vireo.server.event_log.log import (
     STATE,
     Entries,
     LogAwayError,
+    Position,
     partition_of,
 )
-from vireo.server.event_log.position import Position
 from vireo.server.event_log.settings import EventLogSettings
 from vireo.server.features.online_store import open_rows
 from vireo.server.home import Home

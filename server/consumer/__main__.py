@@ -5,16 +5,13 @@ import sys
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # one core a process; read at import
 
-from vireo.server.consumer.consumer import serve_consumer
-from vireo.server.consumer.settings import ConsumerSettings
-from vireo.server.features.online_store import prepare_lean_feast
+from vireo.server.consumer.consumer import ConsumerSettings, serve_consumer
 from vireo.server.rpc.server import run_process
 from vireo.server.rpc.settings import load_settings
 
 
 async def main() -> None:
     """Consume until stopped."""
-    prepare_lean_feast()
     settings = load_settings(ConsumerSettings, sys.argv[1:])
     await serve_consumer(settings)
 

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import os
+from pathlib import Path
 
 import structlog
+from pydantic import Field
 
 from vireo.server.consumer.follow import Follower
 from vireo.server.consumer.live_state import LiveState
-from vireo.server.consumer.settings import ConsumerSettings
 from vireo.server.errors import VireoError
 from vireo.server.event_log.jetstream import JetStreamLog, opened_log
 from vireo.server.event_log.settings import EventLogSettings
-from vireo.server.features.online_store import identity
-from vireo.server.live.settings import TRENDING_HALF_LIFE
+from vireo.server.features.online_store import RedisSettings, identity
+from vireo.server.home import Home
+from vireo.server.live.settings import TRENDING_HALF_LIFE, LiveSettings
 from vireo.server.pod.announcements import Announcements
 from vireo.server.releases.bucket import StoreError
 from vireo.server.releases.manifest import ReleaseError
+from vireo.server.releases.s3 import S3Settings
 from vireo.server.releases.store import ReleaseStore
 from vireo.server.rpc.disk_metrics import export_disk
 from vireo.server.rpc.logs import configure_logs
 from vireo.server.rpc.server import RpcServer
+from vireo.server.rpc.settings import RpcSettings
 from vireo.server.rpc.spans import start_export
 
 log = structlog.get_logger()
@@ -34,6 +38,26 @@ _STORE_SECONDS = 5.0
 """Maximum seconds to wait for the online store; then the same events are tried again."""
 _LOOK_SECONDS = 1.0
 """Seconds between two looks whether other features are served, or were built."""
+
+
+class ConsumerSettings(RpcSettings):
+    """What a consumer follows, and how much it does at a time."""
+
+    event_partition: int = Field(default=0, ge=0, le=255)
+    """The partition of the events to apply, from 0; one process for each."""
+    channel: str = Field(default="production", min_length=1)
+    """The channel whose release gateways serve: its data set's features are kept up to date."""
+    control_target: str = ""
+    """host:port of the control plane, which announces changes of the channel; if empty, or while it
+    doesn't answer, the channel is polled."""
+    features: Path = Field(default_factory=lambda: Home.current().root / "features")
+    """Folder with a Feast repository per data set, by its name."""
+    redis: RedisSettings = Field(default_factory=RedisSettings.load)
+    """The Redis server that features may be in."""
+    s3: S3Settings = Field(default_factory=S3Settings.load)
+    """Where releases are stored."""
+    live: LiveSettings = Field(default_factory=LiveSettings.load)
+    """Which videos' impressions are counted, and for how long a watch counts as trending."""
 
 
 class ServedDataset:
@@ -135,7 +159,6 @@ async def consume(
             settings.event_partition,
             state,
             timeout=_STORE_SECONDS,
-            expiry=settings.viewer_expiry,
             redis=settings.redis,
         )
         following = asyncio.create_task(_follow(follower))

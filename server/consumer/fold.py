@@ -16,12 +16,12 @@ order of its file, by moving such watches apart (`vireo.training.data.split`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from itertools import islice
+from operator import itemgetter
 
 import numpy as np
 
-from vireo.server.arrays import BoolArray, Int64Array
 from vireo.server.features.activity import HIDDEN_LIMIT, WATCHED_LIMIT, EventRules
 from vireo.server.features.keys import video_key
 from vireo.server.features.viewer_rows import Change, ViewerRow
@@ -56,10 +56,10 @@ class ViewerEvents:
     def add(self, event: event_pb2.Event, rules: EventRules) -> None:
         """Add an event; raise UnfitEventError if it is none that a gateway records."""
         kind = event.kind
-        if kind in _WITHOUT_ROWS:
+        if kind in _WITHOUT_ROWS and event.viewer_id:
             return
-        if not event.video_id or not event.HasField("time"):
-            raise UnfitEventError("an event without a video or without a time")
+        if not (event.viewer_id and event.video_id and event.HasField("time")):
+            raise UnfitEventError("an event without a viewer, a video or a time")
         if not (0 <= event.time.seconds < _MAX_SECONDS and 0 <= event.time.nanos < 10**9):
             raise UnfitEventError("an event whose time isn't between the years 1970 and 9999")
         key, micros = video_key(event.video_id), micros_of(event)
@@ -103,106 +103,53 @@ def is_bounce(event: event_pb2.Event, rules: EventRules) -> bool:
 
 def fold(row: ViewerRow, events: ViewerEvents) -> Change:
     """Return the row after some events; the given one isn't changed."""
-    before, hidden = row, _with_hides(row, events.hides)
-    row = _without(row, events.hides)
-    watches = {
-        key: time
-        for key, time in events.watches.items()
-        if key not in events.hides and not (row.hidden_keys == key).any()
+    gone = row.watched.keys() & events.hides.keys()
+    known = {key: at for key, at in row.watched.items() if key not in gone} if gone else row.watched
+    wanted = {
+        key: at
+        for key, at in events.watches.items()
+        if key not in events.hides and key not in row.hides
     }
-    keys, times, liked, watched, newly_liked = _with_watches(row, watches, events.likes)
-    activity_changed = (
-        keys is not before.keys or times is not before.times or liked is not before.liked
-    )
+    forgotten = row.watches > len(row.watched)  # they may be among the events
+    watched = _first_times(known, wanted, complete=not forgotten)
+    liked = row.liked - gone
+    newly_liked = [key for key in events.likes if key in watched and key not in liked]
+    new = [key for key in wanted if key in watched and key not in known]
+    hides = _first_times(row.hides, events.hides, complete=len(row.hides) < HIDDEN_LIMIT)
     return Change(
         ViewerRow(
-            keys[-WATCHED_LIMIT:],
-            times[-WATCHED_LIMIT:],
-            liked[-WATCHED_LIMIT:],
-            row.watches + len(watched),
-            row.likes + len(newly_liked),
-            *hidden,
+            _last(watched, WATCHED_LIMIT),
+            liked.union(newly_liked),
+            row.watches - len(gone) + len(new),
+            row.likes - len(gone & row.liked) + len(newly_liked),
+            _last(hides, HIDDEN_LIMIT),
         ),
-        tuple(watched),
-        tuple(newly_liked),
-        activity_changed,
-        hidden[0] is not row.hidden_keys or hidden[1] is not row.hidden_times,
+        new,
+        newly_liked,
     )
 
 
-def _without(row: ViewerRow, hides: Mapping[int, int]) -> ViewerRow:
-    """Return the row without the watches of hidden videos."""
-    if not hides or not (gone := np.isin(row.keys, list(hides))).any():
-        return row
-    return replace(
-        row,
-        keys=row.keys[~gone],
-        times=row.times[~gone],
-        liked=row.liked[~gone],
-        watches=row.watches - int(gone.sum()),
-        likes=row.likes - int(row.liked[gone].sum()),
-    )
+def _first_times(
+    known: dict[int, int], events: dict[int, int], *, complete: bool
+) -> dict[int, int]:
+    """Return the first time of each video by its key, in the order of (time, key).
+
+    Unless all are known, an event of another video counts only if it is newer than the oldest.
+    """
+    if not events:
+        return known
+    oldest = next(((at, key) for key, at in known.items()), None) if not complete else None
+    newest = next(((at, key) for key, at in reversed(known.items())), (0, 0))
+    first, ordered = dict(known), True
+    for at, key in sorted((at, key) for key, at in events.items()):
+        if key in first:
+            ordered &= at >= first[key]
+            first[key] = min(at, first[key])
+        elif oldest is None or (at, key) > oldest:
+            ordered &= not known or (at, key) > newest
+            first[key] = at
+    return first if ordered else dict(sorted(first.items(), key=itemgetter(1, 0)))
 
 
-def _with_watches(
-    row: ViewerRow, watches: Mapping[int, int], likes: Mapping[int, int]
-) -> tuple[Int64Array, Int64Array, BoolArray, list[int], list[int]]:
-    """Return keys, times and likes of the row with some watches, and the keys that are new."""
-    keys, times, liked = row.keys, row.times, row.liked
-    found, new = _found(keys, watches)
-    earlier = [place for place, time in found if time < times[place]]
-    if earlier:
-        times = times.copy()
-        for place, time in found:
-            times[place] = min(time, int(times[place]))
-    if row.watches > len(keys) and len(keys):  # some aren't remembered: they may be among the new
-        oldest = (int(row.times[0]), int(row.keys[0]))
-        new = [each for each in new if each > oldest]
-    places = {int(keys[place]): place for place, _ in found}
-    newly_liked = [key for key in likes if key in places and not liked[places[key]]]
-    if newly_liked:
-        liked = liked.copy()
-        liked[[places[key] for key in newly_liked]] = True
-    if new:
-        added = [key for _, key in new]
-        keys = np.concatenate([keys, np.array(added, np.int64)])
-        times = np.concatenate([times, np.array([time for time, _ in new], np.int64)])
-        liked_now = [key in likes for key in added]
-        liked = np.concatenate([liked, np.array(liked_now, np.bool_)])
-        newly_liked += [key for key, known in zip(added, liked_now, strict=True) if known]
-    if earlier or (new and len(row.keys) and new[0] < (int(row.times[-1]), int(row.keys[-1]))):
-        order = np.lexsort((keys, times))
-        keys, times, liked = keys[order], times[order], liked[order]
-    return keys, times, liked, [key for _, key in new], newly_liked
-
-
-def _with_hides(row: ViewerRow, hides: Mapping[int, int]) -> tuple[Int64Array, Int64Array]:
-    """Return keys and times of the row's hidden videos with some hides."""
-    keys, times = row.hidden_keys, row.hidden_times
-    found, new = _found(keys, hides)
-    if len(keys) >= HIDDEN_LIMIT:
-        new = [each for each in new if each > (int(times[0]), int(keys[0]))]
-    if not new and all(time >= times[place] for place, time in found):
-        return keys, times
-    times = times.copy()
-    for place, time in found:
-        times[place] = min(time, int(times[place]))
-    keys = np.concatenate([keys, np.array([key for _, key in new], np.int64)])
-    times = np.concatenate([times, np.array([time for time, _ in new], np.int64)])
-    order = np.lexsort((keys, times))[-HIDDEN_LIMIT:]
-    return keys[order], times[order]
-
-
-def _found(
-    keys: Int64Array, events: Mapping[int, int]
-) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
-    """Return (place, time) of the events whose key is among the keys, and (time, key) of others."""
-    found, new = list[tuple[int, int]](), list[tuple[int, int]]()
-    for key, time in events.items():
-        places = (keys == key).nonzero()[0]
-        if len(places):
-            found.append((int(places[0]), time))
-        else:
-            new.append((time, key))
-    new.sort()
-    return found, new
+def _last(times: dict[int, int], limit: int) -> dict[int, int]:
+    return times if len(times) <= limit else dict(islice(times.items(), len(times) - limit, None))

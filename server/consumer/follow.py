@@ -7,7 +7,6 @@ one of them move the position. The other stands by until that one is silent.
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,14 +16,21 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import structlog
+from prometheus_client import Counter, Gauge, Histogram
 
 from vireo.server.backoff import backoff
-from vireo.server.consumer import metrics
 from vireo.server.consumer.apply import apply
 from vireo.server.consumer.live_state import LiveState
 from vireo.server.event_log.jetstream import JetStreamLog
-from vireo.server.event_log.log import EVENTS, PROGRESS, STATE, Entries, Entry, LogAwayError
-from vireo.server.event_log.position import Position
+from vireo.server.event_log.log import (
+    EVENTS,
+    PROGRESS,
+    STATE,
+    Entries,
+    Entry,
+    LogAwayError,
+    Position,
+)
 from vireo.server.features.activity import EventRules
 from vireo.server.features.online_store import RedisSettings, open_rows
 from vireo.server.features.viewer_store import (
@@ -39,6 +45,18 @@ log = structlog.get_logger()
 
 T = TypeVar("T")
 
+APPLIED = Counter("vireo_consumer_events", "Events applied to viewers' rows.", ["kind"])
+SET_ASIDE = Counter("vireo_consumer_dead_events", "Messages of events that were set aside.")
+RETRIES = Counter(
+    "vireo_consumer_retries", "Batches tried again because the online store or the log was away."
+)
+BATCH_SECONDS = Histogram(
+    "vireo_consumer_batch_seconds",
+    "Seconds to apply a batch.",
+    buckets=(0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5),
+)
+LEASE_HELD = Gauge("vireo_consumer_lease_held", "1 while this process applies the partition.")
+
 _MESSAGES_AT_A_TIME = 200
 """Maximum messages that are applied at a time."""
 _BYTES_AT_A_TIME = 1 << 16
@@ -47,8 +65,6 @@ _LOG_PAUSE = 0.5
 """Seconds to wait for the log while it is away."""
 _MIN_PAUSE, _MAX_PAUSE = 0.1, 5.0
 """Seconds to wait for an online store that is away: twice as long each time."""
-_EXPIRE_SECONDS = 3600.0
-"""Seconds between two looks for viewers who weren't seen for long."""
 STANDBY_SECONDS = 10.0
 """Seconds without a word of the other consumer, which publishes its progress every 5 s at least,
 after which one that stands by goes on."""
@@ -65,7 +81,6 @@ class Follower:
         state: LiveState,
         *,
         timeout: float,
-        expiry: float = math.inf,
         redis: RedisSettings | None = None,
     ) -> None:
         """Open nothing yet.
@@ -76,12 +91,10 @@ class Follower:
             partition: the partition.
             state: what is published of it.
             timeout: maximum seconds to wait for the online store.
-            expiry: seconds without an event after which a viewer's rows are deleted.
             redis: where Redis is; of this process's environment if None.
         """
         self._log, self._repo, self._partition, self._state = event_log, repo, partition, state
         self._open = partial(open_rows, repo, timeout, redis)
-        self._expiry, self._expired_at = expiry, 0.0
         self._failures = 0
         """Consecutive failures of the store."""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="rows")
@@ -99,7 +112,7 @@ class Follower:
                     await self._follow(rules)
                 except StoreAwayError as error:  # meanwhile it is published how much waits
                     self._failures += 1
-                    metrics.RETRIES.inc()
+                    RETRIES.inc()
                     log.warning("the online store is away", reason=str(error))
                     await asyncio.sleep(backoff(self._failures, _MIN_PAUSE, _MAX_PAUSE))
                 except RebuiltError as reason:
@@ -111,11 +124,11 @@ class Follower:
                         reason=str(reason),
                     )
                     self._state.end()
-                    metrics.LEASE_HELD.set(0)
+                    LEASE_HELD.set(0)
                     await self._logged(self._stand_by)
         finally:
             self._state.end()
-            metrics.LEASE_HELD.set(0)
+            LEASE_HELD.set(0)
             self._thread.shutdown(wait=False)
 
     async def _follow(self, rules: EventRules) -> None:
@@ -124,10 +137,9 @@ class Follower:
         try:
             position = await self._in_thread(rows.position, self._partition)
             self._state.begin(position)
-            metrics.LEASE_HELD.set(1)
+            LEASE_HELD.set(1)
             log.info("following the log", repo=str(self._repo), position=str(position))
             async for entries in self._log.read(EVENTS, str(self._partition), position):
-                await self._expire(rows)
                 if not entries:
                     # The store may have lost its last moments. And the position moves beyond other
                     # partitions' messages: else those that the log keeps no longer seem missed.
@@ -152,19 +164,12 @@ class Follower:
                 apply, self._log, rows, self._partition, before, entries, rules, self._thread
             )
             batch = await self._logged(work)
-        metrics.DEAD.inc(len(batch.dead))
+        SET_ASIDE.inc(len(batch.dead))
         for kind, count in batch.kinds.items():
-            metrics.EVENTS.labels(kind).inc(count)
-        metrics.BATCH_SECONDS.observe(time.monotonic() - started)
+            APPLIED.labels(kind).inc(count)
+        BATCH_SECONDS.observe(time.monotonic() - started)
         self._state.applied(batch)
         self._failures = 0
-
-    async def _expire(self, rows: ViewerStore) -> None:
-        """Delete viewers who weren't seen for long, now and then."""
-        now = time.monotonic()
-        if not self._expired_at or now - self._expired_at >= _EXPIRE_SECONDS:
-            self._expired_at = now
-            await self._in_thread(rows.expire, self._expiry)
 
     async def _stand_by(self) -> None:
         """Return once no other consumer of the partition publishes its progress."""
@@ -190,7 +195,7 @@ class Follower:
                 return await work()
             except LogAwayError as error:
                 log.warning("waiting for the log", reason=str(error))
-            metrics.RETRIES.inc()
+            RETRIES.inc()
             await asyncio.sleep(_LOG_PAUSE)
 
 

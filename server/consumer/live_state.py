@@ -1,19 +1,27 @@
-"""What a consumer publishes in stream STATE: how far it has come, and what is trending."""
+"""What a consumer publishes in stream STATE: how far it has come, and what is trending.
+
+Counts of watches and likes halve in a given time, and are bounded in number. The count of an event
+at time t is kept as 2 ** ((t - landmark) / half_life): older events weigh less for ever after,
+without touching any count as time passes.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import heapq
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Container, Iterable, Sequence
+from dataclasses import dataclass, field
 
 import structlog
 from google.protobuf.message import DecodeError
+from prometheus_client import Gauge
 
-from vireo.server.consumer import metrics
 from vireo.server.consumer.apply import Batch
-from vireo.server.consumer.trending import TrendingCounts
 from vireo.server.event_log.jetstream import JetStreamLog
 from vireo.server.event_log.log import (
+    BEGIN,
     CATALOG,
     EVENTS,
     PROGRESS,
@@ -21,15 +29,168 @@ from vireo.server.event_log.log import (
     TRENDING,
     Entry,
     LogAwayError,
+    Position,
 )
-from vireo.server.event_log.position import BEGIN, Position
 from vireo.server.features.keys import video_key
+from vireo.server.recommend.catalogue.trends import normal_locale
 from vireo.v1 import log_pb2
 
 log = structlog.get_logger()
 
+LAG_MESSAGES = Gauge("vireo_consumer_lag_messages", "Messages of the log that aren't applied.")
+LAG_SECONDS = Gauge(
+    "vireo_consumer_lag_seconds", "Seconds since the oldest event that isn't applied came in."
+)
+POSITION = Gauge("vireo_consumer_position", "Position in the log up to which rows have the events.")
+
 _BUSY_SECONDS, _IDLE_SECONDS = 1.0, 5.0
 """Seconds between two publications while events are applied or pending, and otherwise."""
+MAX_VIDEOS = 5_000
+"""Videos that are counted for each locale; twice as many between two clean-ups. The lightest are
+forgotten first."""
+MAX_LOCALES = 64
+"""Locales that are counted; the lightest is forgotten for a new one."""
+LISTED_VIDEOS, LISTED_LOCALES, LISTED_LOCALE_VIDEOS = 500, 16, 100
+"""What is published: the heaviest videos of all, and those of the heaviest locales."""
+MAX_SHOWN_PAIRS = 50_000
+"""Last pairs of a viewer and a new video that are remembered, so that each counts once."""
+MAX_NEW_VIDEOS = 20_000
+"""New videos whose impressions are counted; those shown least are forgotten first."""
+_MAX_EXPONENT = 500.0
+"""Half-lives by which an event may lie beside the landmark; weights stay within a float's range."""
+
+
+@dataclass(slots=True)
+class _Counts:
+    """Weights of one locale's videos, in units of the landmark."""
+
+    total: float = 0.0
+    weights: dict[int, float] = field(default_factory=dict)
+
+    def add(self, key: int, weight: float) -> None:
+        self.total += weight
+        self.weights[key] = self.weights.get(key, 0.0) + weight
+        if len(self.weights) > 2 * MAX_VIDEOS:
+            self.weights = dict(self.heaviest(MAX_VIDEOS))
+
+    def heaviest(self, count: int) -> list[tuple[int, float]]:
+        """Return the heaviest videos and their weights; ties by key."""
+        return heapq.nsmallest(count, self.weights.items(), key=lambda each: (-each[1], each[0]))
+
+    def scale(self, factor: float) -> None:
+        self.total *= factor
+        self.weights = {key: weight * factor for key, weight in self.weights.items()}
+
+
+class TrendingCounts:
+    """Counts of one partition's events. Positions of the log tell which events are in."""
+
+    def __init__(self, half_life: float) -> None:
+        """Count nothing yet; `half_life` is in seconds."""
+        self.position = BEGIN
+        """Position in the log up to which events are counted."""
+        self._half_life = half_life
+        self._landmark = 0.0
+        self._all = _Counts()
+        self._locales: dict[str, _Counts] = {}
+        self._impressions: dict[int, int] = {}
+        self._pairs: dict[int, None] = {}
+
+    def add(self, key: int, at: float, locale: str = "") -> None:
+        """Count a watch or a like of a video at a time, Unix seconds, in all and in a locale."""
+        exponent = (at - self._landmark) / self._half_life
+        if not self._all.weights or exponent > _MAX_EXPONENT:
+            self._move_landmark(at)
+            exponent = 0.0
+        weight = _power(max(exponent, -_MAX_EXPONENT))
+        self._all.add(key, weight)
+        if locale:
+            self._of(normal_locale(locale)).add(key, weight)
+
+    def show(self, pairs: Iterable[tuple[str, int]], new: Container[int]) -> None:
+        """Count impressions of videos that are new: pairs of a viewer and a video's key.
+
+        A viewer counts once for each video, so that nobody takes a new video's positions from it
+        by looking at it again and again.
+        """
+        for pair in pairs:
+            key, known = pair[1], hash(pair)
+            if key not in new or known in self._pairs:
+                continue
+            self._pairs[known] = None
+            if len(self._pairs) > MAX_SHOWN_PAIRS:
+                del self._pairs[next(iter(self._pairs))]
+            self._impressions[key] = self._impressions.get(key, 0) + 1
+        if len(self._impressions) > 2 * MAX_NEW_VIDEOS:
+            kept = heapq.nlargest(MAX_NEW_VIDEOS, self._impressions.items(), key=lambda it: it[1])
+            self._impressions = dict(kept)
+
+    def message(self, now: float) -> log_pb2.Trending:
+        """Return what to publish at a time, Unix seconds."""
+        # After the clock was set back, what was counted until then counts as of now.
+        self._landmark = min(self._landmark, now)
+        scale = _power((self._landmark - now) / self._half_life)
+        shown = heapq.nlargest(MAX_NEW_VIDEOS, self._impressions.items(), key=lambda it: it[1])
+        message = log_pb2.Trending(
+            counted=str(self.position),
+            lists=[_list("", self._all, LISTED_VIDEOS, scale)],
+            new_keys=[key for key, _ in shown],
+            new_impressions=[count for _, count in shown],
+        )
+        message.at.FromNanoseconds(round(now * 1e9))
+        busiest = heapq.nlargest(
+            LISTED_LOCALES, self._locales.items(), key=lambda each: (each[1].total, each[0])
+        )
+        message.lists.extend(
+            _list(locale, counts, LISTED_LOCALE_VIDEOS, scale) for locale, counts in busiest
+        )
+        return message
+
+    @staticmethod
+    def restored(message: log_pb2.Trending, half_life: float) -> TrendingCounts:
+        """Return the counts as they were published last; videos beyond the lists begin again at 0.
+
+        Raises:
+            ValueError: its position is none.
+        """
+        counts = TrendingCounts(half_life)
+        counts.position = Position.parse(message.counted)
+        counts._landmark = message.at.ToNanoseconds() / 1e9
+        for each in message.lists:
+            own = counts._of(each.locale) if each.locale else counts._all
+            own.weights = dict(zip(each.keys, each.weights, strict=True))
+            own.total = sum(own.weights.values())
+        counts._impressions = dict(zip(message.new_keys, message.new_impressions, strict=True))
+        return counts
+
+    def _of(self, locale: str) -> _Counts:
+        counts = self._locales.get(locale)
+        if counts is None:
+            if len(self._locales) >= MAX_LOCALES:
+                lightest = min(self._locales, key=lambda each: self._locales[each].total)
+                del self._locales[lightest]
+            counts = self._locales[locale] = _Counts()
+        return counts
+
+    def _move_landmark(self, to: float) -> None:
+        factor = _power((self._landmark - to) / self._half_life)
+        self._landmark = to
+        for counts in (self._all, *self._locales.values()):
+            counts.scale(factor)
+
+
+def _power(exponent: float) -> float:
+    """Return 2 ** exponent; as of the largest exponent instead of an OverflowError."""
+    return math.pow(2.0, min(exponent, _MAX_EXPONENT))
+
+
+def _list(locale: str, counts: _Counts, limit: int, scale: float) -> log_pb2.TrendingVideos:
+    heaviest = counts.heaviest(limit)
+    return log_pb2.TrendingVideos(
+        locale=locale,
+        keys=[key for key, _ in heaviest],
+        weights=[weight * scale for _, weight in heaviest],
+    )
 
 
 class LiveState:
@@ -108,8 +269,8 @@ class LiveState:
         self._position, self._applying = position, None
         if position.follows(counts.position):  # else features that were built anew catch up
             now = time.time()
-            for each in batch.watched:
-                counts.add(each.key, min(each.at, now), each.locale)
+            for key, at, locale in batch.watched:
+                counts.add(key, min(at, now), locale)
             counts.show(batch.shown, self._new)
             counts.position = position
             self._trending_changed |= bool(batch.watched or batch.shown)
@@ -181,24 +342,16 @@ class LiveState:
         progress = log_pb2.ConsumerProgress(
             partition=self._partition, position=position, pending=pending
         )
-        oldest = self._oldest_pending() if pending else None
+        oldest = None
+        if pending:  # one that wasn't read yet was recorded by the time that it was noticed
+            oldest = self._pending_since or time.time()
+            if self._applying is not None:
+                oldest = min(self._applying.stored_at, time.time())
         self._pending_since = oldest
         if oldest is not None:
             progress.oldest_pending.FromNanoseconds(round(oldest * 1e9))
             self._changed.set()  # publish again in a second
-        metrics.POSITION.set(position)
-        metrics.LAG_MESSAGES.set(pending)
-        metrics.LAG_SECONDS.set(max(0.0, time.time() - oldest) if oldest is not None else 0.0)
+        POSITION.set(position)
+        LAG_MESSAGES.set(pending)
+        LAG_SECONDS.set(max(0.0, time.time() - oldest) if oldest is not None else 0.0)
         return progress
-
-    def _oldest_pending(self) -> float:
-        """Return when the oldest message that isn't applied was received, Unix seconds."""
-        if self._applying is not None:
-            try:
-                received = log_pb2.RecordedEvents.FromString(self._applying.data).received_at
-                if received.seconds:
-                    return min(float(received.ToNanoseconds() / 1e9), time.time())
-            except (DecodeError, ValueError) as error:  # bytes that are no message, or no time
-                log.warning("an event's age isn't known", reason=str(error))
-        # It was recorded, but not read yet: the time since it was noticed.
-        return self._pending_since if self._pending_since is not None else time.time()

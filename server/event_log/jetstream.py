@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any, BinaryIO, cast
@@ -18,10 +17,17 @@ from nats.js.errors import APIError, NotFoundError
 from prometheus_client import Counter
 
 from vireo.server.errors import VireoError
-from vireo.server.event_log.log import Entries, Entry, LogAwayError, Stream, check_size
-from vireo.server.event_log.nats_connection import CONNECTED, Connection
-from vireo.server.event_log.position import BEGIN, Position, Start
-from vireo.server.event_log.pull import pull
+from vireo.server.event_log.connection import CONNECTED, Connection, pull
+from vireo.server.event_log.log import (
+    BEGIN,
+    MAX_MESSAGE_BYTES,
+    Entries,
+    Entry,
+    LogAwayError,
+    Position,
+    Start,
+    Stream,
+)
 from vireo.server.event_log.settings import EventLogSettings
 from vireo.server.event_log.streams import (
     Limits,
@@ -54,9 +60,6 @@ another one that it is connected to."""
 _NO_ROOM, _NO_MESSAGE = 10047, 10057
 """JetStream's error codes: the server may not store as much as the stream's maximum; and there is
 no such message."""
-_COMPARED = 32
-"""Last messages of a compacted stream that a reader remembers: those that were replaced meanwhile
-can't be compared with the stream."""
 _SILENT_SECONDS = 30.0
 """Maximum seconds without a word of the log for who reads to its end."""
 _TRACE = "traceparent"
@@ -131,13 +134,14 @@ class JetStreamLog:
             LogAwayError: it may be stored or not; known within seconds.
             ValueError: the message is too large.
         """
-        check_size(data)
+        if len(data) > MAX_MESSAGE_BYTES:
+            raise ValueError(f"{len(data)} bytes are more than a message of the log may have")
         sent = {"Nats-Msg-Id": dedup_id, _TRACE: traceparent}
         if after is not None:
             sent["Nats-Expected-Last-Sequence"] = str(after)
         headers = {name: value for name, value in sent.items() if value} or None
         subject = subject_of(stream, key)
-        async with _answered("written"):
+        async with self._answered("written"):
             connection = await self._connected()
             try:
                 stored = await connection.ask(subject, data, headers)
@@ -158,7 +162,7 @@ class JetStreamLog:
 
         Each time that it connects it resumes as `resume` says: a log that isn't the one that was
         read, or has lost messages which were, is read from its begin; messages that the log doesn't
-        keep any more are logged as an error, and left out.
+        keep any more are logged as an error, and left out. So a compacted stream may come again.
 
         Args:
             stream: what to read.
@@ -166,18 +170,14 @@ class JetStreamLog:
             after: the position that was reached before.
         """
         prefix = subject_of(stream, "")
-        read = deque([after], _COMPARED if stream.compacted else 1)
-        wait, connection = _RETRY_SECONDS, None
+        read, wait, connection = after, _RETRY_SECONDS, None
         while True:
             try:
                 connection = await self._connected()
                 info = await self._streams.info(connection, stream)
                 created = info["created"]
-                start = await _start(connection, stream, info, reversed(read))
-                known = read[-1] != BEGIN
-                if not start.after:
-                    read.clear()
-                    read.append(BEGIN)
+                start = await _start(connection, stream, info, read)
+                known, read = read != BEGIN, read if start.after else BEGIN
                 if start.missing and known:
                     last = start.missing[-1]
                     MISSED.inc(len(start.missing))
@@ -189,7 +189,7 @@ class JetStreamLog:
                         last=last,
                         kept_since=start.kept_since,
                     )
-                    read.append(Position(last, created))
+                    read = Position(last, created)
                 subject = subject_of(stream, key or ">")
                 messages = pull(connection, name_of(stream), subject, start.after, self._heartbeat)
                 async with aclosing(messages):
@@ -201,22 +201,22 @@ class JetStreamLog:
                                 each.data,
                                 (each.headers or {}).get(_TRACE, ""),
                                 created,
+                                each.metadata.timestamp.timestamp(),
                             )
                             for each in some
                         ]
                         wait = _RETRY_SECONDS
-                        read.extend(entry.position for entry in entries[-_COMPARED:])
-                        if key and not entries and not stream.compacted:
-                            read.append(
-                                await self._beyond_others(connection, stream, key, read[-1])
-                            )
-                        yield Entries(entries, read[-1])
+                        if entries:
+                            read = entries[-1].position
+                        elif key and not stream.compacted:
+                            read = await self._beyond_others(connection, stream, key, read)
+                        yield Entries(entries, read)
             except (NatsError, OSError, TimeoutError) as error:
                 if wait == _RETRY_SECONDS:
                     log.warning("the log can't be read", stream=stream.name, reason=_reason(error))
                 wait = min(2 * wait, _MAX_RETRY_SECONDS)
                 if connection is not None and isinstance(error, TimeoutError):
-                    await connection.leave()
+                    await connection.part()
             await asyncio.sleep(wait)
 
     async def up_to_end(
@@ -255,17 +255,17 @@ class JetStreamLog:
         Raises:
             LogAwayError: the log can't be read now.
         """
-        async with _answered("read"):
+        async with self._answered("read"):
             try:
                 connection = await self._connected()
                 info = await self._streams.info(connection, stream)
-                return await _start(connection, stream, info, [stored])
+                return await _start(connection, stream, info, stored)
             except NotFoundError:
                 return Start(0)
 
     async def end(self, stream: Stream, key: str = "") -> int:
         """Return the sequence of the last message, 0 without one; raise LogAwayError."""
-        async with _answered("read"):
+        async with self._answered("read"):
             try:
                 connection = await self._connected()
                 if not key:
@@ -281,7 +281,7 @@ class JetStreamLog:
         It is the begin if the stream doesn't keep all that it received since; raise LogAwayError.
         """
         since = datetime.fromtimestamp(seconds, UTC).isoformat()
-        async with _answered("read"):
+        async with self._answered("read"):
             connection = await self._connected()
             info = await self._streams.info(connection, stream)
             # A server that knew no time would return the first message, and so the begin.
@@ -295,7 +295,7 @@ class JetStreamLog:
 
     async def describe(self, stream: Stream) -> dict[str, Any]:
         """Return a stream's `config` and `state`, as JetStream has them; raise LogAwayError."""
-        async with _answered("read"):
+        async with self._answered("read"):
             return await self._streams.info(await self._connected(), stream)
 
     async def usage(self, stream: Stream) -> tuple[int, int]:
@@ -306,7 +306,7 @@ class JetStreamLog:
     async def delete(self, stream: Stream, sequence: int) -> None:
         """Delete a message for good, if it is there; raise LogAwayError."""
         asked = json.dumps({"seq": sequence}).encode()
-        async with _answered("written"):
+        async with self._answered("written"):
             try:
                 connection = await self._connected()
                 await connection.ask(f"$JS.API.STREAM.MSG.DELETE.{name_of(stream)}", asked)
@@ -316,7 +316,7 @@ class JetStreamLog:
 
     async def save(self, stream: Stream, file: BinaryIO) -> None:
         """Write a snapshot of a stream to a file, for `restore`; raise LogAwayError."""
-        async with _answered("copied", None):
+        async with self._answered("copied", None):
             await self._streams.save(await self._connected(), stream, file)
 
     async def restore(self, stream: Stream, file: BinaryIO) -> None:
@@ -325,7 +325,7 @@ class JetStreamLog:
         Positions in the stream that was saved hold in it, up to where that was. It keeps as much
         as it did: other settings are for consumers to take over, which refuse what loses messages.
         """
-        async with _answered("restored", None):
+        async with self._answered("restored", None):
             await self._streams.restore(await self._connected(), stream, file)
 
     async def close(self) -> None:
@@ -335,6 +335,19 @@ class JetStreamLog:
             await asyncio.gather(self._opening, return_exceptions=True)
         if self._connection is not None:
             await self._connection.close()
+
+    @asynccontextmanager
+    async def _answered(
+        self, done: str, seconds: float | None = _APPEND_SECONDS
+    ) -> AsyncIterator[None]:
+        """Bound the time of a question; raise LogAwayError without an answer, or for a refusal."""
+        try:
+            async with asyncio.timeout(seconds):
+                yield
+        except (NatsError, OSError, TimeoutError) as error:
+            if isinstance(error, TimeoutError) and self._connection is not None:
+                await self._connection.part()
+            raise LogAwayError(f"the log can't be {done}: {_reason(error)}") from error
 
     @property
     def _heartbeat(self) -> float:
@@ -387,42 +400,27 @@ class JetStreamLog:
         return await position_of(connection, stream, info, end)
 
 
-@asynccontextmanager
-async def _answered(done: str, seconds: float | None = _APPEND_SECONDS) -> AsyncIterator[None]:
-    """Bound the time of what is asked; raise LogAwayError if there is no answer, or a refusal."""
-    try:
-        async with asyncio.timeout(seconds):
-            yield
-    except (NatsError, OSError, TimeoutError) as error:
-        raise LogAwayError(f"the log can't be {done}: {_reason(error)}") from error
-
-
 async def _start(
-    connection: Connection, stream: Stream, info: dict[str, Any], read: Iterable[Position]
+    connection: Connection, stream: Stream, info: dict[str, Any], position: Position
 ) -> Start:
-    """Return where to go on: by the first of some positions, latest first, to compare with."""
-    state, replaced = info["state"], 0
-    for position in read:
-        sequence = position.sequence
-        lost = position.log not in ("", info["created"]) or sequence > state["last_seq"]
-        if not lost:
-            if sequence < state["first_seq"] and not stream.compacted:
-                return Start(sequence, range(sequence + 1, state["first_seq"]), state["first_ts"])
-            if not sequence or position.fingerprint is None:
-                return Start(sequence)
-            found = await message(connection, stream, seq=sequence)
-            if found is None:
-                replaced = replaced or sequence
-                continue
-            if fingerprint(found) == position.fingerprint:
-                return Start(sequence)
+    """Return where to go on after a position."""
+    state, sequence, replaced = info["state"], position.sequence, 0
+    lost = position.log not in ("", info["created"]) or sequence > state["last_seq"]
+    if not lost:
+        if sequence < state["first_seq"] and not stream.compacted:
+            return Start(sequence, range(sequence + 1, state["first_seq"]), state["first_ts"])
+        if not sequence or position.fingerprint is None:
+            return Start(sequence)
+        found = await message(connection, stream, seq=sequence)
+        if found is not None and fingerprint(found) == position.fingerprint:
+            return Start(sequence)
+        lost, replaced = found is not None, sequence if found is None else 0
+    if lost:
         log.error(
             "the log lost messages, or is another one: it is read from its begin",
             stream=stream.name,
             position=str(position),
         )
-        replaced = 0
-        break
     missing = range(1, 1 if stream.compacted else state["first_seq"])
     return Start(0, missing, state["first_ts"], replaced)
 
@@ -431,4 +429,4 @@ def _reason(error: Exception) -> str:
     if isinstance(error, APIError) and error.description:
         hint = "; see VIREO_EVENT_MAX_BYTES" if error.err_code == _NO_ROOM else ""
         return error.description + hint
-    return str(error) or ("no answer in time" if isinstance(error, TimeoutError) else repr(error))
+    return "no answer in time" if isinstance(error, TimeoutError) else str(error) or repr(error)

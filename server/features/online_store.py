@@ -6,13 +6,13 @@ process's setting: so a password can change, and a server move, while the featur
 
 from __future__ import annotations
 
-import sys
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Literal
 from urllib.parse import urlsplit
 
-from pydantic import SecretStr, field_validator
+import yaml
+from pydantic import BaseModel, SecretStr, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from vireo.server.errors import VireoError
@@ -20,9 +20,6 @@ from vireo.server.features.sqlite_store import SqliteStore
 from vireo.server.features.viewer_store import ViewerStore
 from vireo.server.settings import EnvironmentSettings
 from vireo.v1.viewer_pb2 import ViewerFeatures
-
-if TYPE_CHECKING:
-    from feast import FeatureStore, RepoConfig
 
 CONFIGURATION = "feature_store.yaml"
 _SECONDS = 10.0
@@ -70,38 +67,40 @@ def identity(repo: Path) -> tuple[int, ...]:
     return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
 
 
-def load_config(repo: Path) -> RepoConfig:
-    """Return a repository's configuration; raise VireoError if there is none, or it is invalid."""
-    # Imported late: Feast takes seconds, and only a process that uses features needs it.
-    from feast.repo_config import load_repo_config
+class OnlineStore(BaseModel):
+    """The part of a repository's configuration about its online store."""
 
-    if not (repo / CONFIGURATION).exists():
+    type: Literal["sqlite", "redis"]
+    path: str = ""
+    key_ttl_seconds: int = 0
+
+
+class Repository(BaseModel):
+    """What is read of a repository's configuration."""
+
+    project: str
+    online_store: OnlineStore
+
+
+def load_config(repo: Path) -> Repository:
+    """Return a repository's configuration; raise VireoError if there is none, or it is invalid."""
+    try:
+        return Repository.model_validate(yaml.safe_load((repo / CONFIGURATION).read_text()))
+    except FileNotFoundError as error:
         raise VireoError(
             f"there are no features in {repo}; build them with: vireo features build {repo.name}"
-        )
-    repo = repo.absolute()
-    try:
-        return load_repo_config(repo, repo / CONFIGURATION)
-    except Exception as error:
-        # Feast raises errors of any type.
+        ) from error
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise VireoError(f"cannot read {repo / CONFIGURATION}: {error}; build it again") from error
 
 
-def open_features(repo: Path) -> FeatureStore:
-    """Return the Feast store of a repository, independent of the working directory.
-
-    Where its Redis is it doesn't know: rows are read and written by `open_rows`.
-
-    Raises:
-        VireoError: there is none, or it is invalid.
-    """
-    from feast import FeatureStore
-
-    return FeatureStore(repo_path=str(repo.absolute()), config=load_config(repo))
-
-
 def open_rows(
-    repo: Path, timeout: float, redis: RedisSettings | None = None, *, announced: bool = True
+    repo: Path,
+    timeout: float,
+    redis: RedisSettings | None = None,
+    *,
+    announced: bool = True,
+    served: bool = False,
 ) -> ViewerStore:
     """Open the viewers' rows of a feature folder.
 
@@ -111,13 +110,27 @@ def open_rows(
         redis: where Redis is; of this process's environment if None.
         announced: whether rows are those of the build that Redis announces, rather than the
             folder's own, which may not be announced yet.
+        served: whether they are only read, in an event loop; then the store isn't asked yet.
 
     Raises:
         StoreAwayError: the online store can't be opened now.
         VireoError: there are no features.
     """
-    rows = _rows(repo, timeout, redis, announced=announced)
-    if announced:
+    config = load_config(repo)
+    online = config.online_store
+    rows: ViewerStore
+    if online.type != "redis":
+        wait = 0.0 if served else timeout
+        rows = SqliteStore(repo, repo / online.path, config.project, wait)
+    else:
+        # Imported late: without Redis its client needn't be installed.
+        from vireo.server.features.redis_store import RedisStore
+
+        url, expiry = (redis or RedisSettings.load()).url, online.key_ttl_seconds
+        rows = RedisStore(
+            repo, config.project, expiry, url.get_secret_value(), timeout, announced=announced
+        )
+    if announced and not served:
         rows.prepare()
     return rows
 
@@ -133,55 +146,3 @@ def read_viewer(repo: Path, viewer: str) -> ViewerFeatures:
         found = rows.features(viewer)
     found.ClearField("updated_at")
     return found
-
-
-def open_served_rows(repo: Path, timeout: float, redis: RedisSettings | None = None) -> ViewerStore:
-    """Open the rows of a feature folder to read them in an event loop; the store isn't asked yet.
-
-    Raises:
-        VireoError: there are no features.
-    """
-    return _rows(repo, timeout, redis, announced=True, wait_for_locks=False)
-
-
-def _rows(
-    repo: Path,
-    timeout: float,
-    redis: RedisSettings | None,
-    *,
-    announced: bool,
-    wait_for_locks: bool = True,
-) -> ViewerStore:
-    config = load_config(repo)
-    online = config.online_store
-    if online.type != "redis":
-        built_at = (repo / CONFIGURATION).stat().st_mtime
-        wait = timeout if wait_for_locks else 0.0
-        return SqliteStore(repo, repo / online.path, config.project, wait, built_at)
-    # Imported late: without Redis its client needn't be installed.
-    from vireo.server.features.redis_store import RedisStore
-
-    url, expiry = (redis or RedisSettings.load()).url, online.key_ttl_seconds or 0
-    return RedisStore(
-        repo, config.project, expiry, url.get_secret_value(), timeout, announced=announced
-    )
-
-
-def prepare_lean_feast() -> None:
-    """Leave out what Feast imports or does at its import and servers don't need.
-
-    Call it before Feast is imported, in a process of its own.
-    """
-    # If torch is installed, Feast imports it: a second and 180 MB. None in its place makes that
-    # import fail, which Feast expects.
-    sys.modules["torch"] = None  # type: ignore[assignment]
-    # Feast has typeguard check the arguments of its classes, and the decorator compiles each of
-    # them again: three quarters of the processor time of the import.
-    import typeguard
-
-    typeguard.typechecked = _unchanged
-
-
-def _unchanged(target: Any = None, **_: Any) -> Any:
-    """Stand in for `typeguard.typechecked`, with and without arguments."""
-    return (lambda decorated: decorated) if target is None else target

@@ -15,12 +15,14 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
+import mmh3
 from google.protobuf.timestamp_pb2 import Timestamp
 from redis import Redis, RedisError, WatchError
 from redis.asyncio import Redis as AsyncRedis
 
 from vireo.server.features.viewer_rows import POSITION, SERVED, Stored, Views
 from vireo.server.features.viewer_store import (
+    VIEWER_PREFIX,
     Guard,
     PositionMovedError,
     Put,
@@ -31,7 +33,6 @@ from vireo.server.features.viewer_store import (
     series_of,
     viewer_key,
     viewer_of,
-    viewer_prefix,
 )
 
 
@@ -140,11 +141,8 @@ class RedisStore(ViewerStore):
         """Yield all; see `ViewerStore`."""
         project = self.project.encode()
         with _errors_as_away():
-            for key in self.redis.scan_iter(viewer_prefix() + b"*" + project, count=1_000):
+            for key in self.redis.scan_iter(VIEWER_PREFIX + b"*" + project, count=1_000):
                 yield viewer_of(key.removesuffix(project))
-
-    def expire(self, seconds: float) -> None:
-        """Leave it to Redis: keys expire by themselves."""
 
     def close(self) -> None:
         """Close the connection of who reads and writes in a thread."""
@@ -157,9 +155,7 @@ class RedisStore(ViewerStore):
 @cache
 def _field(view: str, name: str) -> bytes:
     """Return the field of a feature in a hash."""
-    from feast.infra.online_stores.helpers import _mmh3
-
-    return bytes(_mmh3(f"{view}:{name}"))
+    return mmh3.hash(f"{view}:{name}", signed=False).to_bytes(4, "little")
 
 
 def _time_field(view: str) -> str:

@@ -31,16 +31,12 @@ from vireo.server.features.viewer_store import (
 
 _LOCKED_PAUSE_SECONDS = 0.002
 """Pause before another try to read a file that is locked."""
-_OF_VIEWERS = (PROFILE, *STATE)
-"""Views whose rows are viewers'."""
 
 
 class SqliteStore(ViewerStore):
     """Rows in a file; see `ViewerStore`."""
 
-    def __init__(
-        self, repo: Path, file: Path, project: str, timeout: float, built_at: float
-    ) -> None:
+    def __init__(self, repo: Path, file: Path, project: str, timeout: float) -> None:
         """Open nothing yet.
 
         Args:
@@ -48,10 +44,9 @@ class SqliteStore(ViewerStore):
             file: the store's file.
             project: names the build's tables.
             timeout: maximum seconds to wait for whoever else writes the file.
-            built_at: when the features were built, Unix seconds.
         """
         super().__init__(repo, project)
-        self._file, self._timeout, self._built_at = file, timeout, built_at
+        self._file, self._timeout = file, timeout
 
     @cached_property
     def _connection(self) -> sqlite3.Connection:
@@ -79,10 +74,10 @@ class SqliteStore(ViewerStore):
 
         A read takes tens of microseconds, so it may as well be made on the event loop.
         """
-        query, key, until = _query(self.project, tuple(SERVED), 1), viewer_key(viewer), 0.0
+        until = 0.0
         while True:
             try:
-                found = self._connection.execute(query, (key,)).fetchall()
+                return self._fetch([viewer_key(viewer)], tuple(SERVED))[0]
             except sqlite3.OperationalError as error:
                 if not is_locked(error):
                     raise
@@ -90,9 +85,6 @@ class SqliteStore(ViewerStore):
                 if time.monotonic() >= until:
                     raise TimeoutError from error
                 await asyncio.sleep(_LOCKED_PAUSE_SECONDS)
-            else:
-                values = {name: value for _, name, value, _ in found}
-                return Stored(values, _unix_seconds(max([each[3] for each in found], default=0)))
 
     def _fetch(self, keys: Sequence[bytes], views: tuple[str, ...]) -> list[Stored]:
         found: dict[bytes, dict[str, bytes]] = {key: {} for key in keys}
@@ -110,7 +102,14 @@ class SqliteStore(ViewerStore):
         with self._transaction():
             if guard is not None:
                 guard.check(self._fetch([guard.key], tuple(POSITION))[0])
-            deleted = self._delete("entity_key = ?", [(key,) for key in deletes])
+            gone = [(key,) for key in deletes]
+            deleted = sum(
+                self._connection.executemany(
+                    f'DELETE FROM "{self.project}_{view}" WHERE entity_key = ?',  # noqa: S608  # ours
+                    gone,
+                ).rowcount
+                for view in (PROFILE, *STATE)
+            )
             now = _stored_time(time.time())
             for key, view, values, at in puts:
                 self._connection.executemany(
@@ -121,7 +120,7 @@ class SqliteStore(ViewerStore):
                     "created_ts = excluded.created_ts",
                     [(key, name, value, _stored_time(at), now) for name, value in values.items()],
                 )
-        return deleted
+        return deleted > 0
 
     def viewers(self) -> Iterator[str]:
         """Yield those who have hidden a video."""
@@ -129,31 +128,6 @@ class SqliteStore(ViewerStore):
         with _errors_as_away():
             for (key,) in self._connection.execute(hidden):
                 yield viewer_of(key)
-
-    def expire(self, seconds: float) -> None:
-        """Delete viewers who weren't seen for long; see `ViewerStore`."""
-        since = time.time() - seconds
-        if self._built_at < since:
-            seen = " UNION ".join(
-                f'SELECT entity_key FROM "{self.project}_{view}" WHERE created_ts >= ?1'  # noqa: S608  # ours
-                for view in _OF_VIEWERS
-            )
-            with self._transaction():
-                # All at once: else who is deleted from one table isn't seen in the next.
-                self._connection.execute("DROP TABLE IF EXISTS temp.seen")
-                self._connection.execute(
-                    f"CREATE TEMP TABLE seen AS {seen}",  # ours
-                    (_stored_time(since),),
-                )
-                self._delete("entity_key NOT IN (SELECT entity_key FROM temp.seen)", [()])
-
-    def _delete(self, condition: str, parameters: Sequence[Sequence[object]]) -> bool:
-        """Delete viewers' rows under a condition; return whether there were any."""
-        count = 0
-        for view in _OF_VIEWERS:
-            delete = f'DELETE FROM "{self.project}_{view}" WHERE {condition}'  # noqa: S608  # ours
-            count += self._connection.executemany(delete, parameters).rowcount
-        return count > 0
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-import numpy as np
 from google.protobuf.message import DecodeError
 
-from vireo.server.arrays import BoolArray, Int64Array
-from vireo.server.event_log.position import BEGIN, Position
+from vireo.server.event_log.log import BEGIN, Position
 from vireo.server.features.activity import HISTORY_LIMIT
 from vireo.v1.viewer_pb2 import ViewerFeatures
 
@@ -62,87 +62,74 @@ class Stored(NamedTuple):
     """When one changed last, Unix seconds; 0 if unknown."""
 
 
-def _no_keys() -> Int64Array:
-    return np.empty(0, np.int64)
-
-
 @dataclass(frozen=True)
 class ViewerRow:
     """What the online store has of a viewer, apart from the profile; by default nothing."""
 
-    keys: Int64Array = field(default_factory=_no_keys)
-    """The last watched videos by (time, key), oldest first, int64[n]."""
-    times: Int64Array = field(default_factory=_no_keys)
-    """When each was watched first, Unix microseconds, int64[n]."""
-    liked: BoolArray = field(default_factory=lambda: np.empty(0, np.bool_))
-    """Whether each was liked, bool[n]."""
+    watched: dict[int, int] = field(default_factory=dict)
+    """When each of the last watched videos was watched first, Unix microseconds, by key; in the
+    order of (time, key)."""
+    liked: frozenset[int] = frozenset()
+    """Keys of those that were liked."""
     watches: int = 0
-    """Number of videos watched; more than n if some aren't remembered."""
+    """Number of videos watched; more than those if some aren't remembered."""
     likes: int = 0
     """Number of them that were liked."""
-    hidden_keys: Int64Array = field(default_factory=_no_keys)
-    """The last hidden videos by (time, key), oldest first, int64[h]."""
-    hidden_times: Int64Array = field(default_factory=_no_keys)
-    """When each was hidden first, Unix seconds, int64[h]."""
-
-    @property
-    def hides(self) -> dict[int, int]:
-        """When each hidden video was hidden first, Unix seconds, by key."""
-        return dict(zip(self.hidden_keys.tolist(), self.hidden_times.tolist(), strict=True))
+    hides: dict[int, int] = field(default_factory=dict)
+    """When each of the last hidden videos was hidden first, Unix seconds, by key; in that order."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """A viewer's row after some events, and what they changed in it."""
+    """A viewer's row after some events, and what they changed in it.
+
+    A row that didn't change is stored, too: its viewer was seen.
+    """
 
     row: ViewerRow
-    watched: tuple[int, ...] = ()
+    watched: Sequence[int] = ()
     """Keys of the videos that weren't watched before."""
-    liked: tuple[int, ...] = ()
+    liked: Sequence[int] = ()
     """Keys of the videos that weren't liked before."""
-    activity: bool = True
-    """Whether what was watched or liked changed."""
-    hidden: bool = True
-    """Whether what is hidden changed."""
 
     @property
     def views(self) -> tuple[str, ...]:
-        """The views to store. A row that didn't change is stored, too: its viewer was seen."""
-        if not self.hidden:
-            return (ACTIVITY,)
-        return (ACTIVITY, HIDDEN) if self.activity else (HIDDEN,)
+        """The views to store; hides are never undone."""
+        return (ACTIVITY, HIDDEN) if self.row.hides else (ACTIVITY,)
 
 
 def row_of(stored: Mapping[str, bytes]) -> ViewerRow:
     """Return the row of STATE's features; raise UnfitRowError if it can't be brought up to date."""
-    keys, times, hidden_keys, hidden_times = (
-        np.array(_list(stored, name, "int64_list_val"), np.int64)
+    keys, times, hidden, hidden_times = (
+        _list(stored, name, "int64_list_val")
         for name in ("watched_keys", "watched_times", "hidden_keys", "hidden_times")
     )
-    liked = np.array(_list(stored, "watched_liked", "bool_list_val"), np.bool_)
-    if not len(keys) == len(times) == len(liked) or len(hidden_keys) != len(hidden_times):
-        raise UnfitRowError(
-            f"the viewer's row has {len(keys)} videos watched with {len(times)} times and "
-            f"{len(liked)} likes, and {len(hidden_keys)} hidden with {len(hidden_times)} times"
+    likes = _list(stored, "watched_liked", "bool_list_val")
+    try:
+        return ViewerRow(
+            dict(zip(keys, times, strict=True)),
+            frozenset(key for key, liked in zip(keys, likes, strict=True) if liked),
+            _value(stored, "viewer_watch_count", "int64_val") or 0,
+            _value(stored, "viewer_like_count", "int64_val") or 0,
+            dict(zip(hidden, hidden_times, strict=True)),
         )
-    watches, likes = (
-        _value(stored, name, "int64_val") or 0
-        for name in ("viewer_watch_count", "viewer_like_count")
-    )
-    return ViewerRow(keys, times, liked, watches, likes, hidden_keys, hidden_times)
+    except ValueError as error:
+        raise UnfitRowError(f"lists of the viewer's row differ in length: {error}") from error
 
 
 def values_of(row: ViewerRow, view: str) -> dict[str, bytes]:
     """Return what is stored of a row in ACTIVITY or HIDDEN, by feature."""
     if view == HIDDEN:
-        lists = {"hidden_keys": row.hidden_keys, "hidden_times": row.hidden_times}
-        return {name: encode("int64_list_val", each.tolist()) for name, each in lists.items()}
-    history = row.times[-HISTORY_LIMIT:] // _MICROS
+        return {
+            "hidden_keys": encode("int64_list_val", row.hides.keys()),
+            "hidden_times": encode("int64_list_val", row.hides.values()),
+        }
+    times = list(row.watched.values())
     return {
-        "history_times": encode("int64_list_val", history.tolist()),
-        "watched_keys": encode("int64_list_val", row.keys.tolist()),
-        "watched_times": encode("int64_list_val", row.times.tolist()),
-        "watched_liked": encode("bool_list_val", row.liked.tolist()),
+        "history_times": encode("int64_list_val", [at // _MICROS for at in times[-HISTORY_LIMIT:]]),
+        "watched_keys": encode("int64_list_val", row.watched.keys()),
+        "watched_times": encode("int64_list_val", times),
+        "watched_liked": encode("bool_list_val", [key in row.liked for key in row.watched]),
         "viewer_watch_count": encode("int64_val", row.watches),
         "viewer_like_count": encode("int64_val", row.likes),
     }
@@ -223,7 +210,15 @@ def _value(stored: Mapping[str, bytes], name: str, kind: str) -> Any:
 
 @cache
 def _value_type() -> type[Value]:
-    # Imported late: Feast takes seconds, and only a process that uses rows needs it.
-    from feast.protos.feast.types.Value_pb2 import Value
-
-    return Value
+    """Return Feast's message of a value by its file: Feast's import takes seconds and 200 MB."""
+    package = find_spec("feast")
+    assert package is not None
+    assert package.submodule_search_locations
+    path = Path(package.submodule_search_locations[0], "protos/feast/types/Value_pb2.py")
+    spec = spec_from_file_location("feast_value_pb2", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    found: type[Value] = module.Value
+    return found

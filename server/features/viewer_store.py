@@ -11,16 +11,16 @@ position doesn't.
 
 from __future__ import annotations
 
+import struct
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 from vireo.server.errors import VireoError
-from vireo.server.event_log.position import Position
+from vireo.server.event_log.log import Position
 from vireo.server.features.viewer_rows import (
     POSITION,
     SERVED,
@@ -40,6 +40,8 @@ from vireo.v1.viewer_pb2 import ViewerFeatures
 
 BUILD_MARK = "_B"
 """In a project, after its series; nothing else in a project is upper-case."""
+_STRING = 2
+"""Feast's number of the type of a text."""
 VIEWERS_AT_A_TIME = 500
 """Viewers whose rows are read at a time; bounds the memory."""
 
@@ -124,10 +126,6 @@ class ViewerStore(ABC):
         """Return whether another build's rows are announced now."""
 
     @abstractmethod
-    def expire(self, seconds: float) -> None:
-        """Delete viewers of whom nothing was written for some seconds, nor built."""
-
-    @abstractmethod
     def close(self) -> None:
         """Close the connection to the store."""
 
@@ -151,7 +149,7 @@ class ViewerStore(ABC):
         viewers = self.viewers()
         while some := [*islice(viewers, VIEWERS_AT_A_TIME)]:
             for viewer, row in zip(some, self.read(some), strict=True):
-                if isinstance(row, ViewerRow) and len(row.hidden_keys):
+                if isinstance(row, ViewerRow) and row.hides:
                     yield viewer, row
 
     def position(self, partition: int) -> Position:
@@ -194,30 +192,24 @@ def _puts(changes: Mapping[str, Change]) -> Iterator[Put]:
 
 
 def entity_key(name: str, value: str) -> bytes:
-    """Return Feast's key of an entity; it ends with the value's length, 4 bytes, and the value."""
-    from feast.infra.key_encoding_utils import serialize_entity_key
-    from feast.protos.feast.types.EntityKey_pb2 import EntityKey
-    from feast.protos.feast.types.Value_pb2 import Value
-
-    key = EntityKey(join_keys=[name], entity_values=[Value(string_val=value)])
-    return serialize_entity_key(key, entity_key_serialization_version=3)
+    """Return Feast's key of an entity, in its version 3; it ends with the value and its length."""
+    key, text = name.encode(), value.encode()
+    sizes = struct.pack("<III", 1, _STRING, len(key)), struct.pack("<II", _STRING, len(text))
+    return b"".join([sizes[0], key, sizes[1], text])
 
 
 def viewer_key(viewer: str) -> bytes:
-    """Return the key of a viewer, in a fraction of the time that Feast takes."""
-    name = viewer.encode()
-    return viewer_prefix() + len(name).to_bytes(4, "little") + name
+    """Return the key of a viewer."""
+    return entity_key("viewer_id", viewer)
 
 
-@cache
-def viewer_prefix() -> bytes:
-    """Return what the keys of all viewers begin with."""
-    return entity_key("viewer_id", "")[:-4]
+VIEWER_PREFIX = viewer_key("")[:-4]
+"""What the keys of all viewers begin with."""
 
 
 def viewer_of(key: bytes) -> str:
     """Return whose key it is."""
-    return key[len(viewer_prefix()) + 4 :].decode()
+    return key[len(VIEWER_PREFIX) + 4 :].decode()
 
 
 def series_of(project: str) -> str:

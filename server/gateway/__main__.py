@@ -5,7 +5,6 @@ import sys
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # one core a process; read at import
 
-from vireo.server.features.online_store import prepare_lean_feast
 from vireo.server.gateway.service import gateway_pod
 from vireo.server.gateway.settings import GatewaySettings
 from vireo.server.pod.pod import serve_pod
@@ -15,7 +14,6 @@ from vireo.server.rpc.settings import load_settings
 
 async def main() -> None:
     """Serve until stopped."""
-    prepare_lean_feast()
     settings = load_settings(GatewaySettings, sys.argv[1:])
     await serve_pod(gateway_pod(settings), settings)
 

@@ -12,7 +12,7 @@ import structlog
 from prometheus_client import Gauge
 
 from vireo.server.errors import VireoError
-from vireo.server.features.online_store import RedisSettings, identity, open_served_rows
+from vireo.server.features.online_store import RedisSettings, identity, open_rows
 from vireo.server.features.sqlite_store import is_locked
 from vireo.server.features.viewer_rows import features_of
 from vireo.server.features.viewer_store import StoreAwayError
@@ -103,7 +103,7 @@ class FeatureReader:
 
     def _open(self) -> None:
         built = identity(self._repo)
-        self._rows = open_served_rows(self._repo, self._timeout, self._redis)
+        self._rows = open_rows(self._repo, self._timeout, self._redis, served=True)
         self._built = built
         if built:
             BUILT.set(built[-1] / 1e9)

@@ -14,8 +14,7 @@ from prometheus_client import Gauge
 
 from vireo.server.errors import VireoError
 from vireo.server.event_log.jetstream import JetStreamLog
-from vireo.server.event_log.log import CATALOG, REMOVED, STATE, LogAwayError
-from vireo.server.event_log.position import Position
+from vireo.server.event_log.log import CATALOG, REMOVED, STATE, LogAwayError, Position
 from vireo.server.live.settings import TRENDING_HALF_LIFE, LiveSettings
 from vireo.server.recommend.catalogue.overlay import Overlay
 from vireo.server.recommend.catalogue.takedowns import Takedowns

@@ -28,7 +28,7 @@ from pydantic import (
 from vireo.server import signals
 from vireo.server.arrays import Float32Array
 from vireo.server.errors import VireoError
-from vireo.server.event_log.position import BEGIN, StoredPosition
+from vireo.server.event_log.log import BEGIN, StoredPosition
 from vireo.server.features.context import CONTEXT, sizes
 from vireo.server.features.model_inputs import (
     LANGUAGE_MATCH,

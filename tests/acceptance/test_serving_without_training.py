@@ -28,7 +28,7 @@ from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 LIBRARIES = {
     "candidate-1": ("import faiss, grpc, minio, onnxruntime", 5),
     "ranking-1": ("import grpc, minio, onnxruntime", 5),
-    "gateway-1": ("import grpc, minio; from feast import FeatureStore", 3),
+    "gateway-1": ("import grpc, minio, nats, numpy", 6),
 }
 """The libraries that a process can't do without, and how many times as long as to import them its
 start may take: about twice what it does."""

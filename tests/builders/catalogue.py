@@ -10,8 +10,7 @@ import numpy as np
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from vireo.server.event_log.jetstream import JetStreamLog
-from vireo.server.event_log.log import Entry
-from vireo.server.event_log.position import Position
+from vireo.server.event_log.log import Entry, Position
 from vireo.server.event_log.settings import EventLogSettings
 from vireo.server.features.keys import VideoRows, video_key
 from vireo.server.live.live import Live

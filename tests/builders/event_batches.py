@@ -8,10 +8,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from vireo.server.features.activity import EventRules
-from vireo.server.features.online_store import open_features
 from vireo.training.data.log_events import interaction_events
+from vireo.training.features.definitions import apply_definitions, write_configuration
 from vireo.training.features.online_store import OnlineStoreSettings
-from vireo.training.features.repository import apply_definitions, write_configuration
 from vireo.v1 import event_pb2, log_pb2
 
 import pandas as pd  # isort: skip
@@ -29,7 +28,7 @@ def empty_repository(
     rules.write(folder)
     project = f"vireo_{folder.name}_{secrets.token_hex(4)}"
     write_configuration(folder, project, settings or OnlineStoreSettings())
-    apply_definitions(open_features(folder))
+    apply_definitions(folder)
     return folder
 
 

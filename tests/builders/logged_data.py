@@ -12,9 +12,9 @@ import pandas as pd
 
 from tests.builders.event_batches import message
 from tests.builders.nats import RunningNats, settings_of
+from vireo.server.event_log.connection import Connection
 from vireo.server.event_log.jetstream import JetStreamLog
 from vireo.server.event_log.log import CATALOG, EVENTS, Stream, partition_of
-from vireo.server.event_log.nats_connection import Connection
 from vireo.server.features.keys import video_key
 from vireo.server.home import Home
 from vireo.training.data.dataset import DatasetInfo, load_dataset

@@ -8,8 +8,7 @@ from contextlib import aclosing
 from typing import cast
 
 from vireo.server.event_log.jetstream import JetStreamLog
-from vireo.server.event_log.log import EVENTS, Entries, Entry, LogAwayError, Stream
-from vireo.server.event_log.position import Position
+from vireo.server.event_log.log import EVENTS, Entries, Entry, LogAwayError, Position, Stream
 
 _SECONDS = 60.0
 

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from tests.builders.datasets import random_interactions, write_small_dataset
 from tests.builders.fits import fit_measured
-from vireo.server.event_log.position import BEGIN, Position
+from vireo.server.event_log.log import BEGIN, Position
 from vireo.server.features.model_inputs import feature_constants
 from vireo.server.features.online_store import read_viewer
 from vireo.server.home import Home

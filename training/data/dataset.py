@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from vireo.server.errors import VireoError
-from vireo.server.event_log.position import BEGIN, StoredPosition
+from vireo.server.event_log.log import BEGIN, StoredPosition
 from vireo.server.features.activity import Bounce
 from vireo.server.features.keys import KeyCollisionError, unique_video_keys
 from vireo.server.home import Home, keep_private
@@ -170,14 +170,16 @@ def load_dataset(home: Home, name: str) -> Dataset:
     return Dataset(home.data(name), describe_dataset(home, name))
 
 
-def read_frame(path: Path, categories: Sequence[str], remedy: str) -> pd.DataFrame:
-    """Read a Parquet file, some of its columns as categories.
+def read_frame(
+    path: Path, categories: Sequence[str], remedy: str, columns: Sequence[str] | None = None
+) -> pd.DataFrame:
+    """Read a Parquet file, all of its columns or some, texts of them as categories.
 
     Raises:
         VireoError: it can't be read; the message ends with `remedy`.
     """
     try:
-        table = pq.read_table(path, read_dictionary=list(categories))
+        table = pq.read_table(path, columns=columns, read_dictionary=list(categories))
         # Otherwise table and frame are both in memory.
         frame: pd.DataFrame = table.to_pandas(split_blocks=True, self_destruct=True)
         pa.default_memory_pool().release_unused()

@@ -21,8 +21,7 @@ from google.protobuf.message import DecodeError
 from vireo.server.arrays import Int64Array
 from vireo.server.errors import VireoError
 from vireo.server.event_log.jetstream import JetStreamLog
-from vireo.server.event_log.log import CATALOG, EVENTS, REMOVED
-from vireo.server.event_log.position import BEGIN, Start
+from vireo.server.event_log.log import BEGIN, CATALOG, EVENTS, REMOVED, Start
 from vireo.server.features.activity import USUAL_BOUNCE, Bounce
 from vireo.server.features.context import COLUMNS
 from vireo.server.home import Home

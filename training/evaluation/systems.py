@@ -18,7 +18,7 @@ from vireo.server.features.keys import VideoRows, video_keys
 from vireo.server.features.viewer import ViewerFeatures
 from vireo.training.data.context import contexts_of
 from vireo.training.evaluation.baselines import BASELINES, Past
-from vireo.training.features.history import viewers_before
+from vireo.training.features.viewers import PastViewers
 from vireo.training.features.watches import outcome_labels
 from vireo.training.metrics import coverage, full_ranking, hit_rate, ndcg, viewer_chunks
 
@@ -137,7 +137,7 @@ def past_watches(watches: pd.DataFrame, video_ids: Sequence[str]) -> dict[str, I
 
 def features_before_test(watches: pd.DataFrame, repo: Path) -> list[ViewerFeatures]:
     """Return each test viewer's features just before the held-out watch, validation included."""
-    return viewers_before(repo, watches[watches["part"] == "test"])
+    return PastViewers(repo).before(watches[watches["part"] == "test"])
 
 
 def _rows(watches: pd.DataFrame, video_ids: Sequence[str]) -> Int64Array:
@@ -176,7 +176,7 @@ def last_held_out(
         places = np.random.default_rng(0).choice(len(last), limit, replace=False)
         last = last.iloc[places].reset_index(drop=True)
     keys = video_keys(last["video_id"].tolist())
-    return HeldOutWatches(tuple(viewers_before(repo, last)), rows.find(keys))
+    return HeldOutWatches(tuple(PastViewers(repo).before(last)), rows.find(keys))
 
 
 @dataclass(frozen=True)

@@ -2,89 +2,63 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+import structlog
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
 
-from vireo.server.arrays import Int64Array
+from vireo.ops.stack.nats import known_log
+from vireo.server.consumer.apply import apply, hide
 from vireo.server.errors import VireoError
-from vireo.server.event_log.position import Position
-from vireo.server.features.activity import HIDDEN_LIMIT, Bounce, EventRules
-from vireo.server.features.keys import video_keys
-from vireo.server.features.online_store import open_features, open_rows
+from vireo.server.event_log.jetstream import JetStreamLog, opened_log
+from vireo.server.event_log.log import BEGIN, EVENTS, LogAwayError, Position
+from vireo.server.event_log.settings import EventLogSettings
+from vireo.server.features.activity import Bounce, EventRules
+from vireo.server.features.online_store import open_rows
+from vireo.server.features.viewer_rows import ViewerRow
+from vireo.server.features.viewer_store import ViewerStore
 from vireo.server.home import Home
 from vireo.training.data.dataset import describe_dataset, load_dataset
-from vireo.training.data.schema import HIDE_EVENTS, TIME
+from vireo.training.data.schema import TIME
 from vireo.training.data.split import LIKED_FRACTION, Holdout, hidden_videos, split_watches
-from vireo.training.features.activity import write_viewer_activity, write_viewer_profile
-from vireo.training.features.catch_up import STORE_SECONDS, catch_up
 from vireo.training.features.definitions import (
     ONLINE_VIEWS,
+    apply_definitions,
     consumer_position,
     file_schema,
-    viewer_hidden,
-)
-from vireo.training.features.online_store import OnlineStoreSettings
-from vireo.training.features.replaced_build import replaced_build
-from vireo.training.features.repository import (
-    apply_definitions,
     fill_online,
     write_configuration,
 )
+from vireo.training.features.online_store import OnlineStoreSettings, replaced_build
 from vireo.training.features.statistics import write_video_statistics
+from vireo.training.features.viewers import (
+    write_viewer_activity,
+    write_viewer_hidden,
+    write_viewer_profile,
+)
 from vireo.training.features.watches import HIDDEN, Split, write_watches
 from vireo.training.progress import Bars
 
-_MICROS = 1_000_000
+_log = structlog.get_logger(__name__)
+
+_STORE_SECONDS = 60.0
+"""Maximum seconds to wait for the online store."""
+_ROUNDS = 3
+"""How often to read what has come meanwhile. The consumer applies the rest."""
 _EPOCH = 0
 Progress = Callable[[str, int, int], None]
 """Called with a step, the number of its units done, and their total."""
-
-
-def write_viewer_hidden(interactions: pd.DataFrame, path: Path) -> None:
-    """Write one row for each viewer who has hidden a video, valid from the last hide on.
-
-    A video counts from the first time that it was hidden; the last HIDDEN_LIMIT are kept.
-    """
-    hides = interactions[interactions["event"].isin(HIDE_EVENTS).to_numpy()]
-    viewer, viewers = pd.factorize(hides["viewer_id"])
-    video, videos = pd.factorize(hides["video_id"])
-    seconds = hides["timestamp"].to_numpy("datetime64[s]").astype(np.int64)
-    keys = video_keys(list(videos))[video] if len(videos) else np.zeros(0, np.int64)
-    by_time = np.lexsort((keys, seconds, viewer))
-    pairs = pd.DataFrame({"viewer": viewer[by_time], "key": keys[by_time]})
-    first = by_time[~pairs.duplicated().to_numpy()]
-    # Of each viewer's, the last HIDDEN_LIMIT.
-    later = _counted_from_the_end(viewer[first], len(viewers))
-    kept = first[later < HIDDEN_LIMIT]
-    counts = np.bincount(viewer[kept], minlength=len(viewers))
-    offsets = pa.array(np.concatenate([[0], np.cumsum(counts)]).astype(np.int32))
-    last = np.zeros(len(viewers), np.int64)
-    np.maximum.at(last, viewer, seconds)
-    columns = [
-        pa.array(list(viewers), pa.string()),
-        pa.array((last + 1) * _MICROS, TIME),
-        pa.ListArray.from_arrays(offsets, pa.array(keys[kept])),
-        pa.ListArray.from_arrays(offsets, pa.array(seconds[kept])),
-    ]
-    table = pa.Table.from_arrays(columns, schema=file_schema(viewer_hidden))
-    pq.write_table(table, path, compression="zstd")
-
-
-def _counted_from_the_end(groups: Int64Array, count: int) -> Int64Array:
-    """Return how many later places each place's group has, int64[n]; `groups` is sorted."""
-    ends = np.cumsum(np.bincount(groups, minlength=count))
-    return np.asarray(ends[groups] - 1 - np.arange(len(groups)), np.int64)
 
 
 def not_seen(interactions: pd.DataFrame, seconds: float) -> pa.Array:
@@ -154,21 +128,83 @@ def build_features(
         progress("split", 1, 1)
         first = watches["time"].min().to_pydatetime() - timedelta(seconds=1)
         write_viewer_profile(dataset.viewers, first, folder / "viewer_profile.parquet")
-        step = partial(progress, "viewer activity")
-        write_viewer_activity(watches, first, folder / "viewer_activity.parquet", step)
+        write_viewer_activity(watches, folder / "viewer_activity.parquet")
         step = partial(progress, "video statistics")
         table = folder / "video_statistics.parquet"
         write_video_statistics(watches, dataset.videos, table, step)
         del watches, dataset  # Frees memory: filling the store needs neither.
         write_configuration(folder, project, settings)
-        apply_definitions(open_features(folder))
-        with closing(open_rows(folder, STORE_SECONDS, settings.redis, announced=False)) as rows:
+        apply_definitions(folder)
+        with closing(open_rows(folder, _STORE_SECONDS, settings.redis, announced=False)) as rows:
             for position, view in enumerate(ONLINE_VIEWS):
                 progress("online store", position, len(ONLINE_VIEWS))
                 fill_online(rows, view, folder / f"{view}.parquet", left_out)
         if holdout == "none":  # what is measured must not know of later events, and isn't served
-            catch_up(home, folder, target, settings)
+            _catch_up(home, folder, target, settings)
         progress("online store", len(ONLINE_VIEWS), len(ONLINE_VIEWS))
+
+
+def _catch_up(home: Home, repo: Path, replaced: Path, store: OnlineStoreSettings) -> None:
+    """Apply the hides of the features that are replaced, and the events of the log if it is there.
+
+    Args:
+        home: whose stack's log it is, unless the settings name one.
+        repo: the new features.
+        replaced: folder of those that they will replace, if there are any.
+        store: where the rows are, and after how long viewers who weren't seen are forgotten.
+
+    Raises:
+        VireoError: the online store of the new features can't be written, or a setting is invalid.
+    """
+    settings = known_log(home)
+    with ExitStack() as opened:
+        try:
+            old = open_rows(replaced, _STORE_SECONDS, store.redis) if replaced.exists() else None
+        except VireoError as error:  # of an earlier version, for example, which had no hides
+            _log.warning("hides_not_kept", features=str(replaced), reason=str(error))
+            old = None
+        if old is not None:
+            opened.enter_context(closing(old))
+        elif settings is None:
+            return
+        new = open_rows(repo, _STORE_SECONDS, store.redis, announced=False)
+        opened.enter_context(closing(new))
+        if old is not None:
+            # The log may not have them any more. Not of viewers of whom the data set has nothing
+            # recent, and who weren't seen since.
+            since = time.time() - store.viewer_expiry
+            kept = ((who, row.hides, _last_seen(row) >= since) for who, row in old.hides())
+            hide(new, kept)
+        if settings is not None:
+            asyncio.run(_apply_events(settings, new))
+
+
+def _last_seen(row: ViewerRow) -> float:
+    """Return the time of a row's last watch or hide, Unix seconds; 0 if there is none."""
+    return max(0, *(at / 1e6 for at in row.watched.values()), *row.hides.values())
+
+
+async def _apply_events(settings: EventLogSettings, rows: ViewerStore) -> None:
+    try:
+        async with opened_log(settings) as event_log:
+            for _ in range(_ROUNDS):
+                for partition in range(settings.event_partitions):
+                    await _apply_partition(event_log, partition, rows)
+    except LogAwayError as error:
+        _log.warning("log_away", reason=str(error), then="the consumer applies its events")
+
+
+async def _apply_partition(event_log: JetStreamLog, partition: int, rows: ViewerStore) -> None:
+    """Apply a partition's events up to the log's end as it is now, as the consumer does."""
+    rules, position = EventRules.load(rows.repo), rows.position(partition)
+    missing = (await event_log.resume(EVENTS, position)).missing
+    if missing:
+        _log.error("events_missed", partition=partition, first=missing[0], last=missing[-1])
+        if position != BEGIN:
+            return  # so that the consumer counts them
+    async for entries in event_log.up_to_end(EVENTS, str(partition), position):
+        await apply(event_log, rows, partition, position, entries, rules)
+        position = entries.position
 
 
 @contextmanager

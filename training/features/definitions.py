@@ -1,23 +1,43 @@
-"""The Feast repository: entities, feature views and feature services.
+"""The Feast repository: entities, feature views and feature services, and its folder's state.
 
-Values come from `activity.py` and `statistics.py` in this folder, which share their definitions
+Values come from `viewers.py` and `statistics.py` in this folder, which share their definitions
 with the online path (`server/features/`). A view's offline file has the view's columns.
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from feast import Entity, FeatureService, FeatureView, Field, FileSource, ValueType
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import yaml
+from feast import (
+    Entity,
+    FeatureService,
+    FeatureStore,
+    FeatureView,
+    Field,
+    FileSource,
+    ValueType,
+)
 from feast.types import Array, Bool, FeastType, Float32, Int64, String, from_feast_to_pyarrow_type
 
-from vireo.server.features.viewer_rows import FEATURE_SERVICE, SERVED
+from vireo.server.features.online_store import CONFIGURATION
+from vireo.server.features.viewer_rows import FEATURE_SERVICE, SERVED, encode
+from vireo.server.features.viewer_store import Put, ViewerStore, entity_key
 from vireo.training.data.schema import TIME
+from vireo.training.features.online_store import OnlineStoreSettings
 
 TIMESTAMP = "event_timestamp"
 """Column of the time from which a row of an offline file is valid."""
+_ROWS_AT_A_TIME = 2000
+_KINDS = {pa.int64(): "int64", pa.string(): "string", pa.bool_(): "bool"}
+"""Begins of the fields of Feast's `Value` that features are stored in, by their types."""
 _FOREVER = timedelta(0)  # In Feast, a TTL of 0 means that values never expire.
 
 viewer = Entity(
@@ -149,3 +169,67 @@ def file_schema(view: FeatureView) -> pa.Schema:
     """Return the schema of a view's offline file: the entity's id, TIMESTAMP, then the features."""
     values = [(field.name, from_feast_to_pyarrow_type(field.dtype)) for field in view.features]
     return pa.schema([(view.entity_columns[0].name, pa.string()), (TIMESTAMP, TIME), *values])
+
+
+def write_configuration(folder: Path, project: str, settings: OnlineStoreSettings) -> None:
+    """Write feature_store.yaml with relative paths, so that the folder can move."""
+    online: dict[str, str | int] = {"type": "sqlite", "path": "online.db"}
+    if settings.online_store == "redis":
+        online = {"type": "redis", "key_ttl_seconds": settings.viewer_expiry}
+    configuration = {
+        "project": project,
+        "provider": "local",
+        "registry": "registry.db",
+        "online_store": online,
+        "offline_store": {"type": "file"},
+        "entity_key_serialization_version": 3,
+    }
+    (folder / CONFIGURATION).write_text(yaml.safe_dump(configuration, sort_keys=False))
+
+
+def apply_definitions(folder: Path) -> None:
+    """Register the entities, views and services in a repository's folder."""
+    with contextlib.redirect_stdout(io.StringIO()):  # Feast prints; the CLI reports.
+        FeatureStore(repo_path=str(folder.absolute())).apply(DEFINITIONS)
+
+
+def fill_online(store: ViewerStore, view: str, path: Path, left_out: pa.Array) -> None:
+    """Write the row of each entity to the online store, in batches.
+
+    Args:
+        store: the rows; whatever is there is written over.
+        view: one of ONLINE_VIEWS.
+        path: its offline table. The first columns are the entity's id, and the time from which the
+            row is valid.
+        left_out: viewers who get no row.
+    """
+    assert view in ONLINE_VIEWS
+    file = pq.ParquetFile(path)
+    entity, _, *features = file.schema_arrow.names
+    kinds = [_kind(file.schema_arrow.field(name).type) for name in features]
+    for group in range(file.num_row_groups):
+        table = file.read_row_group(group)
+        if entity == viewer.join_key:
+            table = table.filter(pc.invert(pc.is_in(table[viewer.join_key], left_out)))
+        for part in table.to_batches(_ROWS_AT_A_TIME):
+            keys = [entity_key(entity, each) for each in part.column(0).to_pylist()]
+            times = part.column(1).cast(pa.int64()).to_numpy() / 1e6
+            columns = [each.to_pylist() for each in part.columns[2:]]
+            store.apply(
+                Put(
+                    key,
+                    view,
+                    {
+                        name: encode(kind, value)
+                        for name, kind, value in zip(features, kinds, values, strict=True)
+                        if value is not None
+                    },
+                    at,
+                )
+                for key, at, *values in zip(keys, times.tolist(), *columns, strict=True)
+            )
+
+
+def _kind(of: pa.DataType) -> str:
+    """Return the field of Feast's `Value` for a type of an offline table."""
+    return f"{_KINDS[of.value_type]}_list_val" if pa.types.is_list(of) else f"{_KINDS[of]}_val"

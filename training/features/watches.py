@@ -112,6 +112,17 @@ def load_watches(home: Home, name: str) -> pd.DataFrame:
     return _read(path)
 
 
+def load_past(repo: Path) -> pd.DataFrame:
+    """Load the watches that aren't for test: viewer, video and times; texts are categories.
+
+    Raises:
+        VireoError: the file is missing or damaged.
+    """
+    columns = [*_TEXTS, "time", "liked_time"]
+    watches = read_frame(repo / "watches.parquet", _TEXTS, "build the features again", columns)
+    return watches[(watches.pop("part") != "test").to_numpy()]
+
+
 def load_hidden(repo: Path) -> pd.DataFrame:
     """Load the videos that viewers hid, as in WATCHES, from features that hold watches out.
 

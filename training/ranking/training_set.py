@@ -42,16 +42,14 @@ from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.server.releases import layout
 from vireo.server.releases.tables import VECTOR_TYPES, read_table
 from vireo.training.config import RankingConfig
-from vireo.training.features.activity import ROWS_KEPT
-from vireo.training.features.history import viewers_before_by_part
 from vireo.training.features.publication import of_the_past
 from vireo.training.features.statistics import just_before, video_features_at
+from vireo.training.features.viewers import PastViewers
 from vireo.training.features.watches import load_hidden, outcome_labels
 from vireo.training.progress import tracked
 
-OUTCOME_WATCHES = ROWS_KEPT - 1
-"""Number of a viewer's last non-test watches that are outcome labels: the feature store keeps the
-viewer's row before each of these."""
+OUTCOME_WATCHES = 11
+"""Number of a viewer's last non-test watches that are outcome labels."""
 _LABELS_AT_A_TIME = 65_536
 """Labels joined at once; bounds memory, at some 10 kB for each of a viewer with many watches."""
 
@@ -225,7 +223,7 @@ def _labels(watches: pd.DataFrame, hidden: pd.DataFrame, viewers: int) -> pd.Dat
     labels = past.groupby("viewer_id", sort=False).tail(OUTCOME_WATCHES)
     if hidden.empty:
         return labels
-    # The feature store has the viewers' rows since then.
+    # As far back as the watches that are labels.
     since = hidden["viewer_id"].map(labels.groupby("viewer_id")["time"].min())
     known = hidden[hidden["time"] >= since].groupby("viewer_id", sort=False).tail(OUTCOME_WATCHES)
     return pd.concat([labels.assign(hidden=0.0), known.assign(hidden=1.0)])
@@ -242,16 +240,16 @@ def _columns_and_candidates(
 
     Viewers' features are read and freed in parts, since they take the most memory.
     """
-    columns, drawn, start = [], [], 0
+    columns, drawn, past = [], [], PastViewers(repo)
     wanted = release.rows.find(video_keys(labels["video_id"].tolist()))
     total = -(-len(labels) // _LABELS_AT_A_TIME)
-    for part, viewers in enumerate(viewers_before_by_part(repo, labels, _LABELS_AT_A_TIME), 1):
+    for part, start in enumerate(range(0, len(labels), _LABELS_AT_A_TIME), 1):
+        viewers = past.before(labels.iloc[start : start + _LABELS_AT_A_TIME])
         columns.append(viewer_columns(viewers, release.rows, release.vocabulary, release.context))
         draws = np.flatnonzero(listed[start : start + len(viewers)])
         asked, targets = [viewers[place] for place in draws], wanted[start + draws]
         title = "drawing candidates" + (f", part {part} of {total}" if total > 1 else "")
         drawn.append(draw_candidates(release, asked, targets, count, title))
-        start += len(viewers)
     rows, retrieval = (np.concatenate(arrays) for arrays in zip(*drawn, strict=True))
     return ViewerColumns.joined(columns), (rows, retrieval)
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vireo.server.arrays import Float32Array, Int64Array
-from vireo.server.event_log.position import Position
+from vireo.server.event_log.log import Position
 from vireo.server.features.content import CONTENT_LIMIT, content_ids, content_tokens
 from vireo.server.features.keys import VideoRows
 from vireo.server.features.looked_up import Vectors

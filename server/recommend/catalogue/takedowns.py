@@ -14,8 +14,7 @@ from google.protobuf.message import DecodeError
 
 from vireo.server.arrays import Int64Array
 from vireo.server.errors import VireoError
-from vireo.server.event_log.log import Entry
-from vireo.server.event_log.position import BEGIN, Position
+from vireo.server.event_log.log import BEGIN, Entry, Position
 from vireo.server.features.keys import video_key
 from vireo.v1.log_pb2 import CatalogChange
 

@@ -14,7 +14,7 @@ from pydantic_settings import BaseSettings
 from tests.builders.chart import VALUES, Document, flags, render, rendered
 from tests.builders.s3 import unreachable_s3
 from vireo.server.candidate.service import CandidateSettings
-from vireo.server.consumer.settings import ConsumerSettings
+from vireo.server.consumer.consumer import ConsumerSettings
 from vireo.server.control import ads
 from vireo.server.control.kubernetes import PORT_NAME
 from vireo.server.control.mesh import GRPC_SERVICES, POOLS

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
 
@@ -23,7 +21,6 @@ from vireo.server.consumer.apply import Batch, folded, read_batch
 from vireo.server.event_log.log import Entry
 from vireo.server.features.keys import video_key
 from vireo.server.features.online_store import open_rows, read_viewer
-from vireo.server.features.viewer_rows import ViewerRow
 from vireo.server.features.viewer_store import ViewerStore
 from vireo.server.home import Home
 from vireo.training.features.build import build_features
@@ -53,14 +50,6 @@ def event(video: str, kind: Any = event_pb2.EVENT_KIND_PLAY, viewer: str = "v") 
     return made
 
 
-def stored(rows: ViewerStore, viewers: list[str]) -> list[list[Any]]:
-    found = rows.read(viewers)
-    return [
-        [np.asarray(getattr(row, each.name)).tolist() for each in fields(ViewerRow)]
-        for row in found
-    ]
-
-
 def test_events_lead_to_the_online_rows_of_the_build_through_restarts(
     store: OnlineStoreSettings, tmp_path: Path, folder: Path
 ) -> None:
@@ -74,7 +63,7 @@ def test_events_lead_to_the_online_rows_of_the_build_through_restarts(
         assert not applied(rows, list(some[:70]), list(some[70:])).dead
         rows.close()
     built, replayed = (open_rows(each, 5) for each in (home.features("small"), repo))
-    assert stored(replayed, VIEWERS) == stored(built, VIEWERS)
+    assert replayed.read(VIEWERS) == built.read(VIEWERS)
     for viewer in VIEWERS:
         one, other = built.features(viewer), replayed.features(viewer)
         other.attributes.extend(one.attributes)  # which no event has
@@ -90,7 +79,7 @@ def test_what_is_new_is_counted_once_for_what_is_trending(folder: Path) -> None:
     shown = event("c", event_pb2.EVENT_KIND_IMPRESSION)
     batch = applied(rows, [event("a"), event("a"), like, shown])
     assert len(batch.watched) == 3  # a watch of each, and a like
-    assert {each.locale for each in batch.watched} == {"de-CH"}
+    assert {locale for _, _, locale in batch.watched} == {"de-CH"}
     assert batch.shown == {("v", video_key(video)) for video in "abc"}
     assert batch.kinds == {"play": 2, "like": 1, "impression": 1}
     assert applied(rows, [event("a"), like]).watched == []
@@ -106,7 +95,7 @@ def test_an_event_that_cannot_be_applied_is_set_aside_alone(folder: Path) -> Non
     assert (garbage.recorded, garbage.position) == (b"\xff\xff", 4)
     assert list(log_pb2.RecordedEvents.FromString(letter.recorded).events) == [bad]
     assert letter.position == 5
-    assert "without a time" in letter.reason
+    assert "or a time" in letter.reason
     assert read_viewer(folder / "a", "v").watch_count == 1
 
 
@@ -124,13 +113,10 @@ def test_an_impossible_time_takes_no_other_event_along(
 
 
 def test_what_is_set_aside_fits_into_the_log() -> None:
-    garbage = read_batch([Entry(1, "0", b"\xff" * (1 << 20))], LIKED_BY_FRACTION)
-    assert 1 << 18 < garbage.dead[0].ByteSize() < 1 << 20
-    long = [event(f"{number:0128}") for number in range(1_000)]
-    batch = read_batch(entries(long), LIKED_BY_FRACTION)
-    batch.set_viewer_aside("v", "no " * 10_000)
-    assert len(batch.dead) == 2
-    assert all(letter.ByteSize() < 1 << 20 for letter in batch.dead)
+    batch, _ = read_batch([Entry(1, "0", b"\xff" * (1 << 20))])
+    batch.set_event_aside(event("a"), ValueError("no " * 10_000), 2)
+    assert 1 << 18 < batch.dead[0].ByteSize() < 1 << 20
+    assert batch.dead[1].ByteSize() < 1 << 11
 
 
 @pytest.mark.parametrize("value", [b"", b"\xff\xff\xff"])
@@ -148,6 +134,6 @@ def test_a_row_that_is_garbage_sets_its_viewers_events_aside_alone(
         )
     batch = applied(rows, [event("b", viewer="bad"), event("b", viewer="good")])
     [letter] = batch.dead
-    assert "viewer 'bad'" in letter.reason
+    assert letter.reason.startswith("UnfitRowError")
     assert batch.kinds["play"] == 1
     assert read_viewer(repo, "good").watch_count == 2

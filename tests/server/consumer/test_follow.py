@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.builders.event_batches import LIKED_BY_FRACTION, empty_repository, message
+from tests.builders.event_batches import empty_repository, message
 from tests.builders.reading import take
 from tests.builders.redis import RunningRedis
 from vireo.server.consumer import follow
-from vireo.server.consumer.apply import folded
 from vireo.server.consumer.follow import Follower
 from vireo.server.consumer.live_state import LiveState
 from vireo.server.event_log.jetstream import JetStreamLog
-from vireo.server.event_log.log import DEAD, EVENTS, STATE, Entry
-from vireo.server.event_log.position import Position
+from vireo.server.event_log.log import DEAD, EVENTS, STATE, Position
 from vireo.server.features.keys import video_key
 from vireo.server.features.online_store import open_rows
 from vireo.server.features.redis_store import RedisStore
@@ -59,7 +55,7 @@ def hidden(rows: ViewerStore) -> set[int]:
     """The videos that the viewer has hidden."""
     [row] = rows.read(["v"])
     assert isinstance(row, ViewerRow)
-    return set(row.hidden_keys.tolist())
+    return {*row.hides}
 
 
 async def become(value: Callable[[], object], wanted: object) -> None:
@@ -158,22 +154,6 @@ async def test_features_that_catch_up_count_nothing_twice_and_all_that_is_new(
         await become(lambda: state.counted, last)
         await state.publish()
     assert await trending(log, partition) == pytest.approx({video_key("a"): 2}, rel=0.01)
-
-
-async def test_a_viewer_who_was_not_seen_for_long_is_deleted_while_events_are_followed(
-    log: JetStreamLog, folder: Path
-) -> None:
-    repo, partition = empty_repository(folder / "a"), 9
-    rows = open_rows(repo, 5)
-    rows.write(folded(rows, [Entry(1, "9", message([hide("a")]))], LIKED_BY_FRACTION).changes)
-    with sqlite3.connect(repo / "online.db") as connection:
-        connection.execute(f'UPDATE "{rows.project}_viewer_hidden" SET created_ts = 1')
-    os.utime(repo / "feature_store.yaml", (1, 1))
-    follower = Follower(
-        log, repo, partition, LiveState(log, partition, 1.0), timeout=5, expiry=1_000
-    )
-    async with following(follower):
-        await become(lambda: hidden(rows), set())
 
 
 async def delete_events(log: JetStreamLog) -> None:

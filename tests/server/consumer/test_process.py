@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 import subprocess
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, fields
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 
 from tests.builders.datasets import random_interactions
@@ -28,10 +26,9 @@ from vireo.ops.stack.nats import log_environment
 from vireo.ops.stack.ports import free_port_base
 from vireo.server.consumer.apply import folded
 from vireo.server.event_log.jetstream import JetStreamLog
-from vireo.server.event_log.log import DEAD, EVENTS, STATE, Entry, LogAwayError
-from vireo.server.event_log.position import BEGIN, Position
+from vireo.server.event_log.log import BEGIN, EVENTS, STATE, Entry, LogAwayError, Position
 from vireo.server.features.online_store import open_rows
-from vireo.server.features.viewer_rows import ViewerRow
+from vireo.server.features.viewer_rows import UnfitRowError, ViewerRow
 from vireo.server.releases.channels import Change
 from vireo.server.releases.s3 import S3Settings
 from vireo.server.releases.store import ReleaseStore
@@ -110,15 +107,12 @@ async def reached(log: JetStreamLog, position: int, seconds: float = 240) -> Non
                     return
 
 
-def stored(repo: Path) -> list[list[Any]]:
-    rows = open_rows(repo, 5)
-    names = [each.name for each in fields(ViewerRow)]
-    found = rows.read(VIEWERS)
-    rows.close()
-    return [[np.asarray(getattr(row, name)).tolist() for name in names] for row in found]
+def stored(repo: Path) -> list[ViewerRow | UnfitRowError]:
+    with closing(open_rows(repo, 5)) as rows:
+        return rows.read(VIEWERS)
 
 
-def replayed(folder: Path, events: Sequence[event_pb2.Event]) -> list[list[Any]]:
+def replayed(folder: Path, events: Sequence[event_pb2.Event]) -> list[ViewerRow | UnfitRowError]:
     """The rows after a clean replay."""
     rows = open_rows(empty_repository(folder), 5)
     rows.write(folded(rows, [Entry(1, "0", message(events))], LIKED_BY_FRACTION).changes)
@@ -161,34 +155,6 @@ async def test_kills_leave_the_rows_of_a_clean_replay(
         process.kill()
         process.wait()
         await log.close()
-    assert stored(site.repo) == replayed(site.folder / "clean", events)
-
-
-async def test_a_second_consumer_stands_by_and_goes_on_and_bad_events_are_set_aside(
-    site: Site,
-) -> None:
-    empty_repository(site.repo)
-    log = JetStreamLog(settings_of(site.nats))
-    bad = event_pb2.Event(
-        event_id="e", viewer_id="w1", video_id="v1", kind=event_pb2.EVENT_KIND_PLAY
-    )
-    events = events_in_disorder(random_interactions(), 2)[:40]
-    await log.append(EVENTS, "0", b"\xff\xff")
-    with site.consumer() as first, site.consumer():
-        await publish(log, [*events[:20], bad], 7)
-        await reached(log, await log.end(EVENTS, "0"))
-        first.kill()
-        first.wait()
-        await reached(log, await publish(log, events[20:], 7))
-    letters = []
-    async for entries in log.read(DEAD):
-        letters += [log_pb2.DeadEvents.FromString(entry.data) for entry in entries]
-        if not entries:
-            break
-    assert letters[0].recorded == b"\xff\xff"
-    [event] = log_pb2.RecordedEvents.FromString(letters[1].recorded).events
-    assert event == bad
-    await log.close()
     assert stored(site.repo) == replayed(site.folder / "clean", events)
 
 

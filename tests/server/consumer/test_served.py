@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from vireo.server.consumer import consumer
-from vireo.server.consumer.consumer import ServedDataset
-from vireo.server.consumer.settings import ConsumerSettings
+from vireo.server.consumer.consumer import ConsumerSettings, ServedDataset
 from vireo.server.releases.channels import Change
 from vireo.server.releases.manifest import ReleaseError
 from vireo.server.releases.s3 import S3Settings

@@ -5,9 +5,9 @@ import math
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from vireo.server.consumer import trending
-from vireo.server.consumer.trending import TrendingCounts
-from vireo.server.event_log.position import Position
+from vireo.server.consumer import live_state as trending
+from vireo.server.consumer.live_state import TrendingCounts
+from vireo.server.event_log.log import Position
 from vireo.v1 import log_pb2
 
 HOUR = 3600.0

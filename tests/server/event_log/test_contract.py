@@ -8,8 +8,7 @@ import pytest
 
 from tests.builders.reading import append, take
 from vireo.server.event_log.jetstream import JetStreamLog
-from vireo.server.event_log.log import CATALOG, DEAD, EVENTS, MAX_MESSAGE_BYTES, STATE
-from vireo.server.event_log.position import Position
+from vireo.server.event_log.log import CATALOG, DEAD, EVENTS, MAX_MESSAGE_BYTES, STATE, Position
 
 
 async def test_messages_of_a_partition_are_read_in_the_order_in_which_they_were_appended(

@@ -13,8 +13,7 @@ import pytest
 from tests.builders.nats import RunningNats, running_cluster, running_nats, settings_of
 from vireo.server.errors import VireoError
 from vireo.server.event_log.jetstream import JetStreamLog
-from vireo.server.event_log.log import CATALOG, DEAD, EVENTS, LogAwayError
-from vireo.server.event_log.position import BEGIN
+from vireo.server.event_log.log import BEGIN, CATALOG, DEAD, EVENTS, LogAwayError
 from vireo.server.event_log.streams import check_nothing_lost
 
 DAY = 86_400.0

@@ -9,8 +9,7 @@ from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any, cast
 
-from vireo.server.event_log.nats_connection import Connection
-from vireo.server.event_log.pull import pull
+from vireo.server.event_log.connection import Connection, pull
 
 Heard = Callable[[Any], Awaitable[None]]
 

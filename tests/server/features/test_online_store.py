@@ -51,7 +51,7 @@ def test_features_are_read_where_redis_is_now_with_its_password_of_now(
         assert isinstance(row, ViewerRow)
         reader = FeatureReader(repo, 5, now)
         viewer = asyncio.run(reader.read(VIEWER, 5))
-        assert list(viewer.watched_keys) == row.keys.tolist()
+        assert list(viewer.watched_keys) == [*row.watched]
         # As docs/data.md says, a gateway's user needs no more.
         admin = redis.Redis(port=server.port, password="new")
         admin.acl_setuser(

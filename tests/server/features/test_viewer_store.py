@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -18,10 +15,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from tests.builders.datasets import random_interactions, write_small_dataset
 from tests.builders.event_batches import empty_repository
 from tests.builders.redis import RunningRedis
-from vireo.server.event_log.position import BEGIN, Position
+from vireo.server.event_log.log import BEGIN, Position
 from vireo.server.features.online_store import open_rows, read_viewer
 from vireo.server.features.redis_store import RedisStore
-from vireo.server.features.sqlite_store import SqliteStore
 from vireo.server.features.viewer_rows import Change, ViewerRow
 from vireo.server.features.viewer_store import (
     PositionMovedError,
@@ -34,23 +30,19 @@ from vireo.server.features.viewer_store import (
 from vireo.server.home import Home
 from vireo.training.features.build import build_features
 from vireo.training.features.online_store import OnlineStoreSettings
-from vireo.v1.viewer_pb2 import ViewerFeatures
 
 YEAR = 365 * 86_400
 
 
 def watched(*keys: int) -> Change:
     """A row of a viewer who watched these videos."""
-    times = np.arange(1, len(keys) + 1) * 1_000_000
-    liked = np.zeros(len(keys), np.bool_)
-    row = ViewerRow(np.array(keys, np.int64), times, liked, len(keys))
-    return Change(row, hidden=False)
+    times = {key: at * 1_000_000 for at, key in enumerate(keys, start=1)}
+    return Change(ViewerRow(times, watches=len(keys)))
 
 
 def hidden(*keys: int) -> Change:
     """A row of a viewer who hid these videos."""
-    row = ViewerRow(hidden_keys=np.array(keys, np.int64), hidden_times=np.arange(len(keys)))
-    return Change(row, activity=False)
+    return Change(ViewerRow(hides={key: at for at, key in enumerate(keys)}))
 
 
 def write(rows: ViewerStore, **changes: Change) -> None:
@@ -99,7 +91,7 @@ class Consumers(RuleBasedStateMachine):
         changes: dict[str, Change] = {}
         for viewer, row in zip(self.logged, rows.read([*self.logged]), strict=True):
             assert isinstance(row, ViewerRow)
-            known = row.keys.tolist() if begin else []
+            known = [*row.watched] if begin else []
             new = [each for each in self.logged[viewer] if begin < each <= last]
             changes[viewer] = watched(*known, *new)
         self.read[who] = before, Position(last, self.log), changes
@@ -132,7 +124,7 @@ class Consumers(RuleBasedStateMachine):
             for viewer, row in zip(self.logged, self.rows[1].read([*self.logged]), strict=True):
                 assert isinstance(row, ViewerRow)
                 known = [each for each in self.logged[viewer] if each <= position.sequence]
-                assert row.keys.tolist() == known
+                assert [*row.watched] == known
 
     def teardown(self) -> None:
         """Close the store."""
@@ -188,79 +180,6 @@ def test_all_who_have_hidden_a_video_are_found(
     }
 
 
-def age(repo: Path, viewers: str, seconds: float) -> SqliteStore:
-    """Make the features of some viewers, and their build, older; open them."""
-    with sqlite3.connect(repo / "online.db") as connection:
-        for (table,) in connection.execute(
-            "SELECT name FROM sqlite_master WHERE name LIKE '%_viewer_%' AND type = 'table'"
-        ).fetchall():
-            connection.execute(
-                f'UPDATE "{table}" SET created_ts = created_ts - ? '
-                "WHERE instr(entity_key, CAST(? AS BLOB))",
-                (seconds, viewers),
-            )
-    configuration = repo / "feature_store.yaml"
-    built = configuration.stat().st_mtime - seconds
-    os.utime(configuration, (built, built))
-    rows = open_rows(repo, 5)
-    assert isinstance(rows, SqliteStore)
-    return rows
-
-
-def test_viewers_who_were_not_seen_for_long_leave_sqlite(tmp_path: Path) -> None:
-    home = Home(tmp_path)
-    write_small_dataset(home, "small", random_interactions())
-    build_features(home, "small", holdout="none")
-    repo = home.features("small")
-    rows = open_rows(repo, 5)
-    rows.expire(1_000)
-    assert read_viewer(repo, "w4").watch_count, "it was built just now"
-    write(rows, w3=watched(1), old=watched(1), new=watched(1))
-    rows.close()
-    rows = age(repo, "old", 2_000)
-    rows.expire(1_000)
-    assert read_viewer(repo, "w3").watch_count
-    assert read_viewer(repo, "w3").attributes, "a viewer who was seen keeps the profile"
-    assert read_viewer(repo, "new").watch_count == 1
-    assert read_viewer(repo, "old") == ViewerFeatures()
-    assert rows.position(0) == BEGIN
-
-
-@pytest.mark.parametrize("zone", ["America/New_York", "Asia/Kolkata"])
-def test_when_a_viewer_was_seen_is_the_same_in_every_time_zone(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, zone: str
-) -> None:
-    monkeypatch.setenv("TZ", zone)
-    time.tzset()
-    try:
-        repo = empty_repository(folder / "a")
-        write(open_rows(repo, 5), old=watched(1), new=watched(1))
-        age(repo, "old", 1_100).expire(1_000)
-    finally:
-        monkeypatch.undo()
-        time.tzset()
-    assert read_viewer(repo, "old") == ViewerFeatures()
-    assert read_viewer(repo, "new").watch_count == 1
-
-
-def test_a_viewer_who_is_seen_while_others_are_deleted_stays(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    repo = empty_repository(folder / "a")
-    write(open_rows(repo, 5), old=watched(1), back=watched(1))
-    rows, other = age(repo, "", 2_000), open_rows(repo, 5)
-    transaction = rows._transaction
-
-    def delayed() -> Any:
-        write(other, back=watched(1))  # which changes nothing in the row
-        return transaction()
-
-    monkeypatch.setattr(rows, "_transaction", delayed)
-    rows.expire(1_000)
-    assert read_viewer(repo, "old") == ViewerFeatures()
-    assert read_viewer(repo, "back").watch_count == 1
-
-
 def test_viewers_who_were_not_seen_for_long_leave_redis(redis: RunningRedis, folder: Path) -> None:
     settings = OnlineStoreSettings(online_store="redis", viewer_expiry=YEAR)
     home = Home(folder)
@@ -279,7 +198,6 @@ def test_viewers_who_were_not_seen_for_long_leave_redis(redis: RunningRedis, fol
     again = [rows.redis.ttl(key) for key in kept]
     assert sum(left > 900 for left in again) == 1, "an event makes a viewer's row new"
     assert again.count(-1) == 1
-    rows.expire(1)
     assert read_viewer(rows.repo, "w4").watch_count
 
 

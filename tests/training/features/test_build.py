@@ -16,9 +16,9 @@ from vireo.server.home import Home
 from vireo.training.data.dataset import DESCRIPTION, describe_dataset
 from vireo.training.data.split import LIKED_FRACTION
 from vireo.training.features.build import build_features
-from vireo.training.features.history import viewers_at
+from vireo.training.features.definitions import write_configuration
 from vireo.training.features.online_store import OnlineStoreSettings
-from vireo.training.features.repository import write_configuration
+from vireo.training.features.viewers import PastViewers
 from vireo.training.features.watches import FeaturesMissingError, Split, load_watches
 
 TABLES = ("viewer_profile", "viewer_activity", "video_statistics")
@@ -87,8 +87,7 @@ def test_features_can_be_moved_and_read_from_any_working_directory(
     monkeypatch.chdir(tmp_path)
     assert read_viewer(Path("moved"), "w1") == read_viewer(repo, "w1")
     last = watches.groupby("viewer_id").tail(1)[["viewer_id", "time"]]
-    moments = last.rename(columns={"time": "event_timestamp"})
-    here, there = (next(viewers_at(folder, moments, 9)) for folder in (Path("moved"), repo))
+    here, there = (PastViewers(folder).before(last) for folder in (Path("moved"), repo))
     assert [viewer.watch_count for viewer in here] == [viewer.watch_count for viewer in there]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["moved"]
 
@@ -104,7 +103,7 @@ def test_progress_reaches_the_end_of_every_step(interactions: pd.DataFrame, tmp_
     write_small_dataset(home, "small", interactions)
     reached: dict[str, tuple[int, int]] = {}
     build_features(home, "small", progress=lambda step, *at: reached.__setitem__(step, at))
-    assert list(reached) == ["split", "viewer activity", "video statistics", "online store"]
+    assert list(reached) == ["split", "video statistics", "online store"]
     assert all(done == total > 0 for done, total in reached.values())
 
 

@@ -2,38 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from vireo.server.errors import VireoError
 from vireo.server.features.keys import video_key
-from vireo.server.features.online_store import open_features, read_viewer
+from vireo.server.features.online_store import read_viewer
 from vireo.server.features.viewer import ViewerFeatures
 from vireo.server.home import Home
 from vireo.training.data.dataset import load_dataset
-from vireo.training.features.history import viewers_at, viewers_before
+from vireo.training.data.split import split_watches
+from vireo.training.features import viewers as past
 from vireo.training.features.statistics import (
     latest_popularity,
     latest_video_features,
     snapshot_moments,
     video_features_at,
 )
+from vireo.training.features.viewers import PastViewers
 
 MICROSECOND = pd.Timedelta(microseconds=1)
 
 
-def viewer_features_at(repo: Path, moments: pd.DataFrame) -> list[ViewerFeatures]:
-    """Return the features of viewers at given times, in two parts."""
-    return [viewer for part in viewers_at(repo, moments, len(moments) // 2 + 1) for viewer in part]
-
-
-def moments_before(watches: pd.DataFrame) -> pd.DataFrame:
-    """Where the labels of watches are joined."""
-    moments = watches["time"] - MICROSECOND
-    return pd.DataFrame({"viewer_id": watches["viewer_id"], "event_timestamp": moments})
+def at(repo: Path, viewers: pd.Series, moments: pd.Series | pd.Timestamp) -> list[ViewerFeatures]:
+    """Return what was known of viewers at some moments."""
+    frame = pd.DataFrame({"viewer_id": viewers, "time": moments + MICROSECOND})
+    return PastViewers(repo).before(frame)
 
 
 def recomputed(watches: pd.DataFrame, viewer: str, moment: pd.Timestamp) -> ViewerFeatures:
@@ -54,40 +52,25 @@ def assert_same_activity(found: ViewerFeatures, expected: ViewerFeatures) -> Non
 
 
 def test_a_labels_features_are_of_just_before_it(repo: Path, watches: pd.DataFrame) -> None:
-    last = watches.groupby("viewer_id").tail(8)
-    together = last.groupby("viewer_id")["time"].diff() == MICROSECOND
+    together = watches.groupby("viewer_id")["time"].diff() == MICROSECOND
     assert together.sum() > 5, "some labels come right after others of the same second"
-    labels = last.sample(frac=1, random_state=0)
-    moments = moments_before(labels)
-    found = viewer_features_at(repo, moments)
+    labels = watches.sample(frac=1, random_state=0)
+    found = PastViewers(repo).before(labels)
     assert len(found) == len(labels) > 150
-    for label, moment, features in zip(
-        labels.itertuples(), moments["event_timestamp"], found, strict=True
-    ):
-        assert_same_activity(features, recomputed(watches, str(label.viewer_id), moment))
-
-
-def test_features_at_the_time_of_a_watch_exclude_it(repo: Path, watches: pd.DataFrame) -> None:
-    labels = watches.groupby("viewer_id").tail(3)
-    known = viewer_features_at(repo, moments_before(labels))
-    found = viewers_before(repo, labels)
-    for label, features, before in zip(labels.itertuples(), found, known, strict=True):
+    for label, features in zip(labels.itertuples(), found, strict=True):
+        moment = pd.Timestamp(str(label.time))
+        before = recomputed(watches, str(label.viewer_id), moment - MICROSECOND)
         assert_same_activity(features, before)
-        assert features.attributes == before.attributes
-        assert features.asked_at == int(pd.Timestamp(str(label.time)).timestamp())
+        assert features.asked_at == int(moment.timestamp())
 
 
 def test_a_late_like_counts_from_its_own_time_on(repo: Path, watches: pd.DataFrame) -> None:
     seen = watches[watches["part"] != "test"]
-    late = seen[seen["liked_time"] > seen["time"]].groupby("viewer_id").tail(1)
-    last = seen.groupby("viewer_id")["time"].max()
-    late = late[late["liked_time"] > late["viewer_id"].map(last)]
+    late = seen[seen["liked_time"] > seen["time"]]
     assert len(late) > 3
     likes = []
     for moments in (late["liked_time"] - MICROSECOND, late["liked_time"]):
-        found = viewer_features_at(
-            repo, pd.DataFrame({"viewer_id": late["viewer_id"], "event_timestamp": moments})
-        )
+        found = at(repo, late["viewer_id"], moments)
         for viewer, moment, features in zip(late["viewer_id"], moments, found, strict=True):
             assert_same_activity(features, recomputed(watches, viewer, moment))
         likes.append(np.array([features.like_count for features in found]))
@@ -97,9 +80,7 @@ def test_a_late_like_counts_from_its_own_time_on(repo: Path, watches: pd.DataFra
 def test_offline_now_and_online_are_the_same(home: Home, repo: Path, watches: pd.DataFrame) -> None:
     viewers = load_dataset(home, "small").viewers
     now = pd.Timestamp("2030-01-01", tz="UTC")
-    offline = viewer_features_at(
-        repo, pd.DataFrame({"viewer_id": viewers["viewer_id"], "event_timestamp": now})
-    )
+    offline = at(repo, viewers["viewer_id"], now)
     for viewer, features in zip(viewers.itertuples(), offline, strict=True):
         online = read_viewer(repo, str(viewer.viewer_id))
         assert list(online.history_keys) == features.history_keys.tolist()
@@ -114,40 +95,40 @@ def test_offline_now_and_online_are_the_same(home: Home, repo: Path, watches: pd
 
 
 def test_an_unknown_viewer_gets_the_default(repo: Path) -> None:
-    now = pd.Timestamp("2030-01-01", tz="UTC")
-    moments = pd.DataFrame({"viewer_id": ["nobody", "w3", "w40"], "event_timestamp": now})
-    stranger, known, idle = viewer_features_at(repo, moments)
+    names, now = pd.Series(["nobody", "w3", "w40"]), pd.Timestamp("2030-01-01", tz="UTC")
+    stranger, known, idle = at(repo, names, now)
     assert_same_activity(stranger, ViewerFeatures())
     assert stranger.attributes == ()
     assert known.watch_count > 0
     assert_same_activity(idle, ViewerFeatures())
     assert idle.attributes == ("plan=free", "group=1")
     assert not read_viewer(repo, "nobody").history_keys
-    assert viewer_features_at(repo, moments[:0]) == []
+    assert at(repo, names[:0], now) == []
 
 
-def test_a_moment_whose_activity_was_not_kept_is_refused(repo: Path, watches: pd.DataFrame) -> None:
-    seen = watches[watches["part"] != "test"]
-    many = seen[seen.groupby("viewer_id")["time"].transform("size") > 14]
-    with pytest.raises(VireoError, match=r"wasn't kept: only the states after the last 12"):
-        viewer_features_at(repo, moments_before(many.groupby("viewer_id").head(3)))
-
-
-def test_viewers_are_those_that_feast_joins(repo: Path, watches: pd.DataFrame) -> None:
-    moments = moments_before(watches.groupby("viewer_id").tail(8).sample(frac=1, random_state=1))
-    moments = moments.drop_duplicates().astype({"event_timestamp": "datetime64[us, UTC]"})
-    names = ("viewer_activity:viewer_watch_count", "viewer_activity:viewer_like_count")
-    joined = open_features(repo).get_historical_features(
-        entity_df=moments, features=[*names, "viewer_profile:attributes"]
-    )
-    table = joined.to_df().astype({"event_timestamp": "datetime64[us, UTC]"})
-    table = moments.merge(table, how="left", on=["viewer_id", "event_timestamp"])
-    found = viewer_features_at(repo, moments)
-    watched, liked = (table[name.partition(":")[2]].fillna(0).tolist() for name in names)
-    assert [features.watch_count for features in found] == watched
-    assert [features.like_count for features in found] == liked
-    profiles = [tuple(each) for each in table["attributes"]]
-    assert [features.attributes for features in found] == profiles
+def test_lists_end_at_their_limits_and_counts_do_not(
+    repo: Path,
+    watches: pd.DataFrame,
+    interactions: pd.DataFrame,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(past, "HISTORY_LIMIT", 4)
+    monkeypatch.setattr(past, "WATCHED_LIMIT", 9)
+    split = split_watches(interactions, "last")
+    past.write_viewer_activity(split[split["part"] != "test"], tmp_path / "rows.parquet")
+    rows = pd.read_parquet(tmp_path / "rows.parquet")
+    now = pd.Timestamp("2030-01-01", tz="UTC")
+    assert rows["viewer_like_count"].any()
+    written: Iterable[Any] = rows.itertuples()
+    for row, then in zip(written, at(repo, rows["viewer_id"], now), strict=True):
+        expected = recomputed(watches, str(row.viewer_id), now)
+        for keys in (row.watched_keys, then.watched_keys):
+            np.testing.assert_array_equal(keys, expected.watched_keys[-9:])
+        for times in (row.history_times, then.history_times, row.watched_times[-4:] // 1_000_000):
+            np.testing.assert_array_equal(times, expected.history_times[-4:])
+        assert row.viewer_watch_count == then.watch_count == expected.watch_count
+        assert row.viewer_like_count == then.like_count == expected.like_count
 
 
 def statistics_recomputed(

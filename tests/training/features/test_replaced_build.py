@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import multiprocessing
 import os
 import re
@@ -23,7 +22,6 @@ import pandas as pd
 import pytest
 import redis
 from pydantic import SecretStr
-from structlog.testing import capture_logs
 
 from tests.builders.datasets import random_interactions, write_small_dataset
 from tests.builders.redis import RunningRedis, running_redis
@@ -34,16 +32,16 @@ from vireo.server.features.viewer_store import active_key
 from vireo.server.gateway.features import FeatureReader
 from vireo.server.home import Home
 from vireo.training.data import folder
-from vireo.training.features import build, replaced_build
+from vireo.training.features import build, online_store
 from vireo.training.features.build import build_features
+from vireo.training.features.definitions import fill_online
 from vireo.training.features.online_store import OnlineStoreSettings
-from vireo.training.features.repository import fill_online
 
 pytestmark = pytest.mark.integration
 
 MOMENTS = ("before", "amid", "exchanged", "swapped", "announced")
-"""When a build is killed: before and amid its rows, while the old folder lies in the draft, before
-it is announced, and before the old rows are deleted."""
+"""When a build is killed: before and amid its rows, while the old folder lies in the draft, after
+that, and before the old rows are deleted."""
 
 
 @pytest.fixture(scope="module")
@@ -90,8 +88,8 @@ def vireo_features_build(environment: Mapping[str, str], moment: str = "") -> No
         "before": (build, "fill_online", die),
         "amid": (build, "fill_online", fill_once),
         "exchanged": (folder, "_swap", partial(swap_and_die, swap=folder._swap)),
-        "swapped": (replaced_build, "replaced_folder", dying_folder),
-        "announced": (replaced_build, "_clean", die),
+        "swapped": (online_store, "replaced_folder", dying_folder),
+        "announced": (online_store, "_clean", die),
     }
     if moment:
         setattr(*at[moment])
@@ -184,12 +182,7 @@ def test_readers_see_old_rows_or_new_ones_whatever_their_volume_shows(
     home, settings = Home(tmp_path / "home"), OnlineStoreSettings(online_store="redis")
     interactions = random_interactions()
     write_small_dataset(home, "small", interactions)
-    with monkeypatch.context() as earlier:  # as Vireo built before it announced builds
-        earlier.setattr(replaced_build, "BUILD_MARK", "_")
-        build_features(home, "small", "none", settings=settings)
-    client = connected(server)
-    client.delete(*client.keys("vireo:features:*"))
-    (home.root / "features" / ".small.builds").unlink()
+    build_features(home, "small", "none", settings=settings)
     # As NFS may show it to another node for a minute.
     stale = shutil.copytree(home.features("small"), tmp_path / "stale" / "small")
     rows = open_rows(stale, 5)
@@ -224,17 +217,6 @@ def test_readers_see_old_rows_or_new_ones_whatever_their_volume_shows(
         for process, _ in readers:
             process.kill()
             process.join()
-
-
-def test_a_build_that_waits_for_another_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "builds"
-    with path.open("a+") as other, path.open("a+") as file, capture_logs() as logs:
-        fcntl.flock(other, fcntl.LOCK_EX)
-        monkeypatch.setattr("time.sleep", lambda _: fcntl.flock(other, fcntl.LOCK_UN))
-        replaced_build._lock(file, tmp_path / "small")
-    assert [each["event"] for each in logs] == ["another_build_runs"]
 
 
 def test_a_build_that_another_overtook_is_not_announced(

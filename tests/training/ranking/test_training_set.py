@@ -20,9 +20,9 @@ from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.server.releases import layout
 from vireo.server.signals import OUTCOMES
 from vireo.training.config import RankingConfig
-from vireo.training.features.history import viewers_before
 from vireo.training.features.publication import of_the_past
 from vireo.training.features.statistics import just_before, video_features_at
+from vireo.training.features.viewers import PastViewers
 from vireo.training.features.watches import HIDDEN, load_hidden, write_watches
 from vireo.training.ranking import training_set
 from vireo.training.ranking.loss import Batches
@@ -107,7 +107,7 @@ def test_inputs_are_those_that_serving_computes_at_the_same_moment(
     data: RankingSet, labels: pd.DataFrame, trained_repo: Path, release: CandidateRelease
 ) -> None:
     place = len(labels) // 2
-    [viewer] = viewers_before(trained_repo, labels[place : place + 1])
+    [viewer] = PastViewers(trained_repo).before(labels[place : place + 1])
     past, embargo = of_the_past(release)
     embargo.ask(viewer.asked_at, int(data.watches.rows[place, data.watches.label[place]]))
     drawn = CandidatePipeline(past).retrieve(CandidateQuery(viewer=viewer, count=20))
@@ -156,7 +156,7 @@ def test_outcomes_are_labelled_by_last_watches_and_by_videos_hidden_since(
     assert np.array_equal(outcomes.rows[hidden], rows_of(release, late))
     assert np.isnan(np.delete(outcomes.labels[hidden], HIDE, 1)).all()
     # Features are those of the moment at which the video was played or hidden.
-    counts = [viewer.watch_count for viewer in viewers_before(trained_repo, late)]
+    counts = [viewer.watch_count for viewer in PastViewers(trained_repo).before(late)]
     found = np.expm1(outcomes.viewers.viewer_features[hidden, 0])
     assert np.array_equal(np.rint(found), counts)
 

@@ -1,0 +1,271 @@
+"""One connection to a NATS server, which is over for good when it is lost, and reads over it.
+
+Streams are read by pull requests of our own: `nats-py`'s fetch waits until a batch is full or its
+time is over, so events would be late.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import suppress
+from typing import Any
+
+import structlog
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.errors import Error, SecureConnWantedError
+from nats.js.errors import APIError
+from prometheus_client import Gauge
+
+from vireo.server.event_log.settings import EventLogSettings
+
+log = structlog.get_logger()
+
+CONNECTED = Gauge("vireo_log_connected", "1 while the log can be used.")
+
+_CONNECT_SECONDS = 2
+_ANSWER_SECONDS = 2.0
+"""Maximum seconds to wait for an answer."""
+_CLOSE_SECONDS = 0.5
+_PING_SECONDS = 2
+"""Seconds between pings; the connection is lost if two aren't answered: the server may be gone for
+good with the connection half open, which TCP notices after minutes."""
+_BATCH = 500
+"""Maximum messages of a request: what a reader that is slow has in memory."""
+_MAX_BYTES = 16 << 20
+"""Maximum bytes of a request."""
+_EXPIRES_SECONDS = 30.0
+"""Seconds after which the server ends a request, if it isn't full."""
+_GONE_SECONDS = 60.0
+"""Seconds after which the server forgets a reader that asks for nothing."""
+_REQUEST_ENDED, _ALIVE = ("404", "408"), "100"
+"""Statuses: a request has brought all it could; and nothing has come yet. Any other says that the
+consumer is gone."""
+_CONSUMER_GONE = ("Consumer Deleted", "Server Shutdown", "Leadership Change")
+
+
+class Connection:
+    """A connection to one of the log's servers."""
+
+    def __init__(self, settings: EventLogSettings) -> None:
+        """Hold the settings; `open` connects."""
+        self._settings = settings
+        self.client = Client()
+        self.lost = asyncio.Event()
+        self.server = ""
+        """Its host:port, without the credentials that an address may hold."""
+        self._error = ""
+        """What the server, or the network, said last."""
+
+    @staticmethod
+    async def open(settings: EventLogSettings) -> Connection:
+        """Return a connection to one of the servers; each is tried.
+
+        Raises:
+            nats.errors.Error, OSError: none can be reached, or it refuses.
+        """
+        connection = Connection(settings)
+        try:
+            await connection._open()
+        except BaseException:
+            await connection.close()
+            raise
+        return connection
+
+    async def _open(self) -> None:
+        settings, client = self._settings, self.client
+        options: dict[str, Any] = {}
+        if settings.nats_user:
+            options |= {"user": settings.nats_user, "password": self._token}
+        elif settings.nats_token.get_secret_value():
+            options["token"] = self._token
+        if settings.nats_ca:
+            make = ssl.create_default_context
+            options["tls"] = await asyncio.to_thread(make, cafile=settings.nats_ca)
+        try:
+            await client.connect(
+                settings.servers,
+                connect_timeout=_CONNECT_SECONDS,
+                allow_reconnect=False,
+                max_reconnect_attempts=1,
+                reconnect_time_wait=0,
+                ping_interval=_PING_SECONDS,
+                max_outstanding_pings=2,
+                error_cb=self._on_error,
+                closed_cb=self._on_closed,
+                **options,
+            )
+        except (Error, OSError) as error:
+            # Once all servers were tried it only says so: what they said comes before.
+            reason = self._error or str(error) or type(error).__name__
+            refused = "authorization" in reason.lower()
+            hint = "; see VIREO_NATS_TOKEN, and VIREO_NATS_USER" if refused else ""
+            raise Error(reason + hint) from error
+        self._require_tls()
+        address = client.connected_url
+        self.server = f"{address.hostname}:{address.port}" if address is not None else ""
+        log.info("connected to the log", server=self.server)
+
+    async def part(self) -> None:
+        """Part with a server that doesn't answer, if there are others: it may be cut off."""
+        if len(self._settings.servers) > 1 and not self.lost.is_set():
+            log.warning("leaving a server of the log that doesn't answer", server=self.server)
+            await self.close()
+
+    async def ask(
+        self,
+        subject: str,
+        data: bytes = b"",
+        headers: dict[str, str] | None = None,
+        seconds: float = _ANSWER_SECONDS,
+    ) -> dict[str, Any]:
+        """Send a message, and return what JetStream answers within some seconds, if anything.
+
+        Raises:
+            NoRespondersError: nobody listens to the subject; the message went nowhere.
+            nats.js.errors.APIError: the server refuses.
+            nats.errors.Error, TimeoutError: no answer; it may have been heard or not.
+        """
+        message = await self.client.request(subject, data, seconds, headers=headers)
+        told: dict[str, Any] = json.loads(message.data or b"{}")
+        if "error" in told:
+            raise APIError.from_error(told["error"])
+        return told
+
+    async def close(self) -> None:
+        """Close the connection."""
+        self._end()
+        # Closing a connection whose TLS handshake has failed would never end.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                await self.client.close()
+
+    def _token(self) -> str:
+        self._require_tls()  # before a server gets to see the token
+        return self._settings.nats_token.get_secret_value()
+
+    def _require_tls(self) -> None:
+        """Refuse a server without TLS if TLS is wanted; `nats-py` leaves it to the server."""
+        if self._settings.nats_ca and not self.client._server_info.get("tls_required"):
+            raise SecureConnWantedError
+
+    async def _on_error(self, error: Exception) -> None:
+        self._error = str(error) or type(error).__name__
+
+    async def _on_closed(self) -> None:
+        if self.server and not self.lost.is_set():
+            reason = self.client.last_error
+            log.warning("connection to the log lost", server=self.server, reason=str(reason))
+        self._end()
+
+    def _end(self) -> None:
+        if not self.lost.is_set():  # else there may be another connection by now
+            CONNECTED.set(0)
+        self.lost.set()
+
+
+async def pull(
+    connection: Connection, stream: str, subject: str, after: int, heartbeat: float
+) -> AsyncGenerator[Sequence[Msg], None]:
+    """Yield the messages of a stream after a position, as they come; nothing if none has come.
+
+    It yields nothing, too, as soon as all that was there has come, and never before.
+    Ends if the connection is lost or the server lost its consumer: read again from there.
+
+    Args:
+        connection: to a server.
+        stream: the stream's name.
+        subject: which of its messages.
+        after: the last position that was read.
+        heartbeat: seconds after which the server says that nothing has come. It counts as gone
+            after two and a half without a word.
+
+    Raises:
+        nats.errors.Error, TimeoutError: the server doesn't answer, or refuses.
+    """
+    start = {"deliver_policy": "by_start_sequence", "opt_start_seq": after + 1} if after else {}
+    consumer = {
+        "deliver_policy": "all",
+        "filter_subject": subject,
+        "ack_policy": "none",
+        "inactive_threshold": _nanoseconds(_GONE_SECONDS),
+        "mem_storage": True,
+        "num_replicas": 1,
+        **start,
+    }
+    asked = json.dumps({"stream_name": stream, "config": consumer}).encode()
+    made = await connection.ask(f"$JS.API.CONSUMER.CREATE.{stream}", asked)
+    client = connection.client
+    answers: asyncio.Queue[Msg | None] = asyncio.Queue()  # bounded by what a request asks for
+    inbox = client.new_inbox()
+    subscription = await client.subscribe(inbox, cb=answers.put)
+    lost = asyncio.create_task(_tell(connection.lost, answers))
+    next_messages = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{made['name']}"
+    request = json.dumps(
+        {
+            "batch": _BATCH,
+            "max_bytes": _MAX_BYTES,
+            "expires": _nanoseconds(_EXPIRES_SECONDS),
+            "idle_heartbeat": _nanoseconds(heartbeat),
+        }
+    ).encode()
+    behind, left, delivered = made.get("num_pending", 0), 0, 0
+    try:
+        if not behind:
+            yield ()
+        while True:
+            if left <= 0:
+                await client.publish(next_messages, request, reply=inbox)
+                left = _BATCH
+            async with asyncio.timeout(2.5 * heartbeat):
+                some = [await answers.get()]
+            while not answers.empty():
+                some.append(answers.get_nowait())
+            messages = [each for each in some if each is not None and not _status(each)]
+            if messages:
+                delivered += len(messages)
+                last = messages[-1].metadata
+                if last.sequence.consumer != delivered:
+                    raise Error("messages are missing")  # the client dropped some
+            left -= len(messages)
+            if messages or not behind:
+                yield messages
+            statuses = {_status(each) for each in some if each is not None} - {"", _ALIVE}
+            if not statuses.isdisjoint(_REQUEST_ENDED):
+                left = 0
+            if None in some or not statuses.issubset(_REQUEST_ENDED):
+                return
+            if behind:
+                if messages:
+                    behind = last.num_pending
+                else:  # retention may have taken what was pending
+                    info = await connection.ask(f"$JS.API.CONSUMER.INFO.{stream}.{made['name']}")
+                    on_their_way = info["delivered"]["consumer_seq"] - delivered
+                    behind = info["num_pending"] + on_their_way
+                if not behind:
+                    yield ()
+    finally:
+        lost.cancel()
+        with suppress(Error):
+            await subscription.unsubscribe()
+
+
+async def _tell(lost: asyncio.Event, answers: asyncio.Queue[Msg | None]) -> None:
+    await lost.wait()
+    answers.put_nowait(None)
+
+
+def _status(message: Msg) -> str:
+    """Return what the server says instead of a message; empty for a message of the stream."""
+    headers = message.headers or {}
+    status = headers.get("Status", "")
+    if status == "409" and headers.get("Description", "") not in _CONSUMER_GONE:
+        return "408"  # the request is full, by messages or by bytes
+    return status
+
+
+def _nanoseconds(seconds: float) -> int:
+    return int(seconds * 1e9)
