@@ -19,8 +19,8 @@ from vireo.server.pod.announcements import Announcements
 from vireo.server.releases.bucket import StoreError
 from vireo.server.releases.manifest import ReleaseError
 from vireo.server.releases.store import ReleaseStore
-from vireo.server.rpc.disk_metrics import export_disk
 from vireo.server.rpc.logs import configure_logs
+from vireo.server.rpc.metrics import export_disk
 from vireo.server.rpc.server import RpcServer
 from vireo.server.rpc.spans import start_export
 

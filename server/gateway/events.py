@@ -24,10 +24,10 @@ from vireo.server.recommend.catalogue.takedowns import Takedowns
 from vireo.server.rpc.admission import Admission, Slots
 from vireo.server.rpc.caller import caller_of
 from vireo.server.rpc.errors import RpcError, ShedError
-from vireo.server.rpc.guard import ServiceLimits
-from vireo.server.rpc.places import STREAM_RETRY, Places
+from vireo.server.rpc.guard import MAX_RPCS, ServiceLimits
 from vireo.server.rpc.reading import Context
 from vireo.server.rpc.server import RpcServer
+from vireo.server.rpc.streams import STREAM_RETRY, Places
 from vireo.v1 import event_pb2 as pb
 from vireo.v1.catalog_pb2_grpc import add_CatalogServiceServicer_to_server
 from vireo.v1.event_pb2_grpc import (
@@ -260,5 +260,5 @@ def add_recording(
         ),
     ):
         slots = Slots(MAX_CALLS, _MAX_SECONDS)
-        admission = Admission(slots, settings.max_concurrent_rpcs)
+        admission = Admission(slots, MAX_RPCS)
         server.add(name, register, limits=ServiceLimits(admission, rules, work))
