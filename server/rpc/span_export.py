@@ -210,7 +210,12 @@ class _CollectorExporter(SpanExporter):
         """Send spans, which wait no longer."""
         self.room.release(len(spans))
         self._renew_if_changed()
-        result = self._inner.export(spans)
+        try:
+            result = self._inner.export(spans)
+        except Exception:
+            # Whatever it was, these spans are lost. The SDK logs it.
+            _COLLECTOR_DROPS.inc(len(spans))
+            raise
         counter = EXPORTED if result is SpanExportResult.SUCCESS else _COLLECTOR_DROPS
         counter.inc(len(spans))
         return result
