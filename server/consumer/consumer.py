@@ -22,8 +22,8 @@ from vireo.server.releases.bucket import StoreError
 from vireo.server.releases.manifest import ReleaseError
 from vireo.server.releases.s3 import S3Settings
 from vireo.server.releases.store import ReleaseStore
-from vireo.server.rpc.disk_metrics import export_disk
 from vireo.server.rpc.logs import configure_logs
+from vireo.server.rpc.metrics import export_disk
 from vireo.server.rpc.server import RpcServer
 from vireo.server.rpc.settings import RpcSettings
 from vireo.server.rpc.spans import start_export

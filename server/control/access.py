@@ -42,7 +42,7 @@ def guard_edge(listener: Document, settings: ControlSettings, jwks: str) -> None
         settings: which of TLS, tokens and rate limits are enabled.
         jwks: the public keys that tokens are verified with.
     """
-    _use_tls(listener, "edge_tls", settings)
+    use_tls(listener, "edge_tls", settings)
     manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
     filters = manager["http_filters"]
     names = [each["name"] for each in filters]
@@ -94,12 +94,8 @@ def open_inference(listener: Document, routes: Document) -> None:
             each["typed_config"]["rules"]["policies"]["vireo.inference"] = document["scope"]
 
 
-def guard_inner(listener: Document, settings: ControlSettings) -> None:
-    """Restrict an inner listener to our own processes by mutual TLS."""
-    _use_tls(listener, "inner_tls", settings)
-
-
-def _use_tls(listener: Document, template: str, settings: ControlSettings) -> None:
+def use_tls(listener: Document, template: str, settings: ControlSettings) -> None:
+    """Have a listener's callers use TLS as a template says, if it is enabled."""
     if settings.envoy_secrets is not None:
         [chain] = listener["filter_chains"]
         chain["transport_socket"] = filled(template, {"secrets": settings.envoy_secrets})

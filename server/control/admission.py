@@ -29,6 +29,9 @@ _PARALLEL_CHECKS = 64
 _FIRST_SECONDS = 5.0
 """Maximum seconds to wait at the start for production's pods: Envoy would send calls to a pod that
 doesn't listen yet, and count them as its errors."""
+DRAIN_SECONDS = 6.0
+"""Seconds for which a pod that discovery no longer lists is published as draining: longer than it
+reports NOT_SERVING but still answers in Kubernetes, so that calls under way end."""
 _EMPTY_SECONDS = 30.0
 """Seconds for which discovery must find no pods before a pool is emptied."""
 
@@ -121,7 +124,7 @@ class Admission:
         # stands in for a canary pool, and shadow responses aren't needed.
         self._pools = {
             pool: Membership(
-                drain_seconds=settings.endpoint_drain_seconds,
+                drain_seconds=DRAIN_SECONDS,
                 empty_seconds=_EMPTY_SECONDS,
                 trusting=pool.name == "production",
             )

@@ -20,8 +20,8 @@ from prometheus_client import Counter, Gauge
 from vireo.server.control.clients import Client, ClientLimitError, Push
 from vireo.server.control.snapshot import KINDS, WARMING_ORDER, Snapshot, version_of
 from vireo.server.rpc.errors import RpcError
-from vireo.server.rpc.places import STREAM_RETRY, Places
 from vireo.server.rpc.server import RpcServer
+from vireo.server.rpc.streams import STREAM_RETRY, Places
 
 log = structlog.get_logger()
 

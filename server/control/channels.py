@@ -39,8 +39,6 @@ MAX_CHANNELS = 16
 _POLL_SECONDS = 0.75
 _FORGET_SECONDS = 30.0
 """A channel without a call for this long is no longer read."""
-_UNUSED_SECONDS = 30.0
-"""Seconds between reads of the canary's share while no viewer could go to the canary."""
 _STALE_SECONDS = 2.0
 """Age from which on a read no longer vouches for what the channel names."""
 _RETRY_AFTER = timedelta(seconds=1)
@@ -70,22 +68,18 @@ class ChannelWatch:
     Use it from one event loop. Times are of the monotonic clock.
     """
 
-    def __init__(
-        self, channels: Channels, changed: Callable[[float], None], used: Callable[[], bool]
-    ) -> None:
+    def __init__(self, channels: Channels, changed: Callable[[float], None]) -> None:
         """Start without channels.
 
         Args:
             channels: reads them.
             changed: called with the canary's share, 0 to 1, once it is known and on each change.
-            used: returns whether the share matters now; else it is read rarely.
         """
         self.attempts = Attempts("channels")
         """Attempts to read channels; one fails if no channel can be read."""
         self._channels = channels
-        self._changed, self._used = changed, used
+        self._changed = changed
         self._share: float | None = None
-        self._share_read_at = float("-inf")
         self._asked_at: dict[str, float] = {}
         """When each channel was last asked for."""
         self._found: dict[str, tuple[float, str]] = {}
@@ -105,10 +99,6 @@ class ChannelWatch:
                 async with asyncio.timeout(self.attempts.pause(_POLL_SECONDS)):
                     await self._wake.wait()
 
-    def wake(self) -> None:
-        """Read the channels at once."""
-        self._wake.set()
-
     def release_id(self, name: str) -> str | None:
         """Return the release that a channel names, empty if none; None if that isn't known now.
 
@@ -121,7 +111,7 @@ class ChannelWatch:
                     grpc.StatusCode.RESOURCE_EXHAUSTED,
                     f"{MAX_CHANNELS} other channels are followed already; read this one yourself",
                 )
-            self.wake()
+            self._wake.set()  # it is read at once
         self._asked_at[name] = now = time.monotonic()
         read_at, release_id = self._found.get(name, (float("-inf"), ""))
         return release_id if now - read_at < _STALE_SECONDS else None
@@ -137,9 +127,7 @@ class ChannelWatch:
         self._asked_at = {
             name: at for name, at in self._asked_at.items() if at >= began - _FORGET_SECONDS
         }
-        names = set(self._asked_at)
-        if self._used() or began - self._share_read_at >= _UNUSED_SECONDS:
-            names.add(CANARY)
+        names = {CANARY, *self._asked_at}
         failures: list[Exception] = []
         reads = (asyncio.to_thread(self._channels.read_channel, name) for name in names)
         results = await asyncio.gather(*reads, return_exceptions=True)
@@ -152,7 +140,7 @@ class ChannelWatch:
                 self._apply(name, result)
             except Exception as error:  # noqa: BLE001
                 failures.append(error)
-        if names and len(failures) == len(names):
+        if len(failures) == len(names):
             self.attempts.failed(failures[0])
         else:
             self.attempts.succeeded(frozenset(map(str, failures)))
@@ -167,7 +155,6 @@ class ChannelWatch:
                 self._changed(share)
                 self._share = share
                 log.info("canary share", share=share)
-            self._share_read_at = now
 
 
 class ChannelServicer(channel_pb2_grpc.ChannelServiceServicer):

@@ -64,7 +64,6 @@ class Control:
         self._channels = ChannelWatch(
             channels,
             lambda share: self._change(canary_share=share),
-            lambda: self.mesh.has_canary,
         )
         self.servicer = add_xds_services(server)
         add_channel_service(server, self._channels)
@@ -98,11 +97,9 @@ class Control:
 
         A change that yields no valid snapshot is dropped, since it would fail all later ones.
         """
-        had_canary, mesh = self.mesh.has_canary, replace(self.mesh, **news)
+        mesh = replace(self.mesh, **news)
         snapshot = resources.snapshot(self._settings, mesh)
         self.mesh = mesh
-        if mesh.has_canary and not had_canary:
-            self._channels.wake()
         if self._complete:
             self.servicer.publish(snapshot)
         for part in news:

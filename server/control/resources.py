@@ -183,7 +183,7 @@ def _inner(settings: ControlSettings, mesh: Mesh) -> Iterator[Resource]:
     for service in INNER:
         port = getattr(settings, f"{service}_port")
         listener = filled("inner_listener", {"name": service, "port": port})
-        access.guard_inner(listener, settings)
+        access.use_tls(listener, "inner_tls", settings)
         _trace(listener, settings, 0.0)  # calls that the edge has sampled
         yield resource(Listener, listener)
         yield _inner_routes(service, mesh)

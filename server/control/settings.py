@@ -120,8 +120,6 @@ class ControlSettings(RpcSettings):
     """The pods, as JSON: {"candidate": {"production": ["address:port"]}}; used without a file."""
     endpoints_file: Path | None = None
     """A JSON or YAML file with the same content; it is watched for changes."""
-    endpoint_drain_seconds: float = Field(default=3.0, ge=0)
-    """Seconds for which a pod that discovery no longer lists is published as draining."""
     kubernetes: KubernetesSettings = Field(default_factory=KubernetesSettings.load)
     """Settings of discovery in a Kubernetes cluster."""
     s3: S3Settings = Field(default_factory=S3Settings.load)

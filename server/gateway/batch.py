@@ -28,7 +28,7 @@ from vireo.server.rpc.admission import LOW_PRIORITY
 from vireo.server.rpc.errors import invalid_argument, unavailable
 from vireo.server.rpc.guard import request_id
 from vireo.server.rpc.reading import Context
-from vireo.server.rpc.standard import MAX_STREAM_SECONDS
+from vireo.server.rpc.streams import MAX_STREAM_SECONDS
 from vireo.server.rpc.trace import current_call
 from vireo.v1 import recommendation_pb2 as pb
 

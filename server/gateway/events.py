@@ -23,10 +23,10 @@ from vireo.server.recommend.catalogue.takedowns import Takedowns
 from vireo.server.rpc.admission import Admission, Slots
 from vireo.server.rpc.caller import caller_of
 from vireo.server.rpc.errors import RpcError, ShedError
-from vireo.server.rpc.guard import ServiceLimits, Work
-from vireo.server.rpc.places import STREAM_RETRY, Places
+from vireo.server.rpc.guard import MAX_RPCS, ServiceLimits, Work
 from vireo.server.rpc.reading import Context
 from vireo.server.rpc.server import RpcServer
+from vireo.server.rpc.streams import STREAM_RETRY, Places
 from vireo.server.rpc.validation import Rules
 from vireo.v1 import event_pb2 as pb
 from vireo.v1.catalog_pb2_grpc import add_CatalogServiceServicer_to_server
@@ -242,7 +242,7 @@ def add_recording(
 
     def limits(rules: Rules, work: Work) -> ServiceLimits:
         slots = Slots(MAX_CALLS, _MAX_SECONDS)
-        return ServiceLimits(Admission(slots, settings.max_concurrent_rpcs), rules, work)
+        return ServiceLimits(Admission(slots, MAX_RPCS), rules, work)
 
     server.add(
         NAME,

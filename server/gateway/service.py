@@ -44,8 +44,8 @@ from vireo.server.releases.layout import TAKEDOWNS
 from vireo.server.releases.loader import ReleaseLoader
 from vireo.server.rpc.errors import invalid_argument
 from vireo.server.rpc.guard import request_id
-from vireo.server.rpc.places import Places
 from vireo.server.rpc.reading import Context
+from vireo.server.rpc.streams import Places
 from vireo.server.rpc.tls import lasting_channel
 from vireo.server.rpc.trace import current_call
 from vireo.v1 import recommendation_pb2 as pb

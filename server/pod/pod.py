@@ -33,13 +33,13 @@ from vireo.server.releases.loader import ReleaseLoader
 from vireo.server.releases.s3 import S3Settings
 from vireo.server.releases.store import ReleaseStore
 from vireo.server.rpc.admission import MAX_CALLS, MAX_WAIT, Admission, Slots
-from vireo.server.rpc.disk_metrics import export_disk
 from vireo.server.rpc.guard import ServiceLimits, Work
 from vireo.server.rpc.logs import configure_logs
-from vireo.server.rpc.places import Places
+from vireo.server.rpc.metrics import export_disk
 from vireo.server.rpc.server import RpcServer
 from vireo.server.rpc.settings import RpcSettings
 from vireo.server.rpc.spans import start_export
+from vireo.server.rpc.streams import Places
 from vireo.v1 import release_pb2, release_pb2_grpc
 
 log = structlog.get_logger()

@@ -26,7 +26,6 @@ from vireo.server.rpc.admission import Admission
 from vireo.server.rpc.budget import REFUSAL_SECONDS, Budget
 from vireo.server.rpc.caller import caller_of, check_viewer
 from vireo.server.rpc.errors import RpcError, ShedError, ShedReason, invalid_argument, unavailable
-from vireo.server.rpc.places import STREAM_RETRY, Places
 from vireo.server.rpc.reading import (
     COMPRESSED,
     Context,
@@ -37,7 +36,7 @@ from vireo.server.rpc.reading import (
     only_message,
 )
 from vireo.server.rpc.spans import begin_server_span, end_server_span
-from vireo.server.rpc.streams import Streams
+from vireo.server.rpc.streams import STREAM_RETRY, Places, Streams
 from vireo.server.rpc.trace import begin_call, sampled_trace_id, sendable
 from vireo.server.rpc.validation import Rules, validate
 
@@ -48,6 +47,9 @@ REQUEST_ID = "x-request-id"
 _MAX_REQUEST_ID_LENGTH = 128
 _PACKAGES = ("/vireo.", "/inference.")
 
+MAX_RPCS = 2000
+"""Maximum concurrent calls of our services, including those whose message hasn't arrived. A caller
+at the edge leaves as many to others as it has itself."""
 _LIGHT_BYTES = 1 << 10
 """Maximum bytes of a message that is parsed at once, unless it is compressed: as long as a plain
 slate's, and checked within half a millisecond whatever it holds. In 16 KiB a thousand almost empty
@@ -110,16 +112,15 @@ class Guard:
     whether a server lives, and must be answered under any load.
     """
 
-    def __init__(self, access_log_share: float, max_calls: int, max_bytes: int) -> None:
+    def __init__(self, access_log_share: float, max_bytes: int) -> None:
         """Start without services.
 
         Args:
             access_log_share: share of calls that get a log line.
-            max_calls: maximum concurrent calls of our services, including those not read yet.
             max_bytes: maximum bytes of a message of our services.
         """
         self._access_log_share = access_log_share
-        self._max_calls = max_calls
+        self._max_calls = MAX_RPCS
         self._max_bytes = max_bytes
         self.standard_streams = Places(standard.MAX_STREAMS, STREAM_RETRY)
         self._streams = Streams()

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import shutil
 import socket
+import sys
 import threading
 import time
-from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass, field
-from email.utils import formatdate
-from functools import partial
+from collections.abc import Callable, Mapping
+from functools import cache, partial
 from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler
 from importlib.metadata import version
+from pathlib import Path
+from socketserver import ThreadingTCPServer
+from typing import Any, Literal
 
+import structlog
 from prometheus_client import REGISTRY, CollectorRegistry, Gauge, disable_created_metrics
 from prometheus_client.exposition import choose_encoder
 
 from vireo.server.errors import VireoError
+
+log = structlog.get_logger()
 
 # By default each counter has a second series with the time of its first event.
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -26,80 +34,24 @@ BUILD_INFO.labels(version("vireo")).set(1)
 
 LOOPBACK = "127.0.0.1"
 MAX_CONNECTIONS = 128
-"""Maximum open connections; a further one ends the oldest."""
-_MAX_SECONDS = 5.0
-"""Maximum seconds of a connection, however slowly it sends its request and reads the response."""
+"""Maximum open connections; a further one is closed."""
+_MAX_SILENCE = 5.0
+"""Maximum seconds for which a connection may be silent."""
 
 
-@dataclass(frozen=True)
-class _Pages:
-    registry: CollectorRegistry
-    probes: Mapping[str, Callable[[], str]]
-    open: dict[asyncio.Timeout, None] = field(default_factory=dict)
-    """Those of the open connections, the oldest first."""
+class MetricsEndpoint(ThreadingTCPServer):
+    """The HTTP endpoint, served by threads of its own until it is closed."""
 
-    async def serve(self, listening: socket.socket, closed: asyncio.Event) -> None:
-        """Serve on a socket until `closed` is set."""
-        server = await asyncio.start_server(self._answer, sock=listening)
-        await closed.wait()
-        server.close()
+    allow_reuse_address = daemon_threads = True
+    request_queue_size = MAX_CONNECTIONS
 
-    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Answer the one request of a connection."""
-        if len(self.open) >= MAX_CONNECTIONS:
-            oldest = next(iter(self.open))
-            del self.open[oldest]
-            if not oldest.expired():
-                oldest.reschedule(0)
-        writer.transport.set_write_buffer_limits(0)  # `drain` waits until all is sent
-        try:
-            async with asyncio.timeout(_MAX_SECONDS) as timeout:
-                self.open[timeout] = None
-                head = await reader.readuntil(b"\r\n\r\n")
-                writer.write(await asyncio.to_thread(self._response, head))
-                await writer.drain()
-        except (TimeoutError, OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-            writer.transport.abort()  # it was too slow, has gone, or sends something else
-        finally:
-            self.open.pop(timeout, None)
-            writer.close()
-
-    def _response(self, request_head: bytes) -> bytes:
-        request, *fields = request_head.decode("latin-1").split("\r\n")
-        path = f"{request} / /".split()[1].partition("?")[0]
-        status, kind = HTTPStatus.OK, "text/plain"
-        if path in self.probes:
-            problem = self.probes[path]()
-            status = HTTPStatus.SERVICE_UNAVAILABLE if problem else HTTPStatus.OK
-            body = f"{problem or 'OK'}\n".encode()
-        else:
-            headers = {each.partition(":")[0].lower(): each.partition(":")[2] for each in fields}
-            encode, kind = choose_encoder(headers.get("accept", ""))
-            body = encode(self.registry)
-        head = (
-            f"HTTP/1.1 {status} {status.phrase}\r\nDate: {formatdate(usegmt=True)}\r\n"
-            f"Content-Type: {kind}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
-        )
-        return head.encode() + body
-
-
-@dataclass(frozen=True)
-class MetricsEndpoint:
-    """The HTTP endpoint, served by an event loop in a thread of its own until it is closed."""
-
-    port: int
-    """The port that it listens on."""
-    _loop: asyncio.AbstractEventLoop
-    _thread: threading.Thread
-    _closed: asyncio.Event
-
-    @staticmethod
-    def open(
+    def __init__(
+        self,
         port: int,
         registry: CollectorRegistry = REGISTRY,
         host: str = LOOPBACK,
         probes: Mapping[str, Callable[[], str]] | None = None,
-    ) -> MetricsEndpoint:
+    ) -> None:
         """Start to serve http://<host>:<port>/metrics.
 
         `probes` are further pages by their path: 503 with what they return, or 200 if it is empty.
@@ -108,36 +60,76 @@ class MetricsEndpoint:
         Raises:
             VireoError: the port is taken, or the host isn't this machine's.
         """
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self.registry, self.probes = registry, probes or {}
+        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._places = threading.Semaphore(MAX_CONNECTIONS)
         try:
-            listening = socket.create_server((host, port), family=family, backlog=MAX_CONNECTIONS)
+            super().__init__((host, port), _Page)
         except OSError as error:
             raise VireoError(
                 f"can't serve metrics on {host}:{port}: {error.strerror}; stop the other process, "
                 "or choose another port: with VIREO_METRICS_PORT (0 for none) for a process by "
                 "itself, with VIREO_PORT_BASE under `vireo up`"
             ) from error
-        loop, closed = asyncio.new_event_loop(), asyncio.Event()
-        work = _Pages(registry, probes or {}).serve(listening, closed)
-        thread = threading.Thread(target=_run, args=(loop, work), name="metrics", daemon=True)
-        port = listening.getsockname()[1]
-        thread.start()
-        return MetricsEndpoint(port, loop, thread, closed)
+        self.port: int = self.server_address[1]
+        """The port that it listens on."""
+        self._thread = threading.Thread(
+            target=self.serve_forever, args=(0.1,), name="metrics", daemon=True
+        )
+        self._thread.start()
 
     def close(self) -> None:
-        """Free the port; return once the thread has ended."""
-        self._loop.call_soon_threadsafe(self._closed.set)
-        self._thread.join()
+        """Free the port; return once no request is accepted any more."""
+        self.shutdown()
+        self.server_close()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Answer a connection in a thread of its own, unless too many are open."""
+        if self._places.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Answer a connection."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._places.release()
+
+    def handle_error(self, *_: object) -> None:
+        """Ignore a caller that was too slow or has gone; a collector's error is logged."""
+        if not isinstance(sys.exception(), OSError):
+            log.exception("a page of metrics failed")
 
 
-def _run(loop: asyncio.AbstractEventLoop, work: Coroutine[None, None, None]) -> None:
-    with asyncio.Runner(loop_factory=lambda: loop) as runner:
-        runner.run(work)
+class _Page(BaseHTTPRequestHandler):
+    timeout = _MAX_SILENCE
+    server: MetricsEndpoint
+
+    def do_GET(self) -> None:
+        path = self.path.partition("?")[0]
+        status, kind = HTTPStatus.OK, "text/plain"
+        if path in self.server.probes:
+            problem = self.server.probes[path]()
+            status = HTTPStatus.SERVICE_UNAVAILABLE if problem else HTTPStatus.OK
+            body = f"{problem or 'OK'}\n".encode()
+        else:
+            encode, kind = choose_encoder(self.headers.get("accept", ""))
+            body = encode(self.server.registry)
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Log nothing."""
 
 
 MAX_LAG = 1.0
 """Seconds for which a scrape waits for the event loop."""
-_MAX_SILENCE = 2.0
+_LIVE_SECONDS = 2.0
 """Seconds within which an event loop that lives answers."""
 
 LAG = Gauge(
@@ -186,8 +178,38 @@ def probe_pages(
     """
 
     def live() -> str:
-        if answers(loop, _MAX_SILENCE):
+        if answers(loop, _LIVE_SECONDS):
             return ""
-        return f"the event loop was silent for {_MAX_SILENCE:g} s"
+        return f"the event loop was silent for {_LIVE_SECONDS:g} s"
 
     return {"/live": live, "/ready": lambda: live() or ("" if serving() else "NOT_SERVING")}
+
+
+@cache
+def _disk_gauges() -> tuple[Gauge, Gauge]:
+    """Return the gauges of disks, which only processes that write to some have."""
+    free = Gauge(
+        "vireo_disk_free_bytes",
+        "Free space of the disk that holds a folder that the process writes.",
+        ["folder"],
+    )
+    return free, Gauge("vireo_disk_size_bytes", "Size of that disk.", ["folder"])
+
+
+def export_disk(folder: str, path: Path) -> None:
+    """Export the space of the disk of a folder, called `folder` in labels, with every scrape."""
+    free, size = _disk_gauges()
+    free.labels(folder).set_function(partial(_bytes, path, "free"))
+    size.labels(folder).set_function(partial(_bytes, path, "total"))
+
+
+def _bytes(path: Path, which: Literal["free", "total"]) -> float:
+    """Return the bytes that this user may still write, or all of the disk; NaN if it can't tell.
+
+    The folder may not be there yet: the disk is that of the nearest one above it.
+    """
+    try:
+        usage = shutil.disk_usage(next(each for each in (path, *path.parents) if each.exists()))
+    except OSError:
+        return math.nan
+    return usage.free if which == "free" else usage.total

@@ -23,11 +23,11 @@ from vireo.server.rpc.budget import WAITING, Budget
 from vireo.server.rpc.guard import Guard, ServiceLimits
 from vireo.server.rpc.logs import flush_all
 from vireo.server.rpc.metrics import MetricsEndpoint, measure_lag, probe_pages
-from vireo.server.rpc.places import Places
 from vireo.server.rpc.reading import Handler
 from vireo.server.rpc.settings import RpcSettings
 from vireo.server.rpc.spans import end_export
-from vireo.server.rpc.standard import MAX_STREAM_SECONDS, HealthServicer, add_reflection
+from vireo.server.rpc.standard import HealthServicer, add_reflection
+from vireo.server.rpc.streams import MAX_STREAM_SECONDS, Places
 
 log = structlog.get_logger()
 
@@ -56,11 +56,7 @@ class RpcServer:
     def __init__(self, settings: RpcSettings) -> None:
         """Create the server; nothing is bound yet."""
         self._settings = settings
-        self._guard = Guard(
-            settings.access_log_share,
-            settings.max_concurrent_rpcs,
-            settings.max_message_bytes,
-        )
+        self._guard = Guard(settings.access_log_share, settings.max_message_bytes)
         WAITING.set_function(lambda: self.budget.waiting)
         self._server = grpc_server(settings)
         self._methods = Methods(self._server, self._guard.guarded)
@@ -151,7 +147,7 @@ class RpcServer:
             loop = asyncio.get_running_loop()
             measure_lag(loop)
             pages = probe_pages(loop, lambda: self.serving)
-            self._metrics = MetricsEndpoint.open(
+            self._metrics = MetricsEndpoint(
                 settings.metrics_port, host=settings.metrics_host, probes=pages
             )
         await self._server.start()

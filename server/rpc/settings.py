@@ -84,9 +84,6 @@ class RpcSettings(BaseSettings):
     sending calls."""
     grace_seconds: float = Field(default=3.0, ge=0, le=600)
     """Seconds after the drain for calls in flight to finish."""
-    max_concurrent_rpcs: int = Field(default=2000, ge=1)
-    """Maximum concurrent calls, including those whose message hasn't arrived; without health
-    checks and streams. A caller at the edge leaves as many to others as it has itself."""
     max_message_bytes: int = Field(default=4 << 20, ge=1024)
     """Maximum bytes of a request."""
     max_connection_age: float = Field(default=300, ge=0)

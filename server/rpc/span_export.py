@@ -75,21 +75,7 @@ class SpanExport:
     failures = _FAILURES
     """Statuses of failed calls, which are exported though they aren't sampled."""
 
-    def __init__(self, provider: TracerProvider, slow_seconds: float) -> None:
-        """Make spans with this provider.
-
-        Args:
-            provider: OpenTelemetry's.
-            slow_seconds: a call that takes as long is exported though it isn't sampled.
-        """
-        self._provider = provider
-        self._tracer = provider.get_tracer("vireo")
-        self.slow_seconds = slow_seconds
-
-    @staticmethod
-    def open(
-        endpoint: str, tls: TlsFiles | None, kind: str, instance: str, slow_seconds: float
-    ) -> SpanExport:
+    def __init__(self, endpoint: str, tls: TlsFiles | None, kind: str, instance: str) -> None:
         """Export to a collector, which needn't be there.
 
         Args:
@@ -97,7 +83,6 @@ class SpanExport:
             tls: this process's files, for https.
             kind: what this process is, for example "gateway".
             instance: its name.
-            slow_seconds: a call that takes as long is exported though it isn't sampled.
 
         Raises:
             VireoError: a TLS file can't be read.
@@ -106,9 +91,9 @@ class SpanExport:
             {"service.name": f"vireo-{kind}", "service.instance.id": instance}
         )
         # Whoever begins a span has decided that it is sampled.
-        provider = TracerProvider(ALWAYS_ON, resource, shutdown_on_exit=False)
-        provider.add_span_processor(_BoundedProcessor(_CollectorExporter(endpoint, tls)))
-        return SpanExport(provider, slow_seconds)
+        self._provider = TracerProvider(ALWAYS_ON, resource, shutdown_on_exit=False)
+        self._provider.add_span_processor(_BoundedProcessor(_CollectorExporter(endpoint, tls)))
+        self._tracer = self._provider.get_tracer("vireo")
 
     def close(self, seconds: float) -> None:
         """Send what is left, for some seconds at most."""
@@ -218,21 +203,12 @@ class _CollectorExporter(SpanExporter):
         self._tls = tls if Endpoint.of(endpoint).secure else None
         self._stamp = self._tls.stamp() if self._tls else ()
         self._inner = self._open()
-        self._lock = threading.Lock()
-        self._waiting = 0
-
-    def admits_one(self) -> bool:
-        """Return whether there is room for one more span, which then waits to be sent."""
-        with self._lock:
-            if self._waiting >= _MAX_WAITING:
-                return False
-            self._waiting += 1
-            return True
+        self.room = threading.Semaphore(_MAX_WAITING)
+        """Places of the spans that wait to be sent."""
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Send spans, which wait no longer."""
-        with self._lock:
-            self._waiting -= len(spans)
+        self.room.release(len(spans))
         self._renew_if_changed()
         try:
             result = self._inner.export(spans)
@@ -287,11 +263,11 @@ class _BoundedProcessor(BatchSpanProcessor):
             schedule_delay_millis=1000 * _BATCH_SECONDS,
             max_export_batch_size=_MAX_BATCH,
         )
-        self._exporter = exporter
+        self._room = exporter.room
 
     def on_end(self, span: ReadableSpan) -> None:
         """Queue a span that has ended."""
-        if self._exporter.admits_one():
+        if self._room.acquire(blocking=False):
             super().on_end(span)
         else:
             _QUEUE_DROPS.inc()

@@ -7,7 +7,6 @@ exported, and a call that isn't sampled costs a look at a variable where a span 
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -63,7 +62,7 @@ def start_export(settings: RpcSettings, kind: str, instance: str) -> None:
             "replaced files of it by older ones; repair it with: pip install --force-reinstall "
             "--no-deps opentelemetry-proto"
         ) from error
-    _export = SpanExport.open(settings.otlp_endpoint, settings.tls, kind, instance, SLOW_SECONDS)
+    _export = SpanExport(settings.otlp_endpoint, settings.tls, kind, instance)
 
 
 def end_export() -> None:
@@ -166,9 +165,8 @@ def end_server_span(
     if trace.span is not None:
         export.end_server(trace, code)
         return
-    slow = export.slow_seconds if unary else math.inf
-    failed = code in export.failures or trace.notes
-    if (failed or seconds >= slow) and _unsampled.take():
+    slow = unary and seconds >= SLOW_SECONDS
+    if (slow or code in export.failures or trace.notes) and _unsampled.take():
         export.begin_server(method, trace, request_id, time.time_ns() - int(seconds * 1e9))
         export.end_server(trace, code)
 

@@ -29,16 +29,14 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from vireo.server.rpc.budget import Budget
 from vireo.server.rpc.caller import caller_of
 from vireo.server.rpc.errors import RpcError
-from vireo.server.rpc.places import Places
 from vireo.server.rpc.reading import Context, Handler, NoMessageError, decompressed, only_message
+from vireo.server.rpc.streams import MAX_STREAM_SECONDS, Places
 
 PREFIX = "/grpc."
 """Prefix of the paths of their methods."""
 
 MAX_STREAMS = 200
 """Maximum concurrent streams: health watches and reflection."""
-MAX_STREAM_SECONDS = 300.0
-"""Maximum seconds of a stream, for example a health watch. Its client opens it again."""
 
 _MAX_BYTES = 64 << 10
 """Maximum bytes to which a message of theirs is decompressed."""

@@ -17,8 +17,8 @@ MAX_NESTED_BYTES = 16 << 10
 """Maximum bytes of a message whose type may hold itself, as filters do: its lists may be short and
 still have any number of messages in all. A filter of 64 terms has at most 13 KB."""
 
-_PART = 16
-"""Number of items of a list that are checked at a time once a request is known to be invalid."""
+_MANY = 16
+"""Number of items of a list above which only the first violation of a request is looked for."""
 
 Rules: TypeAlias = Callable[[Message], Iterable[tuple[str, str]]]
 """Returns what is wrong with a request that the protos' rules can't say: (field, description). Its
@@ -35,42 +35,23 @@ def validate(request: Message, rules: Rules | None = None) -> None:
     # million that fit into a message would hold up every other call.
     if overlong := list(_overlong(request, "")):
         raise invalid_argument(overlong)
-    found = [
-        (_field(request, violation.proto, begin), violation.proto.message)
-        for violation, begin in _violations(request)
-    ]
+    found = [(_field(request, each.proto), each.proto.message) for each in _violations(request)]
     if rules is not None:
         found += rules(request)
     if found:
         raise invalid_argument(found)
 
 
-def _violations(request: Message) -> list[tuple[Any, int]]:
-    """Return violations, each with what is to be added to the index of the list in its path.
+def _violations(request: Message) -> list[Any]:
+    """Return violations; only the first of a request with a long list.
 
-    A long list may have thousands, and each takes up to 15 µs: of its items only the first ones
-    are looked at that aren't valid.
+    Such a list may have thousands, and each takes up to 15 µs.
     """
-    if not protovalidate.collect_violations(request, fail_fast=True):
-        return []
-    lists = [(len(value), field.name) for field, value in request.ListFields() if _is_list(field)]
-    size, name = max(lists, default=(0, ""))
-    if size > _PART:
-        items = getattr(request, name)
-        part: Any = type(request)()
-        part.CopyFrom(request)
-        for begin in range(0, size, _PART):
-            part.ClearField(name)
-            getattr(part, name).extend(items[begin : begin + _PART])
-            if found := protovalidate.collect_violations(part):
-                return [(each, begin) for each in found]
-    return [(each, 0) for each in protovalidate.collect_violations(request)]
-
-
-def _is_list(field: FieldDescriptor) -> bool:
-    return field.is_repeated and not (
-        field.message_type is not None and field.message_type.GetOptions().map_entry
-    )
+    first = protovalidate.collect_violations(request, fail_fast=True)
+    lists = (value for field, value in request.ListFields() if field.is_repeated)
+    if not first or any(len(each) > _MANY for each in lists):
+        return first
+    return protovalidate.collect_violations(request)
 
 
 def _overlong(message: Message, prefix: str) -> Iterator[tuple[str, str]]:
@@ -130,18 +111,16 @@ def _max_items(field: FieldDescriptor) -> int | None:
     return rules.max_items if rules.HasField("max_items") else None
 
 
-def _field(request: Message, violation: Any, begin: int = 0) -> str:
+def _field(request: Message, violation: Any) -> str:
     """Return the field's path, for example `viewer.attributes[0]`.
 
     The id of a rule over several fields of a message names the one to mend: `<field>.<what is
-    wrong>`. `begin` is added to the index of the list that the path begins with.
+    wrong>`.
     """
     parts: list[str] = []
     message: Any = request.DESCRIPTOR  # to its types, of either of two implementations
     for element in violation.field.elements if violation.field is not None else ():
-        subscript = ""
-        if element.subscript:
-            subscript = f"[{element.subscript.value + (0 if parts else begin)}]"
+        subscript = f"[{element.subscript.value}]" if element.subscript else ""
         parts.append(element.field_name + subscript)
         field = message and message.fields_by_name.get(element.field_name)
         message = field.message_type if field is not None else None

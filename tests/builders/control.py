@@ -128,21 +128,24 @@ async def running_control(endpoints: Endpoints, **settings: Any) -> AsyncIterato
 
 @asynccontextmanager
 async def control_of(
-    discovery: Discovery, channels: Channels, **settings: Any
+    discovery: Discovery, channels: Channels, *, draining: float = 0.2, **settings: Any
 ) -> AsyncIterator[tuple[int, Control]]:
-    """The same with any source of endpoints: its port, and what makes snapshots."""
+    """The same with any source of endpoints: its port, and what makes snapshots.
+
+    `draining` is for how many seconds a pod that is gone is published as draining.
+    """
     quick = {
         "port": 0,
         "drain_seconds": 0.0,
         "grace_seconds": 5.0,
-        "endpoint_drain_seconds": 0.2,
         "s3": unreachable_s3(),
     }
     used = ControlSettings(**{**quick, **settings})
     server = RpcServer(used)
-    control = Control(used, discovery, channels, server)
-    await server.start()
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(admission, "DRAIN_SECONDS", draining)
+        control = Control(used, discovery, channels, server)
+        await server.start()
         patch.setattr(admission, "_INTERVAL_SECONDS", 0.05)
         patch.setattr(channels_module, "_POLL_SECONDS", 0.05)
         running = asyncio.ensure_future(control.run())

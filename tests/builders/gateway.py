@@ -121,7 +121,7 @@ async def secure_gateway(credentials: grpc.ServerCredentials) -> AsyncIterator[F
     """Run one behind TLS."""
     gateway = FakeGateway()  # type: ignore[abstract]
     server = grpc.aio.server()
-    guard = Guard(access_log_share=0, max_calls=100, max_bytes=1 << 20)
+    guard = Guard(access_log_share=0, max_bytes=1 << 20)
     methods: Any = Methods(server, guard.guarded)
     add_RecommendationServiceServicer_to_server(gateway, methods)
     gateway.address = f"127.0.0.1:{server.add_secure_port('127.0.0.1:0', credentials)}"

@@ -29,7 +29,7 @@ def served_metrics(
     registry: CollectorRegistry | None = None, probes: Mapping[str, Callable[[], str]] | None = None
 ) -> Iterator[str]:
     """The URL of an endpoint of metrics, of none without a registry; its last part is "metrics"."""
-    endpoint = MetricsEndpoint.open(0, registry or CollectorRegistry(), probes=probes)
+    endpoint = MetricsEndpoint(0, registry or CollectorRegistry(), probes=probes)
     try:
         yield f"http://127.0.0.1:{endpoint.port}/metrics"
     finally:

@@ -35,35 +35,6 @@ def namespace(cluster: Cluster) -> str:
     return name
 
 
-def rights(cluster: Cluster, namespace: str, account: str, of: str = "accounts") -> list[Any]:
-    """Return what an account may do to objects of a namespace, by the API's own account of it."""
-    wanted = {
-        "apiVersion": "authorization.k8s.io/v1",
-        "kind": "SelfSubjectRulesReview",
-        "spec": {"namespace": namespace},
-    }
-    path = "/apis/authorization.k8s.io/v1/selfsubjectrulesreviews"
-    found = cluster.request("POST", path, wanted, cluster.token(of, account))["status"]
-    assert not found["incomplete"]
-    return list(found["resourceRules"])
-
-
-def test_the_control_plane_may_read_slices_of_its_namespace_and_others_nothing(
-    cluster: Cluster, namespace: str
-) -> None:
-    everybody = rights(cluster, namespace, "default")
-    slices = {
-        "verbs": ["list"],
-        "apiGroups": ["discovery.k8s.io"],
-        "resources": ["endpointslices"],
-    }
-    added = [each for each in rights(cluster, namespace, "vireo-control") if each not in everybody]
-    assert added == [slices]
-    assert rights(cluster, "elsewhere", "vireo-control") == everybody
-    for account in ("vireo-pods", "vireo-edge", "vireo-jobs"):
-        assert rights(cluster, namespace, account) == everybody, account
-
-
 async def test_discovery_with_the_control_planes_token_sees_pods_come_and_go(
     cluster: Cluster, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,9 +14,6 @@ from tests.builders.waiting import wait_until
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 BUSY = {"spec": {"replicas": 7}}
 TESTED = ("--set=tokens.jwksUrl=https://keys,test.token.existingSecret=caller",)
-FIXED = tuple(
-    f"--set={name}.autoscaling.enabled=false,{name}.replicas=6" for name in ("gateway", "ranking")
-)
 
 
 def path_of(made: Mapping[str, Any], namespace: str) -> str:
@@ -109,34 +106,6 @@ def test_it_is_installed_upgraded_rolled_back_and_uninstalled_and_never_lacks_a_
     cluster.helm("uninstall", "vireo", "--namespace", namespace, "--wait=legacy")
     kept = {kind for path, kind in made if exists(cluster, path)}
     assert kept == {"PersistentVolumeClaim"}
-
-
-def test_turning_scaling_on_and_upgrades_after_it_keep_as_many_pods_as_there_are(
-    cluster: Cluster,
-) -> None:
-    namespace = cluster.namespace("scaled")
-    cluster.deploy("install", namespace, "production", *FIXED)
-    before = version(cluster, namespace)
-
-    def numbers(since: str) -> set[int]:
-        names = ("vireo-gateway", "vireo-ranking")
-        seen = changes(cluster, namespace, since)
-        found = {each["spec"]["replicas"] for each in seen if each["metadata"]["name"] in names}
-        assert found, "nothing was changed"
-        return found
-
-    cluster.deploy("upgrade", namespace, "production")
-    names = {f"vireo-{name}" for name in ("edge", "gateway", "candidate", "ranking")}
-    assert scaled(cluster, namespace) == names
-    assert numbers(before) == {6}, "turning it on changes no number"
-    for name in ("gateway", "ranking"):
-        path = f"{deployments(cluster, namespace)}/vireo-{name}"
-        cluster.request("PATCH", path, {"spec": {"replicas": 9}})
-    busy = version(cluster, namespace)
-    cluster.deploy("upgrade", namespace, "production", "--set=images.tag=0.2.0")
-    assert numbers(busy) == {9}
-    cluster.helm("rollback", "vireo", "2", "--namespace", namespace, "--server-side=false")
-    assert numbers(busy) == {9, 6}, "it takes the number back, too"
 
 
 def test_the_test_of_a_secured_release_is_a_pod_that_the_api_takes(cluster: Cluster) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 from xml.etree.ElementTree import ParseError
 
@@ -12,14 +12,11 @@ import grpc
 import grpc.aio
 import pytest
 
-from tests.builders.control import SetChannels, control_of, running_control
-from tests.builders.edge import CandidatePod, serve_candidate, serve_ranking
+from tests.builders.control import SetChannels, control_of
 from tests.builders.waiting import until
-from vireo.ops.stack.ports import free_port_base
 from vireo.server.control import channels as module
 from vireo.server.control.channels import CANARY, MAX_CHANNELS, Channels, ChannelWatch
 from vireo.server.control.discovery import StaticDiscovery
-from vireo.server.control.mesh import Pool
 from vireo.server.releases.bucket import StoreUnavailableError
 from vireo.v1.channel_pb2 import AwaitReleaseRequest
 from vireo.v1.channel_pb2_grpc import ChannelServiceStub
@@ -144,10 +141,8 @@ class Shares(list[float]):
 
 
 @asynccontextmanager
-async def following(
-    channels: Channels, shares: Shares, *, used: bool = True
-) -> AsyncIterator[ChannelWatch]:
-    watch = ChannelWatch(channels, shares.accept, lambda: used)
+async def following(channels: Channels, shares: Shares) -> AsyncIterator[ChannelWatch]:
+    watch = ChannelWatch(channels, shares.accept)
     task = asyncio.create_task(watch.run())
     try:
         yield watch
@@ -196,23 +191,6 @@ async def test_a_channel_that_was_never_set_has_no_share() -> None:
     channels.releases.clear()
     async with following(channels, shares):
         await until(lambda: shares == [0.0])
-
-
-async def test_the_share_is_read_rarely_while_there_are_no_canary_pods_and_at_once_when_they_come(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(module, "_UNUSED_SECONDS", 3600)
-    async with AsyncExitStack() as stack, running_control({}) as control:
-        await until(lambda: control.channels.reads[CANARY] == 1)
-        control.channels.share = 0.25
-        base = free_port_base()
-        await serve_candidate(CandidatePod("canary"), base, stack)
-        await serve_ranking(base + 1, stack)
-        assert control.mesh.canary_share == 0
-        assert control.channels.reads[CANARY] == 1
-        control.discovery.set(Pool("candidate", "canary"), base)
-        control.discovery.set(Pool("ranking", "canary"), base + 1)
-        await until(lambda: control.mesh.canary_share == 0.25)
 
 
 async def test_with_the_store_down_from_the_start_no_viewer_goes_to_the_canary(

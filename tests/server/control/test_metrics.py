@@ -100,7 +100,7 @@ async def test_pods_are_counted_by_cluster_and_state() -> None:
     async with AsyncExitStack() as stack:
         for each in (port, port + 1):
             await serve_candidate(CandidatePod(str(each)), each, stack)
-        control = await stack.enter_async_context(running_control({}, endpoint_drain_seconds=60))
+        control = await stack.enter_async_context(running_control({}, draining=60))
 
         def states(cluster: str = "candidate") -> list[float | None]:
             return [

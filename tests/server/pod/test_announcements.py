@@ -174,7 +174,7 @@ async def test_pods_of_each_role_get_announcements_under_mutual_tls(
     folder, channels = SecurityFolder(tmp_path), SetChannels()
     Certificates(folder).ensure([])
     tls = folder.tls("control")
-    settings = {
+    settings: dict[str, Any] = {
         "tls_certificate": tls.certificate,
         "tls_key": tls.key,
         "tls_ca": tls.authority,

@@ -14,7 +14,7 @@ from tests.builders.waiting import until
 from vireo.server.rpc import budget as module
 from vireo.server.rpc.budget import LANE_SHARE, MAX_WAITING_OF_CALLER, OWN_SHARE, Budget
 from vireo.server.rpc.errors import RpcError, ShedError
-from vireo.server.rpc.places import Places
+from vireo.server.rpc.streams import Places
 
 SHARE = OWN_SHARE * 1.0
 

@@ -26,7 +26,7 @@ def count(name: str, **labels: str) -> float:
 
 @contextmanager
 def opened(endpoint: str, tls: TlsFiles | None = None) -> Iterator[SpanExport]:
-    opened = SpanExport.open(endpoint, tls, "test", "test-1", 1.0)
+    opened = SpanExport(endpoint, tls, "test", "test-1")
     yield opened
     opened.close(10.0)
 
@@ -44,7 +44,7 @@ def test_a_process_ends_soon_while_its_collector_hangs() -> None:
     released = threading.Event()
     with running_otlp_sink() as sink:
         sink.hangs_until = released
-        spans = SpanExport.open(sink.endpoint, None, "test", "test-1", 1.0)
+        spans = SpanExport(sink.endpoint, None, "test", "test-1")
         spans.consumed("apply", PARENT, {}, 0, None)
         spans.close(0.01)
         assert "last spans" in {each.name for each in threading.enumerate()}, "it waited for them"

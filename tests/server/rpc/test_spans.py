@@ -107,9 +107,7 @@ async def test_a_call_that_fails_is_a_span_though_it_is_not_sampled(
 async def test_a_slow_call_is_a_span_though_it_is_not_sampled(
     sink: OtlpSink, channel: grpc.aio.Channel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    export = spans._export
-    assert export is not None
-    monkeypatch.setattr(export, "slow_seconds", 1e-9)
+    monkeypatch.setattr(spans, "SLOW_SECONDS", 1e-9)
     await rank(channel, UNSAMPLED)
     [slow] = await asyncio.to_thread(sink.trace, TRACE, 1)
     assert not slow.failed
@@ -119,9 +117,7 @@ async def test_a_slow_call_is_a_span_though_it_is_not_sampled(
 async def test_in_an_outage_few_calls_that_are_not_sampled_are_spans(
     sink: OtlpSink, channel: grpc.aio.Channel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    export = spans._export
-    assert export is not None
-    monkeypatch.setattr(export, "slow_seconds", 1e-9)
+    monkeypatch.setattr(spans, "SLOW_SECONDS", 1e-9)
     monkeypatch.setattr(spans, "_unsampled", Allowance(lambda: 5.0))
     for number in range(30):
         await rank(channel, UNSAMPLED, f"unsampled {number}")

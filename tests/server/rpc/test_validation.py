@@ -59,45 +59,29 @@ VALID: list[tuple[Callable[[], Message], Change]] = [
     (recommend, lambda _: None),
     (recommend, lambda asked: setattr(asked, "page_size", 500)),
     (recommend, lambda asked: setattr(asked, "viewer_id", "é" * 64)),
-    (recommend, lambda asked: asked.context.SetInParent()),
     (recommend, lambda asked: asked.excluded_video_ids.extend(["x" * 128] * 999)),
     (retrieve, lambda _: None),
-    (retrieve, lambda asked: setattr(asked, "count", 2000)),
     (retrieve, lambda asked: asked.viewer.Clear() or asked.viewer.SetInParent()),
-    (retrieve, lambda asked: asked.viewer.watched_keys.extend(range(9998))),
     (rank, lambda _: None),
-    (rank, lambda asked: setattr(asked, "seed_key", -1)),
 ]
 
 INVALID: list[tuple[Callable[[], Message], Change]] = [
     (recommend, lambda asked: asked.ClearField("viewer_id")),
     (recommend, lambda asked: setattr(asked, "viewer_id", "é" * 65)),
     (recommend, lambda asked: setattr(asked, "page_size", 0)),
-    (recommend, lambda asked: setattr(asked, "page_size", 501)),
     (recommend, lambda asked: setattr(asked, "surface", 7)),
-    (recommend, lambda asked: setattr(asked, "surface", 2)),
-    (recommend, lambda asked: setattr(asked, "seed_video_id", "x" * 129)),
-    (recommend, lambda asked: setattr(asked.context, "locale", "x" * 36)),
     (recommend, lambda asked: asked.excluded_video_ids.append("")),
-    (recommend, lambda asked: asked.excluded_video_ids.append("x" * 129)),
     (recommend, lambda asked: asked.excluded_video_ids.extend(["x"] * 1000)),
     (retrieve, lambda asked: asked.ClearField("viewer")),
-    (retrieve, lambda asked: asked.ClearField("count")),
     (retrieve, lambda asked: setattr(asked, "count", 2001)),
-    (retrieve, lambda asked: setattr(asked, "page_size", -1)),
     (retrieve, lambda asked: asked.excluded_keys.extend(range(3502))),
-    (retrieve, lambda asked: setattr(asked, "release_id", "x" * 129)),
     (retrieve, lambda asked: setattr(asked.viewer, "watch_count", -1)),
-    (retrieve, lambda asked: setattr(asked.viewer, "like_count", -1)),
     (retrieve, lambda asked: asked.viewer.attributes.append("x" * 257)),
-    (retrieve, lambda asked: asked.viewer.attributes.extend(["x"] * 64)),
     (retrieve, lambda asked: asked.viewer.watched_keys.extend(range(10_000))),
     (rank, lambda asked: asked.ClearField("viewer")),
     (rank, lambda asked: asked.scores[0].values.extend([0] * 1999)),
     (rank, lambda asked: asked.scores[1].ClearField("name")),
-    (rank, lambda asked: setattr(asked.scores[1], "name", "x" * 65)),
     (rank, lambda asked: asked.scores.extend(list(asked.scores) * 21)),
-    (rank, lambda asked: setattr(asked, "page_size", 0)),
 ]
 
 
@@ -156,29 +140,9 @@ def test_a_filter_of_many_filters_is_refused_by_its_size_before_its_parts_are_ch
     assert raised.value.message == "filter: must have no more than 16,384 bytes"
 
 
-def _events(valid: int, invalid: int) -> event_pb2.RecordEventsRequest:
-    good = event_pb2.Event(event_id="1", viewer_id="v", kind=event_pb2.EVENT_KIND_PLAY)
-    bad = event_pb2.Event(viewer_id="v", kind=event_pb2.EVENT_KIND_PLAY)
-    return event_pb2.RecordEventsRequest(events=[good] * valid + [bad] * invalid)
-
-
-def _fields(request: Message) -> list[str]:
-    with pytest.raises(RpcError) as refused:
-        validate(request)
-    [bad] = refused.value.details
-    assert isinstance(bad, error_details_pb2.BadRequest)
-    return [each.field for each in bad.field_violations]
-
-
-@pytest.mark.parametrize("place", [0, 15, 16, 999])
-def test_an_invalid_item_of_a_long_list_is_named_by_its_place(place: int) -> None:
-    request = _events(place, 1)
-    request.events.extend(_events(1000 - place - 1, 0).events)
-    assert _fields(request) == [f"events[{place}].event_id"]
-
-
-def test_of_a_long_list_of_invalid_items_only_the_first_are_looked_at(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("place", [0, 16, 999])
+def test_of_a_long_list_of_invalid_items_only_the_first_is_named_by_its_place(
+    place: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found: list[object] = []
 
@@ -189,11 +153,11 @@ def test_of_a_long_list_of_invalid_items_only_the_first_are_looked_at(
 
     every = protovalidate.collect_violations
     monkeypatch.setattr(protovalidate, "collect_violations", collect)
-    assert _fields(_events(100, 900))[0] == "events[100].event_id"
-    assert len(found) < 100
-
-
-def test_what_is_wrong_beside_a_long_list_is_named_once() -> None:
-    excluded = [f"video-{number}" for number in range(1000)]
-    request = recommendation_pb2.RecommendRequest(page_size=1000, excluded_video_ids=excluded)
-    assert sorted(_fields(request)) == ["page_size", "viewer_id"]
+    good = event_pb2.Event(event_id="1", viewer_id="v", kind=event_pb2.EVENT_KIND_PLAY)
+    bad = event_pb2.Event(viewer_id="v", kind=event_pb2.EVENT_KIND_PLAY)
+    events = [good] * place + [bad] * (1000 - place)
+    with pytest.raises(RpcError, match=rf"^events\[{place}\]\.event_id: ") as refused:
+        validate(event_pb2.RecordEventsRequest(events=events))
+    [details] = refused.value.details
+    assert isinstance(details, error_details_pb2.BadRequest)
+    assert (len(details.field_violations), len(found)) == (1, 1)

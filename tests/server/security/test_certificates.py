@@ -153,13 +153,6 @@ def test_an_authority_of_ones_own_without_an_identifier_is_replaced_like_any(
     assert trusted(folder)[1:] == [own]
 
 
-def test_there_is_no_other_authority_before_there_are_certificates(
-    certificates: Certificates,
-) -> None:
-    with pytest.raises(VireoError, match="vireo certificates"):
-        certificates.replace_authority()
-
-
 def test_an_authority_whose_key_is_lost_is_replaced(
     folder: SecurityFolder, certificates: Certificates
 ) -> None:
@@ -295,16 +288,6 @@ def test_a_first_start_that_broke_off_while_it_made_the_authority_can_be_repeate
             certificates.renew([])
     assert certificates.ensure([])
     read(folder, "edge").verify_directly_issued_by(certificates.signing_authority().certificate)
-
-
-def test_a_key_that_was_half_written_at_the_first_start_is_put_aside(
-    folder: SecurityFolder, certificates: Certificates
-) -> None:
-    folder.certificates.mkdir(parents=True)
-    key = folder.certificates / "authority.key"
-    key.write_bytes(b"-----BEGIN")
-    assert certificates.ensure([])
-    assert key.with_suffix(".key.unused").read_bytes() == b"-----BEGIN"
 
 
 def test_certificates_still_valid_serve_on_though_the_key_to_renew_them_is_kept_elsewhere(
