@@ -79,15 +79,19 @@ async def test_excluded_videos_are_left_out_until_the_catalogue_has_no_more(
 async def test_the_playing_video_is_never_returned_and_on_home_it_leads_to_nothing(
     whole: RecommendationServiceAsyncStub,
 ) -> None:
-    plain = (await whole.Recommend(request(page_size=40))).items
-    playing = plain[0].video_id
-    home, up_next = [
-        (await whole.Recommend(request(page_size=40, surface=surface, seed_video_id=playing))).items
-        for surface in (pb.SURFACE_HOME, pb.SURFACE_UP_NEXT)
-    ]
-    assert playing not in {item.video_id for item in up_next}
-    scores = {item.video_id: item.score for item in plain[1:]}
-    assert {item.video_id: item.score for item in home} == scores
+    plain = {
+        item.video_id: item.score for item in (await whole.Recommend(request(page_size=40))).items
+    }
+    for playing in (next(iter(plain)), "video-20"):
+        home, up_next = [
+            await whole.Recommend(request(page_size=40, surface=surface, seed_video_id=playing))
+            for surface in (pb.SURFACE_HOME, pb.SURFACE_UP_NEXT)
+        ]
+        assert playing not in ids(up_next)
+        scores = {item.video_id: item.score for item in home.items}
+        # Beside other candidates a model may round otherwise.
+        expected = {name: score for name, score in plain.items() if name != playing}
+        assert scores == pytest.approx(expected, rel=1e-5)
 
 
 async def test_an_unknown_seed_video_is_an_error_only_for_up_next(
