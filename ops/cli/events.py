@@ -28,12 +28,11 @@ from vireo.ops.cli.output import (
 )
 from vireo.ops.stack.nats import reachable_log
 from vireo.server.errors import VireoError
-from vireo.server.event_log.jetstream import JetStreamLog, opened_log
+from vireo.server.event_log.jetstream import EVENT_KINDS, JetStreamLog, opened_log
 from vireo.server.event_log.log import (
     BEGIN,
     CATALOG,
     DEAD,
-    EVENT_KINDS,
     EVENTS,
     REPLAYED,
     STATE,

@@ -18,11 +18,10 @@ from vireo.ops.stack.nats import known_log
 from vireo.ops.stack.s3 import external_s3, open_store
 from vireo.ops.stack.state import running_stack
 from vireo.server.errors import VireoError
-from vireo.server.event_log.jetstream import JetStreamLog, opened_log
+from vireo.server.event_log.jetstream import EVENT_KINDS, JetStreamLog, opened_log
 from vireo.server.event_log.log import (
     CATALOG,
     DEAD,
-    EVENT_KINDS,
     EVENTS,
     REMOVED,
     STATE,

@@ -15,8 +15,8 @@ import xxhash
 from google.protobuf.message import DecodeError
 
 from vireo.server.consumer.fold import ViewerEvents, fold
-from vireo.server.event_log.jetstream import JetStreamLog
-from vireo.server.event_log.log import BEGIN, DEAD, EVENT_KINDS, Entry, Position
+from vireo.server.event_log.jetstream import EVENT_KINDS, JetStreamLog
+from vireo.server.event_log.log import BEGIN, DEAD, Entry, Position
 from vireo.server.features.activity import EventRules
 from vireo.server.features.keys import video_key
 from vireo.server.features.viewer_rows import Change, ViewerRow

@@ -38,8 +38,12 @@ from vireo.server.event_log.streams import (
     position_of,
     subject_of,
 )
+from vireo.v1.event_pb2 import EventKind
 
 log = structlog.get_logger()
+
+EVENT_KINDS = {number: name[len("EVENT_KIND_") :].lower() for name, number in EventKind.items()}
+"""Names of the kinds of events in metrics, by their numbers, for example "play"."""
 
 MISSED = Counter(
     "vireo_log_missed_messages_total",

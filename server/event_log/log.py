@@ -11,7 +11,6 @@ import xxhash
 from pydantic import PlainSerializer, PlainValidator
 
 from vireo.server.errors import VireoError
-from vireo.v1.event_pb2 import EventKind
 
 _TEXT = re.compile(r"(\d{1,20})(?:@([^@#\s]+))?(?:#([0-9a-f]{16}))?")
 MAX_MESSAGE_BYTES = 1_000_000
@@ -45,8 +44,6 @@ STATE = Stream("state", compacted=True)
 TRENDING, PROGRESS or REPLAYED, each with the partition."""
 TRENDING, PROGRESS, REPLAYED = "trending.", "progress.", "replayed."
 STREAMS = (EVENTS, DEAD, CATALOG, REMOVED, STATE)
-EVENT_KINDS = {number: name[len("EVENT_KIND_") :].lower() for name, number in EventKind.items()}
-"""Names of the kinds of events in metrics, by their numbers, for example "play"."""
 
 
 @dataclass(frozen=True)

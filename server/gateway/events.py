@@ -14,8 +14,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import error_details_pb2
 from prometheus_client import Counter
 
-from vireo.server.event_log.jetstream import JetStreamLog
-from vireo.server.event_log.log import EVENT_KINDS, EVENTS, partition_of
+from vireo.server.event_log.jetstream import EVENT_KINDS, JetStreamLog
+from vireo.server.event_log.log import EVENTS, partition_of
 from vireo.server.gateway import catalog
 from vireo.server.gateway.appender import Appended, Appender, LogRoom
 from vireo.server.gateway.settings import GatewaySettings
