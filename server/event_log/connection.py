@@ -30,6 +30,9 @@ _CONNECT_SECONDS = 2
 _ANSWER_SECONDS = 2.0
 """Maximum seconds to wait for an answer."""
 _CLOSE_SECONDS = 0.5
+_LOOK_SECONDS = 0.1
+"""Seconds between looks whether the client has closed the connection. Its callback doesn't say so
+if it couldn't send what it still had to."""
 _PING_SECONDS = 2
 """Seconds between pings; the connection is lost if two aren't answered: the server may be gone for
 good with the connection half open, which TCP notices after minutes."""
@@ -59,6 +62,7 @@ class Connection:
         """Its host:port, without the credentials that an address may hold."""
         self._error = ""
         """What the server, or the network, said last."""
+        self._watching: asyncio.Task[None] | None = None
 
     @staticmethod
     async def open(settings: EventLogSettings) -> Connection:
@@ -95,7 +99,6 @@ class Connection:
                 ping_interval=_PING_SECONDS,
                 max_outstanding_pings=2,
                 error_cb=self._on_error,
-                closed_cb=self._on_closed,
                 **options,
             )
         except (Error, OSError) as error:
@@ -108,6 +111,7 @@ class Connection:
         address = client.connected_url
         self.server = f"{address.hostname}:{address.port}" if address is not None else ""
         log.info("connected to the log", server=self.server)
+        self._watching = asyncio.create_task(self._watch())
 
     async def part(self) -> None:
         """Part with a server that doesn't answer, if there are others: it may be cut off."""
@@ -138,6 +142,9 @@ class Connection:
     async def close(self) -> None:
         """Close the connection."""
         self._end()
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.gather(self._watching, return_exceptions=True)
         # Closing a connection whose TLS handshake has failed would never end.
         with suppress(TimeoutError):
             async with asyncio.timeout(_CLOSE_SECONDS):
@@ -155,10 +162,11 @@ class Connection:
     async def _on_error(self, error: Exception) -> None:
         self._error = str(error) or type(error).__name__
 
-    async def _on_closed(self) -> None:
-        if self.server and not self.lost.is_set():
-            reason = self.client.last_error
-            log.warning("connection to the log lost", server=self.server, reason=str(reason))
+    async def _watch(self) -> None:
+        while not self.client.is_closed:
+            await asyncio.sleep(_LOOK_SECONDS)
+        reason = self.client.last_error
+        log.warning("connection to the log lost", server=self.server, reason=str(reason))
         self._end()
 
     def _end(self) -> None:
