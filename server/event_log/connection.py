@@ -163,7 +163,7 @@ class Connection:
         self._error = str(error) or type(error).__name__
 
     async def _watch(self) -> None:
-        while not self.client.is_closed:
+        while not self.client.is_closed:  # noqa: ASYNC110  # of which it has no event
             await asyncio.sleep(_LOOK_SECONDS)
         reason = self.client.last_error
         log.warning("connection to the log lost", server=self.server, reason=str(reason))

@@ -91,19 +91,6 @@ async def test_an_append_fails_at_once_while_the_server_is_away(
     assert [each.data for each in await take(log, EVENTS, "away")] == [b"before", b"after"]
 
 
-async def test_a_connection_that_takes_long_to_close_does_not_hide_the_next_one(
-    nats: RunningNats, log: JetStreamLog
-) -> None:
-    await log.end(STATE)
-    old = log._connection
-    assert old is not None
-    await old.close()
-    await append(log, "next", b"x", "next")
-    assert log._connection is not old
-    await old._on_closed()  # comes once the server, or a timeout, lets it
-    assert REGISTRY.get_sample_value("vireo_log_connected") == 1
-
-
 async def test_appends_under_way_fail_when_the_connection_is_lost(
     nats: RunningNats, log: JetStreamLog
 ) -> None:
