@@ -137,12 +137,14 @@ class ReleaseCollector(Collector):
         )
         for each in Stage:
             stage.add_metric([each.value], float(each is load.stage))
-        caches = GaugeMetricFamily(
-            "vireo_cache_bytes", "Memory of the served release's caches.", labels=["cache"]
-        )
-        for cache, size in facts.caches.items() if facts else ():
-            caches.add_metric([cache], size)
-        yield from (info, stage, caches)
+        yield from (info, stage)
+        if facts and facts.caches:
+            caches = GaugeMetricFamily(
+                "vireo_cache_bytes", "Memory of the served release's caches.", labels=["cache"]
+            )
+            for cache, size in facts.caches.items():
+                caches.add_metric([cache], size)
+            yield caches
         since = serving.since.timestamp() if serving else None
         for name, meaning, value in (
             ("release_serving_since_timestamp_seconds", "When it was swapped in.", since),
