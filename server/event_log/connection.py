@@ -113,6 +113,11 @@ class Connection:
         log.info("connected to the log", server=self.server)
         self._watching = asyncio.create_task(self._watch())
 
+    @property
+    def usable(self) -> bool:
+        """Whether it isn't lost, as far as is known by now."""
+        return not (self.lost.is_set() or self.client.is_closed)
+
     async def part(self) -> None:
         """Part with a server that doesn't answer, if there are others: it may be cut off."""
         if len(self._settings.servers) > 1 and not self.lost.is_set():
@@ -141,7 +146,7 @@ class Connection:
 
     async def close(self) -> None:
         """Close the connection."""
-        self._end()
+        self.end()
         if self._watching is not None:
             self._watching.cancel()
             await asyncio.gather(self._watching, return_exceptions=True)
@@ -167,9 +172,10 @@ class Connection:
             await asyncio.sleep(_LOOK_SECONDS)
         reason = self.client.last_error
         log.warning("connection to the log lost", server=self.server, reason=str(reason))
-        self._end()
+        self.end()
 
-    def _end(self) -> None:
+    def end(self) -> None:
+        """Have all know that the connection is lost."""
         if not self.lost.is_set():  # else there may be another connection by now
             CONNECTED.set(0)
         self.lost.set()

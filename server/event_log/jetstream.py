@@ -360,8 +360,10 @@ class JetStreamLog:
 
     async def _connected(self) -> Connection:
         """Return a connection to a server that has the streams, made now if there is none."""
-        if self._connection is not None and not self._connection.lost.is_set():
-            return self._connection
+        if self._connection is not None:
+            if self._connection.usable:
+                return self._connection
+            self._connection.end()  # before there is another
         failed = self._opening is not None and self._opening.done()
         if self._opening is None or (
             failed and time.monotonic() - self._opened_at >= _RETRY_SECONDS
@@ -372,7 +374,7 @@ class JetStreamLog:
             self._opening.add_done_callback(lambda task: task.cancelled() or task.exception())
         # One that has just failed fails this call, too.
         connection = await asyncio.shield(self._opening)
-        if connection.lost.is_set():
+        if not connection.usable:
             raise ConnectionResetError("the connection was lost")
         return connection
 
@@ -384,7 +386,7 @@ class JetStreamLog:
             await connection.close()
             raise
         self._connection = connection
-        CONNECTED.set(not connection.lost.is_set())
+        CONNECTED.set(connection.usable)
         return connection
 
     async def _beyond_others(
