@@ -84,7 +84,7 @@ async def test_the_playing_video_is_never_returned_and_on_home_it_leads_to_nothi
         playing = ids(plain)[0]
         asked = request(page_size=40, surface=surface, seed_video_id=playing)
         assert playing not in ids(await whole.Recommend(asked))
-    # A video whose place among the candidates of a source no other one takes, with its mask.
+    # In no source another video moves up for this one, by which its own score would change.
     home = await whole.Recommend(request(page_size=40, seed_video_id="video-20"))
     scores = {item.video_id: item.score for item in plain.items}
     del scores["video-20"]
