@@ -16,7 +16,8 @@ from typing import Any
 import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
-from nats.errors import Error, SecureConnWantedError
+from nats.errors import ConnectionClosedError, Error, SecureConnWantedError
+from nats.errors import TimeoutError as NatsTimeoutError
 from nats.js.errors import APIError
 from prometheus_client import Gauge
 
@@ -57,7 +58,8 @@ class Connection:
         """Hold the settings; `open` connects."""
         self._settings = settings
         self.client = Client()
-        self.lost = asyncio.Event()
+        self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Done once the connection is lost."""
         self.server = ""
         """Its host:port, without the credentials that an address may hold."""
         self._error = ""
@@ -116,11 +118,11 @@ class Connection:
     @property
     def usable(self) -> bool:
         """Whether it isn't lost, as far as is known by now."""
-        return not (self.lost.is_set() or self.client.is_closed)
+        return not (self.lost.done() or self.client.is_closed)
 
     async def part(self) -> None:
         """Part with a server that doesn't answer, if there are others: it may be cut off."""
-        if len(self._settings.servers) > 1 and not self.lost.is_set():
+        if len(self._settings.servers) > 1 and not self.lost.done():
             log.warning("leaving a server of the log that doesn't answer", server=self.server)
             await self.close()
 
@@ -138,7 +140,18 @@ class Connection:
             nats.js.errors.APIError: the server refuses.
             nats.errors.Error, TimeoutError: no answer; it may have been heard or not.
         """
-        message = await self.client.request(subject, data, seconds, headers=headers)
+        asking = self.client.request(subject, data, seconds, headers=headers)
+        request = asyncio.create_task(asking)
+        try:
+            either: list[asyncio.Future[Any]] = [request, self.lost]
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            if not request.done():  # nor would the client say so
+                raise ConnectionClosedError
+            message, self._error = request.result(), ""
+        except NatsTimeoutError as error:
+            raise TimeoutError(self._error) from error  # for example of what isn't permitted
+        finally:
+            request.cancel()
         told: dict[str, Any] = json.loads(message.data or b"{}")
         if "error" in told:
             raise APIError.from_error(told["error"])
@@ -147,13 +160,13 @@ class Connection:
     async def close(self) -> None:
         """Close the connection."""
         self.end()
-        if self._watching is not None:
-            self._watching.cancel()
-            await asyncio.gather(self._watching, return_exceptions=True)
         # Closing a connection whose TLS handshake has failed would never end.
         with suppress(TimeoutError):
             async with asyncio.timeout(_CLOSE_SECONDS):
                 await self.client.close()
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.gather(self._watching, return_exceptions=True)
 
     def _token(self) -> str:
         self._require_tls()  # before a server gets to see the token
@@ -176,9 +189,9 @@ class Connection:
 
     def end(self) -> None:
         """Have all know that the connection is lost."""
-        if not self.lost.is_set():  # else there may be another connection by now
+        if not self.lost.done():  # else there may be another connection by now
             CONNECTED.set(0)
-        self.lost.set()
+            self.lost.set_result(None)
 
 
 async def pull(
@@ -216,7 +229,11 @@ async def pull(
     answers: asyncio.Queue[Msg | None] = asyncio.Queue()  # bounded by what a request asks for
     inbox = client.new_inbox()
     subscription = await client.subscribe(inbox, cb=answers.put)
-    lost = asyncio.create_task(_tell(connection.lost, answers))
+
+    def end(_: asyncio.Future[None]) -> None:
+        answers.put_nowait(None)
+
+    connection.lost.add_done_callback(end)
     next_messages = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{made['name']}"
     request = json.dumps(
         {
@@ -262,14 +279,9 @@ async def pull(
                 if not behind:
                     yield ()
     finally:
-        lost.cancel()
+        connection.lost.remove_done_callback(end)
         with suppress(Error):
             await subscription.unsubscribe()
-
-
-async def _tell(lost: asyncio.Event, answers: asyncio.Queue[Msg | None]) -> None:
-    await lost.wait()
-    answers.put_nowait(None)
 
 
 def _status(message: Msg) -> str:

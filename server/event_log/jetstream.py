@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from contextlib import aclosing, asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any, BinaryIO, cast
@@ -61,6 +62,9 @@ _HEARTBEAT_SECONDS = 10.0
 _CLUSTER_HEARTBEAT_SECONDS = 2.0
 """The same in a cluster: a reader's server may die without its connection being lost, since it is
 another one that it is connected to."""
+_COMPARED = 32
+"""Last messages of a compacted stream that a reader remembers: those that were replaced meanwhile
+can't be compared with the stream."""
 _NO_ROOM, _NO_MESSAGE = 10047, 10057
 """JetStream's error codes: the server may not store as much as the stream's maximum; and there is
 no such message."""
@@ -174,14 +178,18 @@ class JetStreamLog:
             after: the position that was reached before.
         """
         prefix = subject_of(stream, "")
-        read, wait, connection = after, _RETRY_SECONDS, None
+        read = deque([after], _COMPARED if stream.compacted else 1)
+        wait, connection = _RETRY_SECONDS, None
         while True:
             try:
                 connection = await self._connected()
                 info = await self._streams.info(connection, stream)
                 created = info["created"]
-                start = await _start(connection, stream, info, read)
-                known, read = read != BEGIN, read if start.after else BEGIN
+                start = await _start(connection, stream, info, reversed(read))
+                known = read[-1] != BEGIN
+                if not start.after:
+                    read.clear()
+                    read.append(BEGIN)
                 if start.missing and known:
                     last = start.missing[-1]
                     MISSED.inc(len(start.missing))
@@ -193,7 +201,7 @@ class JetStreamLog:
                         last=last,
                         kept_since=start.kept_since,
                     )
-                    read = Position(last, created)
+                    read.append(Position(last, created))
                 subject = subject_of(stream, key or ">")
                 messages = pull(connection, name_of(stream), subject, start.after, self._heartbeat)
                 async with aclosing(messages):
@@ -210,11 +218,12 @@ class JetStreamLog:
                             for each in some
                         ]
                         wait = _RETRY_SECONDS
-                        if entries:
-                            read = entries[-1].position
-                        elif key and not stream.compacted:
-                            read = await self._beyond_others(connection, stream, key, read)
-                        yield Entries(entries, read)
+                        read.extend(entry.position for entry in entries[-_COMPARED:])
+                        if key and not entries and not stream.compacted:
+                            read.append(
+                                await self._beyond_others(connection, stream, key, read[-1])
+                            )
+                        yield Entries(entries, read[-1])
             except (NatsError, OSError, TimeoutError) as error:
                 if wait == _RETRY_SECONDS:
                     log.warning("the log can't be read", stream=stream.name, reason=_reason(error))
@@ -263,7 +272,7 @@ class JetStreamLog:
             try:
                 connection = await self._connected()
                 info = await self._streams.info(connection, stream)
-                return await _start(connection, stream, info, stored)
+                return await _start(connection, stream, info, [stored])
             except NotFoundError:
                 return Start(0)
 
@@ -345,12 +354,14 @@ class JetStreamLog:
         self, done: str, seconds: float | None = _APPEND_SECONDS
     ) -> AsyncIterator[None]:
         """Bound the time of a question; raise LogAwayError without an answer, or for a refusal."""
+        asked = self._connection
         try:
             async with asyncio.timeout(seconds):
                 yield
         except (NatsError, OSError, TimeoutError) as error:
-            if isinstance(error, TimeoutError) and self._connection is not None:
-                await self._connection.part()
+            # Another connection that has been opened since isn't at fault.
+            if isinstance(error, TimeoutError) and asked is not None:
+                await asked.part()
             raise LogAwayError(f"the log can't be {done}: {_reason(error)}") from error
 
     @property
@@ -407,26 +418,31 @@ class JetStreamLog:
 
 
 async def _start(
-    connection: Connection, stream: Stream, info: dict[str, Any], position: Position
+    connection: Connection, stream: Stream, info: dict[str, Any], read: Iterable[Position]
 ) -> Start:
-    """Return where to go on after a position."""
-    state, sequence, replaced = info["state"], position.sequence, 0
-    lost = position.log not in ("", info["created"]) or sequence > state["last_seq"]
-    if not lost:
-        if sequence < state["first_seq"] and not stream.compacted:
-            return Start(sequence, range(sequence + 1, state["first_seq"]), state["first_ts"])
-        if not sequence or position.fingerprint is None:
-            return Start(sequence)
-        found = await message(connection, stream, seq=sequence)
-        if found is not None and fingerprint(found) == position.fingerprint:
-            return Start(sequence)
-        lost, replaced = found is not None, sequence if found is None else 0
-    if lost:
+    """Return where to go on: by the first of some positions, latest first, to compare with."""
+    state, replaced = info["state"], 0
+    for position in read:
+        sequence = position.sequence
+        lost = position.log not in ("", info["created"]) or sequence > state["last_seq"]
+        if not lost:
+            if sequence < state["first_seq"] and not stream.compacted:
+                return Start(sequence, range(sequence + 1, state["first_seq"]), state["first_ts"])
+            if not sequence or position.fingerprint is None:
+                return Start(sequence)
+            found = await message(connection, stream, seq=sequence)
+            if found is None:
+                replaced = replaced or sequence
+                continue
+            if fingerprint(found) == position.fingerprint:
+                return Start(sequence)
         log.error(
             "the log lost messages, or is another one: it is read from its begin",
             stream=stream.name,
             position=str(position),
         )
+        replaced = 0
+        break
     missing = range(1, 1 if stream.compacted else state["first_seq"])
     return Start(0, missing, state["first_ts"], replaced)
 
@@ -435,4 +451,4 @@ def _reason(error: Exception) -> str:
     if isinstance(error, APIError) and error.description:
         hint = "; see VIREO_EVENT_MAX_BYTES" if error.err_code == _NO_ROOM else ""
         return error.description + hint
-    return "no answer in time" if isinstance(error, TimeoutError) else str(error) or repr(error)
+    return str(error) or ("no answer in time" if isinstance(error, TimeoutError) else repr(error))

@@ -98,7 +98,7 @@ class Streams:
         for stream in STREAMS:
             info = await self.info(connection, stream)
             if stream is EVENTS:
-                self._check_partitions(info["config"])
+                await self._check_partitions(connection, info["config"])
             if self._limits != "keep":
                 await self._set_limits(connection, stream)
         self._limits = "keep"
@@ -161,18 +161,24 @@ class Streams:
             ) from error
         log.info("a stream has other limits", stream=stream.name, **limits)
 
-    def _check_partitions(self, configuration: dict[str, Any]) -> None:
-        """Raise VireoError if the log's events have another number of partitions.
+    async def _check_partitions(
+        self, connection: Connection, configuration: dict[str, Any]
+    ) -> None:
+        """Fix the number of partitions with a log that has none yet; refuse another number.
 
-        A viewer's events would change their partition, and those that aren't applied yet be
-        overtaken, or never read.
+        Raises:
+            VireoError: it has another number: a viewer's events would change their partition, and
+                those that aren't applied yet be overtaken, or never read.
         """
-        ours = self._settings.event_partitions
-        has = (configuration.get("metadata") or {}).get(_PARTITIONS)
-        if has != str(ours):
+        ours, metadata = str(self._settings.event_partitions), configuration.get("metadata") or {}
+        if _PARTITIONS not in metadata:
+            fixed = {**configuration, "metadata": {**metadata, _PARTITIONS: ours}}
+            asked = json.dumps(fixed).encode()
+            await connection.ask(f"$JS.API.STREAM.UPDATE.{name_of(EVENTS)}", asked)
+        elif metadata[_PARTITIONS] != ours:
             raise VireoError(
-                f"VIREO_EVENT_PARTITIONS={ours}, but the log's events have {has} partitions; "
-                "their number is fixed with the log"
+                f"VIREO_EVENT_PARTITIONS={ours}, but the log's events have "
+                f"{metadata[_PARTITIONS]} partitions; their number is fixed with the log"
             )
 
     async def save(self, connection: Connection, stream: Stream, file: BinaryIO) -> None:
@@ -207,7 +213,7 @@ class Streams:
         made = json.loads(file.readline())
         made["config"]["num_replicas"] = self._settings.event_replicas
         if stream is EVENTS:
-            self._check_partitions(made["config"])
+            await self._check_partitions(connection, made["config"])
         with suppress(NotFoundError):
             await connection.ask(f"$JS.API.STREAM.DELETE.{name_of(stream)}")
         subject = f"$JS.API.STREAM.RESTORE.{name_of(stream)}"

@@ -18,14 +18,14 @@ from vireo.server.gateway.pods import (
     rank,
     retrieve,
     retrieve_request,
+    without,
 )
 from vireo.server.gateway.progress import Progress
 from vireo.server.gateway.query import RecommendQuery
 from vireo.server.gateway.release import GatewayRelease, digest_of
-from vireo.server.gateway.rule_tables import MAX_PAGE_SIZE
 from vireo.server.gateway.rules import ActiveRules, SiteRules
 from vireo.server.gateway.shadow import Shadow
-from vireo.server.gateway.slate import drop, popular_slate, ranked_slate, retrieved_slate
+from vireo.server.gateway.slate import popular_slate, ranked_slate, retrieved_slate
 from vireo.server.gateway.slate_metrics import FEATURE_AGE, count_slate
 from vireo.server.gateway.viewer import ReadFeatures, with_profile
 from vireo.server.pod.stage_metrics import StageMetrics
@@ -55,11 +55,10 @@ class Made:
         default_factory=candidate_pb2.RetrieveCandidatesRequest
     )
     candidates: candidate_pb2.RetrieveCandidatesResponse | None = None
-    """What a candidate pod answered; None if retrieval failed."""
+    """What a candidate pod answered, but for videos that this gateway knows to be removed or not
+    published yet; None if retrieval failed."""
     masks: dict[int, int] = field(default_factory=dict)
     """The candidates' source masks by key."""
-    gone: set[int] = field(default_factory=set)
-    """Candidates that are removed or not published yet, of which the pod hasn't heard."""
     ranked: ranking_pb2.RankCandidatesResponse | None = None
     """What a ranking pod answered; None if ranking failed."""
     slate: pb.RecommendResponse = field(default_factory=pb.RecommendResponse)
@@ -162,11 +161,14 @@ class RecommendPipeline:
             made.candidates, made.masks = await self.attempt(
                 "retrieval", lambda: retrieve(self.retrieval, query, request, release)
             )
-        # The log may be away for a pod alone.
-        made.gone = self.overlay.left_out(made.masks.keys())
-        if query.filter is not None and made.candidates is not None:
+        if made.candidates is None:
+            return
+        if query.filter is not None:
             # Not before: of a call that is refused nothing is evaluated.
             release.evaluated[digest_of(query.filter, query.rules)] = None
+        if gone := self.overlay.left_out(made.masks.keys()):  # the log may be away for a pod alone
+            made.masks = {key: mask for key, mask in made.masks.items() if key not in gone}
+            made.candidates = without(made.candidates, gone)
 
     async def _rank(self, made: Made) -> None:
         """Make the slate of what the stages found: ranked, as retrieved or popular."""
@@ -174,17 +176,15 @@ class RecommendPipeline:
         missing = candidates is not None and any(each.failure for each in candidates.sources)
         if missing:
             made.degradations.append(viewer_pb2.DEGRADATION_SOURCE_MISSING)
-        if candidates is None or (missing and len(made.gone) == len(candidates.keys)):
+        if candidates is None or (missing and not candidates.keys):
             made.degradations.append(viewer_pb2.DEGRADATION_POPULAR_FALLBACK)
             made.slate = self.popular(query, made.release, {*blocked_keys(made.request)})
             return
         if candidates.keys:  # or the viewer has watched everything
-            size = min(query.page_size + len(made.gone), MAX_PAGE_SIZE)
-            asked = query._replace(page_size=size) if made.gone else query
             with made.run.stage("ranking", StageFailedError):
                 made.ranked = await self.attempt(
                     "ranking",
-                    lambda: rank(self.ranking, asked, made.request.viewer, candidates, made.masks),
+                    lambda: rank(self.ranking, query, made.request.viewer, candidates, made.masks),
                 )
             if made.ranked is None:
                 made.degradations.append(viewer_pb2.DEGRADATION_RANKING_SKIPPED)
@@ -194,8 +194,6 @@ class RecommendPipeline:
             made.slate = ranked_slate(made.ranked, candidates)
             if made.slate.release_id != candidates.release_id:
                 made.degradations.append(viewer_pb2.DEGRADATION_MIXED_RELEASES)
-        if made.gone:
-            drop(made.slate, made.gone, query.page_size)
 
     def _finish(self, made: Made) -> None:
         """Complete the slate with what isn't about its videos; count and mirror it."""
@@ -277,7 +275,7 @@ def explain_slate(made: Made) -> None:
         explanation.features_age.seconds = max(0, int(time.time()) - made.updated_at)
     if candidates is not None:
         explanation.sources.extend(candidates.sources)
-        explanation.candidates = len(candidates.keys) - len(made.gone)
+        explanation.candidates = len(candidates.keys)
         if candidates.filtered:
             explanation.filter_share = candidates.filter_share
     if made.query.rules is not None:

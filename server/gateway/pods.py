@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain, compress, repeat
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 import grpc
@@ -33,6 +34,7 @@ log = structlog.get_logger()
 Request = TypeVar("Request")
 Answer = TypeVar("Answer")
 Checked = TypeVar("Checked")
+T = TypeVar("T")
 
 RETRIEVAL_SHARE = 0.6
 """Share of the remaining time at the start of retrieval; the rest is for ranking."""
@@ -48,6 +50,8 @@ pod responds within it. With less, callers in a hurry would have Envoy eject pod
 a moment."""
 _POD = "x-vireo-pod"
 """In the response's metadata: which pod Envoy had it from."""
+_MAX_POD_LABELS = 100
+"""Maximum pods with a label of their own in the counter: the first ones."""
 _BROKEN = (grpc.StatusCode.UNKNOWN, grpc.StatusCode.DATA_LOSS)
 """Statuses of a pod that is at fault itself, which another may not be, and that Envoy can't retry.
 INTERNAL it has retried already."""
@@ -58,6 +62,7 @@ INVALID_RESPONSES = Counter(
     "(empty if unknown).",
     ["stage", "address"],
 )
+_labels: set[str] = set()
 
 
 class StageFailedError(ExpectedFailureError):
@@ -163,10 +168,16 @@ class StageCall(Generic[Request, Answer]):
                 return check(answer, request)
             except BadAnswerError as error:
                 pod = str((await call.initial_metadata()).get(_POD, ""))
-                INVALID_RESPONSES.labels(self.stage, pod).inc()
+                INVALID_RESPONSES.labels(self.stage, _label(pod)).inc()
                 log.warning("bad answer of a pod", stage=self.stage, pod=pod, reason=str(error))
                 message = f"bad answer of {pod or 'a pod'}: {error}"
                 raise _BrokenPodError(message, reason="invalid") from error
+
+
+def _label(pod: str) -> str:
+    if len(_labels) < _MAX_POD_LABELS:
+        _labels.add(pod)
+    return pod if pod in _labels else "other"
 
 
 RetrievalCall = StageCall[
@@ -236,6 +247,29 @@ async def retrieve(
         if error.code is grpc.StatusCode.INVALID_ARGUMENT and release is not None:
             query.expression(release.declared)
         raise
+
+
+def without(
+    candidates: candidate_pb2.RetrieveCandidatesResponse, keys: Set[int]
+) -> candidate_pb2.RetrieveCandidatesResponse:
+    """Return candidates but for those of some keys."""
+    stay = [key not in keys for key in candidates.keys]
+
+    def kept(column: Iterable[T]) -> list[T]:
+        return [*compress(column, stay)]
+
+    left = candidate_pb2.RetrieveCandidatesResponse()
+    left.CopyFrom(candidates)
+    left.keys[:], left.ids[:] = kept(candidates.keys), kept(candidates.ids)
+    left.source_masks[:] = kept(candidates.source_masks)
+    for score in left.scores:
+        score.values[:] = kept(score.values)
+    if left.HasField("rules"):
+        left.rules.factors[:] = kept(left.rules.factors)
+        for each in left.rules.labels:
+            of_labels = chain.from_iterable(map(repeat, stay, each.counts))
+            each.labels[:], each.counts[:] = [*compress(each.labels, of_labels)], kept(each.counts)
+    return left
 
 
 async def rank(

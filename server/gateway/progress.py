@@ -33,7 +33,8 @@ class Progress:
         log: JetStreamLog,
         partitions: int,
         max_lag: float,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         """Start with the benefit of the doubt: consumers have MAX_SILENCE to speak.
 
@@ -41,9 +42,11 @@ class Progress:
             log: where the consumers tell.
             partitions: number of partitions.
             max_lag: seconds after which an event that isn't applied makes features late.
-            clock: Unix time in seconds.
+            clock: monotonic clock in seconds.
+            wall: Unix time in seconds.
         """
-        self._log, self._max_lag, self._clock = log, max_lag, clock
+        self._log, self._max_lag = log, max_lag
+        self._clock, self._wall = clock, wall
         self._updated_at = [clock()] * partitions
         self._oldest: list[float | None] = [None] * partitions
         """When the oldest event that isn't applied was received, Unix seconds."""
@@ -76,7 +79,7 @@ class Progress:
         return self._is_behind(partition_of(viewer_id, len(self._updated_at)))
 
     def _is_behind(self, partition: int) -> bool:
-        now, oldest = self._clock(), self._oldest[partition]
-        if now - self._updated_at[partition] > MAX_SILENCE:
+        if self._clock() - self._updated_at[partition] > MAX_SILENCE:
             return True
-        return oldest is not None and now - oldest > self._max_lag
+        oldest = self._oldest[partition]
+        return oldest is not None and self._wall() - oldest > self._max_lag

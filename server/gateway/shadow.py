@@ -6,11 +6,13 @@ import asyncio
 import random
 import time
 from collections import deque
+from dataclasses import dataclass, field
 from statistics import fmean
 from typing import NamedTuple
 
 import numpy as np
 import structlog
+from cachetools import LRUCache
 from prometheus_client import Counter, Histogram
 
 from vireo.server.gateway.pods import (
@@ -31,6 +33,8 @@ log = structlog.get_logger()
 
 WINDOW = 1000
 """Number of latest comparisons in the summary."""
+_PAIRS = 4
+"""Maximum pairs of releases that have a summary: a canary, or pods that are swapping, alternate."""
 _TOP = 10
 _QUEUE, _WORKERS = 16, 2
 POOL = (("x-vireo-pool", "shadow"),)
@@ -58,54 +62,61 @@ class Slate(NamedTuple):
     """Latency of retrieval and ranking together."""
 
 
-class Comparisons:
-    """Counts and latest comparisons of one served release with one of the shadow.
+@dataclass
+class _Window:
+    """Counts and latest comparisons of one release served with one of the shadow."""
 
-    They start afresh with another one of either.
-    """
+    compared: int = 0
+    failed: int = 0
+    dropped: int = 0
+    latest: deque[tuple[float, float, float, float]] = field(
+        default_factory=lambda: deque(maxlen=WINDOW)
+    )
+    """Overlap, mean score of the shadow's top ten minus that of the served, both latencies."""
+
+
+class Comparisons:
+    """Counts and latest comparisons by pair of releases: the served one and the shadow's."""
 
     def __init__(self) -> None:
         """Start without comparisons."""
-        self._pair = "", ""
-        self._compared = self._failed = self._dropped = 0
-        self._latest: deque[tuple[float, float, float, float]] = deque(maxlen=WINDOW)
-        """Overlap, mean score of the shadow's top ten minus that of the served, both latencies."""
+        self._shadow_id, self._window = "", _Window()
+        self._windows: LRUCache[tuple[str, str], _Window] = LRUCache(_PAIRS)
 
     def add(self, served: Slate, shadow: Slate) -> None:
         """Compare the two slates of one request."""
-        pair = served.response.release_id, shadow.response.release_id
-        if pair != self._pair:
-            self._pair = pair
-            self._compared = self._failed = self._dropped = 0
-            self._latest.clear()
+        self._shadow_id = shadow.response.release_id
+        pair = served.response.release_id, self._shadow_id
+        self._window = self._windows.setdefault(pair, _Window())
         tops = [each.response.items[:_TOP] for each in (served, shadow)]
         served_ids, shadow_ids = ({item.video_id for item in top} for top in tops)
         served_score, shadow_score = (fmean(item.score for item in top) for top in tops)
         overlap = len(served_ids & shadow_ids) / len(served_ids)
         shift = shadow_score - served_score
-        self._latest.append((overlap, shift, served.seconds, shadow.seconds))
-        self._compared += 1
+        self._window.latest.append((overlap, shift, served.seconds, shadow.seconds))
+        self._window.compared += 1
         OUTCOMES.labels("compared").inc()
         OVERLAP.observe(overlap)
 
     def failed(self) -> None:
         """Count a request that the shadow did not answer in full."""
-        self._failed += 1
+        self._window.failed += 1
         OUTCOMES.labels("failed").inc()
 
     def dropped(self) -> None:
         """Count a request that was dropped because the queue was full."""
-        self._dropped += 1
+        self._window.dropped += 1
         OUTCOMES.labels("dropped").inc()
 
     def summary(self) -> ShadowComparison:
-        """Return the summary of the pair of releases."""
-        latest = np.array([*self._latest] or [(0.0, 0.0, 0.0, 0.0)])
+        """Return the summary of the pair that was compared last."""
+        window = self._window
+        latest = np.array([*window.latest] or [(0.0, 0.0, 0.0, 0.0)])
         summary = ShadowComparison(
-            release_id=self._pair[1],
-            compared=self._compared,
-            failed=self._failed,
-            dropped=self._dropped,
+            release_id=self._shadow_id,
+            compared=window.compared,
+            failed=window.failed,
+            dropped=window.dropped,
             mean_overlap_10=latest[:, 0].mean(),
             mean_score_shift=latest[:, 1].mean(),
         )

@@ -97,12 +97,3 @@ def popular_slate(ids: list[str], release_id: str) -> pb.RecommendResponse:
     for position, name in enumerate(ids, start=1):
         slate.items.add(video_id=name, score=1 / position, position=position)
     return slate
-
-
-def drop(slate: pb.RecommendResponse, gone: set[int], page_size: int) -> None:
-    """Drop the videos of some keys from a slate, and what is then after the page's end."""
-    stay = [item for item in slate.items if video_key(item.video_id) not in gone][:page_size]
-    for position, item in enumerate(stay, start=1):
-        item.position = position
-    del slate.items[:]
-    slate.items.extend(stay)

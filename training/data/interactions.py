@@ -87,7 +87,7 @@ class Names:
     viewers: Texts = field(default_factory=Texts)
     videos: Texts = field(default_factory=Texts)
     context: tuple[Texts, ...] = field(default_factory=lambda: tuple(Texts() for _ in COLUMNS))
-    """Of each of COLUMNS."""
+    """Texts of each of COLUMNS, in their order."""
 
     @property
     def known_context(self) -> list[str]:

@@ -83,7 +83,7 @@ async def test_an_append_fails_at_once_while_the_server_is_away(
     nats.kill()
     begun = asyncio.get_running_loop().time()
     for _ in range(100):
-        with pytest.raises(LogAwayError, match=r"no answer|Connect call failed|connection"):
+        with pytest.raises(LogAwayError, match=r"Connect call failed|connection"):
             await log.append(EVENTS, "away", b"while")
     assert asyncio.get_running_loop().time() - begun < 5  # a hundred timeouts take 200 s
     await asyncio.to_thread(nats.start)
@@ -114,7 +114,7 @@ async def test_a_server_that_hangs_is_left(nats: RunningNats, log: JetStreamLog)
         with pytest.raises(LogAwayError, match="no answer in time"):
             await log.append(EVENTS, "hangs", b"while")
         assert before is not None
-        await until(before.lost.is_set)
+        await until(before.lost.done)
     finally:
         nats.go_on()
     await append(log, "hangs", b"after", "hangs-after")

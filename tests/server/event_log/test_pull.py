@@ -27,7 +27,7 @@ class _Server:
 
     def __init__(self, pending: int) -> None:
         self.pending, self.delivered = pending, 0
-        self.lost = asyncio.Event()
+        self.lost = asyncio.get_running_loop().create_future()
         self.client = self
         self.asked = asyncio.Event()
         self._heard: Heard | None = None
