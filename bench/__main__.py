@@ -37,7 +37,12 @@ _SPEED = {
     "all": f"Measure all of these, over the data set {_LARGE} if it was trained, else {_SMALL}.",
 }
 
-app = typer.Typer(no_args_is_help=True, callback=only_warnings, pretty_exceptions_enable=False)
+app = typer.Typer(
+    no_args_is_help=True,
+    callback=only_warnings,
+    help="Measure performance, side by side in one run; all but `memory` start stacks of their own.",
+    pretty_exceptions_enable=False,
+)
 
 
 def _progress() -> Console:
