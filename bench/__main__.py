@@ -40,7 +40,7 @@ _SPEED = {
 app = typer.Typer(
     no_args_is_help=True,
     callback=only_warnings,
-    help="Measure performance, side by side in one run; all but `memory` start stacks of their own.",
+    help="Measure performance, side by side in one run: most commands start stacks of their own.",
     pretty_exceptions_enable=False,
 )
 
