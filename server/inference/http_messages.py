@@ -24,6 +24,11 @@ from vireo.server.rpc.errors import RpcError, invalid_argument
 JSON_LENGTH = "Inference-Header-Content-Length"
 """Header: number of bytes of the JSON, if binary tensors follow it."""
 _BINARY_SIZE = "binary_data_size"
+_MAX_ITEMS = 64
+"""Maximum inputs, outputs, or sizes of a shape, as in the proto, whose rules are checked after a
+request is decoded: the product of a million sizes takes a minute, in which no other thread runs."""
+_FIELDS = ("id", "parameters", "inputs", "outputs")
+"""What of gRPC's message requests by HTTP have, too."""
 _MAX_NESTED = 1 << 15
 """Maximum lists and objects: the parser, which lets no other thread run, takes 17 ms for them. No
 valid request needs more, even if its data are nested."""
@@ -64,6 +69,9 @@ class InferRequest:
         document = _parsed(body, length)
         otherwise = _take_parameters(document).get("binary_data_output") is True
         inputs, outputs = _objects(document, "inputs"), _objects(document, "outputs")
+        for place, each in enumerate(inputs):
+            _check_items(f"inputs[{place}].shape", each.get("shape"))
+            each.pop("contents", None)  # a field of gRPC's message alone
         data = [each.pop("data", None) for each in inputs]
         sizes = [_take_parameters(each).get(_BINARY_SIZE) for each in inputs]
         binary = [_take_parameters(each).get("binary_data", otherwise) is True for each in outputs]
@@ -139,8 +147,7 @@ def _parsed(body: bytes, length: int) -> _Json:
         raise invalid_argument([("", f"the body isn't JSON: {error}")]) from error
     if not isinstance(document, dict):
         raise invalid_argument([("", "the body's JSON must be an object")])
-    document.pop("raw_input_contents", None)  # a field of gRPC's message alone
-    return document
+    return {name: document[name] for name in _FIELDS if name in document}
 
 
 def _objects(document: _Json, name: str) -> list[_Json]:
@@ -148,7 +155,14 @@ def _objects(document: _Json, name: str) -> list[_Json]:
     found = document.setdefault(name, [])
     if not (isinstance(found, list) and all(isinstance(each, dict) for each in found)):
         raise invalid_argument([(name, "must be a list of objects")])
+    _check_items(name, found)
     return found
+
+
+def _check_items(name: str, found: Any) -> None:
+    """Raise INVALID_ARGUMENT if a list has more items than any request needs."""
+    if isinstance(found, list) and len(found) > _MAX_ITEMS:
+        raise invalid_argument([(name, f"has {len(found)} items, at most {_MAX_ITEMS} may be")])
 
 
 def _take_parameters(part: _Json) -> _Json:

@@ -181,7 +181,7 @@ def _size_violations(request: pb.ModelInferRequest, model: Model, limits: Limits
 
 
 def _content_violations(request: pb.ModelInferRequest, model: Model) -> _Violations:
-    """Yield tensors whose number of values differs from the shape."""
+    """Yield tensors whose number of values differs from the shape, or that use the wrong field."""
     for place, tensor in enumerate(request.inputs):
         datatype, count = DATATYPES[model.inputs[tensor.name].dtype], math.prod(tensor.shape)
         must = f"input {tensor.name!r} of shape {list(tensor.shape)} must"
@@ -191,6 +191,13 @@ def _content_violations(request: pb.ModelInferRequest, model: Model) -> _Violati
             if length != wanted:
                 yield f"raw_input_contents[{place}]", f"{must} have {wanted} bytes, has {length}"
             continue
+        for field, _ in tensor.contents.ListFields():
+            if field.name != datatype.contents:
+                reason = f"{field.name}; {datatype.name} has {datatype.contents}"
+                yield (
+                    f"inputs[{place}].contents.{field.name}",
+                    f"input {tensor.name!r} has {reason}",
+                )
         values = len(getattr(tensor.contents, datatype.contents))
         if values != count:
             reason = f"{must} have {count} values in {datatype.contents}, has {values}"

@@ -12,11 +12,12 @@ import random
 import shutil
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -33,8 +34,8 @@ _PART = ".part"
 """Suffix of incomplete files."""
 _IN_USE_SECONDS = 300.0
 """Pruning keeps what was used more recently: it may be about to be built or recorded."""
-_MAX_DOWNLOAD_SECONDS = 600.0
-"""Maximum seconds to wait for another process that downloads the same release."""
+_STALLED_SECONDS = 30.0
+"""Seconds without a byte after which another process's download of the release has stalled."""
 _MAX_TURN_SECONDS = 10.0
 """A pod then builds without a turn: the one before it may hang."""
 _REST_SECONDS = 0.15
@@ -154,13 +155,16 @@ class ReleaseCache:
                 )
             if absent and store is not None:
                 progress.stage = Stage.DOWNLOADING
-                with _locked(folder, _MAX_DOWNLOAD_SECONDS, progress) as alone:
+                size = partial(_bytes_in, folder)
+                with _locked(folder, _STALLED_SECONDS, progress, size) as alone:
                     if not alone:
                         raise CacheError(
                             f"another process has been downloading release {release_id} for "
-                            f"{_MAX_DOWNLOAD_SECONDS:.0f} s; see what holds {folder}"
+                            f"{_STALLED_SECONDS:.0f} s without a byte; see what holds {folder}"
                         )
-                    rest = _absent(folder, absent, progress)
+                    # All of them: what was there may have been pruned during the wait.
+                    rest = _absent(folder, entries, progress)
+                    self._make_space(folder, rest)
                     with ThreadPoolExecutor(_PARALLEL) as threads:
                         list(
                             threads.map(
@@ -212,15 +216,18 @@ class ReleaseCache:
             }
             others = [each for each in self.root.glob("releases/*") if each.name not in served]
             others.sort(key=_unused_seconds)
-            gone = [
-                each for each in others[self._keep :] if _unused_seconds(each) > _IN_USE_SECONDS
-            ]
-            for folder in gone:
+            gone = []
+            for folder in others[self._keep :]:
+                if _unused_seconds(folder) <= _IN_USE_SECONDS:
+                    continue
                 # Another pod may prune too, and a file that can't be deleted now is the next time.
-                shutil.rmtree(folder, ignore_errors=True)
+                with suppress(OSError), _locked(folder, 0, LoadProgress()) as alone:
+                    if alone:  # no slow download into it is in progress
+                        shutil.rmtree(folder, ignore_errors=True)
+                        gone.append(folder.name)
         if gone:
-            log.info("releases pruned from the cache", releases=[each.name for each in gone])
-        return [folder.name for folder in gone]
+            log.info("releases pruned from the cache", releases=gone)
+        return gone
 
     @contextmanager
     def build_turn(self, progress: LoadProgress) -> Iterator[None]:
@@ -237,6 +244,24 @@ class ReleaseCache:
                 return Manifest.read(self._folder(release_id))
             except ReleaseError:  # absent, or of another build's format: the store has it
                 return None
+
+    def _make_space(self, folder: Path, rest: Mapping[str, FileEntry]) -> None:
+        """Prune if the rest of a release doesn't fit, and raise CacheError if it still doesn't.
+
+        Otherwise pods prune after a swap alone, which a full disk would prevent for good.
+        """
+        parts = [folder / f"{path}{_PART}" for path in rest]
+        needed = sum(entry.size for entry in rest.values())
+        needed -= sum(part.stat().st_size for part in parts if part.exists())
+        if needed > shutil.disk_usage(self.root).free:
+            self.prune()
+        free = shutil.disk_usage(self.root).free
+        if needed > free:
+            raise CacheError(
+                f"the release needs {needed / 1e6:,.1f} MB more in {self.root}, which has "
+                f"{free / 1e6:,.1f} MB left; free some disk space, or set VIREO_CACHE to another "
+                "disk"
+            )
 
     def _folder(self, release_id: str) -> Path:
         return self.root / "releases" / release_id
@@ -324,22 +349,44 @@ def _absent(
 
 
 @contextmanager
-def _locked(folder: Path, seconds: float, progress: LoadProgress) -> Iterator[bool]:
+def _locked(
+    folder: Path,
+    seconds: float,
+    progress: LoadProgress,
+    state: Callable[[], object] = lambda: None,
+) -> Iterator[bool]:
     """Lock a folder among the machine's processes; yield False if another held it too long.
+
+    Args:
+        folder: the folder; it is made if it isn't there, or no longer.
+        seconds: how long another may hold it while `state` stays the same.
+        progress: may stop the wait.
+        state: returns something that changes while the other goes on.
 
     Raises:
         LoadStoppedError: `progress` says so.
-        OSError: there is no such folder.
+        OSError: there can be no such folder.
     """
-    descriptor, end = os.open(folder, os.O_RDONLY), time.monotonic() + seconds
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        while not (alone := _try_lock(descriptor)) and time.monotonic() < end:
+        end, had = time.monotonic() + seconds, state()
+        while not (alone := _try_lock(descriptor)):
             progress.check()
+            if time.monotonic() >= end:
+                if (has := state()) == had:
+                    break
+                end, had = time.monotonic() + seconds, has
             # Random each time, so that those that began to wait together don't retry together.
             time.sleep(random.uniform(_LOOK_SECONDS, 2 * _LOOK_SECONDS))  # noqa: S311
-        yield alone
+        if not alone or _is_at(descriptor, folder):
+            yield alone
+            return
     finally:
         os.close(descriptor)
+    # Another process has deleted the folder that is locked: there is another by now, or none.
+    with _locked(folder, seconds, progress, state) as alone:
+        yield alone
 
 
 def _try_lock(descriptor: int) -> bool:
@@ -348,6 +395,22 @@ def _try_lock(descriptor: int) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def _is_at(descriptor: int, folder: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), folder.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _bytes_in(folder: Path) -> int:
+    """Return the size of what a folder has, which changes as long as a download advances."""
+    size = 0
+    with suppress(FileNotFoundError):  # a file may be renamed meanwhile
+        for path in folder.rglob("*"):
+            size += path.stat().st_size
+    return size
 
 
 def _unused_seconds(folder: Path) -> float:

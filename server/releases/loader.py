@@ -186,6 +186,7 @@ class ReleaseLoader(Generic[T]):
         self._poll_seconds = poll_seconds
         self._keep_previous_seconds = keep_previous_seconds
         self._failed = 0  # consecutive attempts
+        self._failed_release = ""  # the one that the last load that failed was of
         self._recorded = ""  # the release that the cache has as the one that is served
         self._dropping: asyncio.Task[None] | None = None
         # For a load, for a download that was abandoned and is to end, and for what is short.
@@ -232,6 +233,9 @@ class ReleaseLoader(Generic[T]):
         except Exception as error:  # noqa: BLE001
             if not isinstance(error, _ChannelMovedOnError):
                 # Declared policy: whatever goes wrong with a release, the old one stays.
+                if wanted and wanted != self._failed_release:
+                    # Failures of other releases, or to read the channel, don't put this one off.
+                    self._failed, self._failed_release = 0, wanted
                 self._failed += 1
                 await self._fail(error, wanted)
                 return wanted
@@ -241,7 +245,7 @@ class ReleaseLoader(Generic[T]):
             serving = self.serving.release_id if self.serving else ""
             self.progress = LoadProgress(Stage.SERVING if serving else Stage.LOOKING, serving)
         self.failures.ended()
-        self._failed = 0
+        self._failed, self._failed_release = 0, ""
         return wanted
 
     async def _pause(self, wanted: str) -> None:
@@ -262,7 +266,7 @@ class ReleaseLoader(Generic[T]):
             with suppress(_ChannelMovedOnError):
                 await self._while_named(wanted, asyncio.sleep(delay))
                 return
-            self._failed = 0
+            self._failed, self._failed_release = 0, ""
 
     async def _look(self) -> str:
         """Return the release that the channel names."""
@@ -359,6 +363,8 @@ class ReleaseLoader(Generic[T]):
     async def _is_still_named(self, release_id: str) -> bool:
         try:
             return await self._look() == release_id
+        except ChannelUnsetError:
+            return False
         except StoreError:
             return True  # it was when S3 last responded
 
@@ -373,6 +379,7 @@ class ReleaseLoader(Generic[T]):
         if self.serving is None and not isinstance(error, ChannelUnsetError):
             try:
                 if last := await self._last():
+                    self.progress.stopped = True  # whatever still goes on of the load that failed
                     self.progress = progress = LoadProgress(Stage.VERIFYING, last)
                     folder = await self._in_thread(
                         lambda: self._cache.fetch(None, last, self._files, progress)

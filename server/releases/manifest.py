@@ -368,6 +368,8 @@ class Manifest(_Part):
         default=BEGIN, exclude_if=lambda each: each == BEGIN
     )
     """Position in the log of the catalogue's changes up to which the data set has them."""
+    catalog_position: int = Field(default=0, ge=0, exclude_if=lambda _: True)
+    """The same in an unknown log, as the build before wrote it: read, and not used."""
     index: IndexDescription = IndexDescription()
     """How the two-tower source searches."""
     score_weights: ScoreWeights

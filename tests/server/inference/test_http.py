@@ -27,13 +27,16 @@ from tests.builders.inference_http import (
     json_request,
     serving_http,
 )
+from tests.builders.releases import build_release, poison_model
 from tests.builders.rpc import rpc_settings
 from tests.builders.s3 import unreachable_s3
 from tests.builders.waiting import until
+from vireo.server.candidate.service import CANDIDATE_POD
 from vireo.server.inference import http_server
 from vireo.server.inference.http_messages import InferRequest
 from vireo.server.pod.run_queue import RunQueue
 from vireo.server.ranking.service import RANKING_POD
+from vireo.server.releases import layout
 from vireo.server.rpc import reading
 
 INFER = "/v2/models/ranker/infer"
@@ -44,23 +47,34 @@ def answered(code: str) -> float:
     return REGISTRY.get_sample_value("vireo_rpcs_total", {"method": METHOD, "code": code}) or 0
 
 
-async def test_a_pod_describes_itself_and_its_model_in_json(pod: HttpPod) -> None:
-    for path, expected in (
-        ("health/live", {"live": True}),
-        ("health/ready", {"ready": True}),
-        ("models/ranker/ready", {"name": "ranker", "ready": True}),
-        ("models/ranker/versions/1/ready", {"name": "ranker", "ready": True}),
-    ):
-        assert (await pod.get(f"/v2/{path}")).json == expected
-    server, metadata, config = [
-        (await pod.get(f"/v2{path}")).json
-        for path in ("", "/models/ranker", "/models/ranker/versions/1/config")
-    ]
+@pytest.mark.parametrize(
+    ("kind", "model", "tensor", "datatype"),
+    [
+        (RANKING_POD, "ranker", ("attributes", [-1, 16]), "FP32"),
+        (CANDIDATE_POD, "viewer_tower", ("history", [-1, -1]), "INT64"),
+    ],
+)
+async def test_a_pod_describes_itself_and_its_model_in_json(
+    release_folder: Path, kind: Any, model: str, tensor: tuple[str, list[int]], datatype: str
+) -> None:
+    place = f"models/{model}"
+    async with serving_http(kind, release_folder) as pod:
+        for path, expected in (
+            ("health/live", {"live": True}),
+            ("health/ready", {"ready": True}),
+            (f"{place}/ready", {"name": model, "ready": True}),
+            (f"{place}/versions/1/ready", {"name": model, "ready": True}),
+        ):
+            assert (await pod.get(f"/v2/{path}")).json == expected
+        server, metadata, config = [
+            (await pod.get(f"/v2{path}")).json
+            for path in ("", f"/{place}", f"/{place}/versions/1/config")
+        ]
     assert server["extensions"] == ["model_configuration", "binary_tensor_data"]
     tensors = {each["name"]: each["shape"] for each in metadata["inputs"]}
-    assert tensors["attributes"] == [-1, 16], "sizes are numbers"
+    assert tensor in tensors.items(), "sizes are numbers"
     assert {each["name"]: each["dims"] for each in config["input"]} == tensors
-    assert (config["max_batch_size"], config["input"][0]["data_type"]) == (0, "TYPE_FP32")
+    assert (config["max_batch_size"], config["input"][0]["data_type"]) == (0, f"TYPE_{datatype}")
 
 
 @pytest.mark.parametrize(
@@ -257,6 +271,24 @@ async def test_a_call_whose_deadline_passes_is_504(
         monkeypatch.setattr(http_server, "MAX_SECONDS", 0.05)
         answer = await pod.infer("ranker", json_request(inputs))
         assert answer.status == 504
+
+
+async def test_an_output_that_isnt_finite_is_400(tmp_path: Path, inputs: dict[str, Array]) -> None:
+    folder = build_release(tmp_path)
+    poison_model(folder, layout.RANKER, "video")
+    async with serving_http(RANKING_POD, folder) as pod:
+        answer = await pod.infer("ranker", json_request(inputs))
+        assert answer.status == 400
+        assert "isn't finite" in answer.error
+
+
+@pytest.mark.parametrize("field", ["raw_input_contents", "rawInputContents"])
+async def test_fields_of_grpcs_message_alone_are_ignored(
+    pod: HttpPod, inputs: dict[str, Array], field: str
+) -> None:
+    request = json_request(inputs, **{field: ["AAAA"]})
+    request["inputs"][0]["contents"] = {"fp32_contents": [1]}
+    assert (await pod.infer("ranker", request)).status == 200
 
 
 async def test_a_stopping_pod_refuses_calls_with_503(

@@ -210,6 +210,9 @@ async def test_a_mistake_is_named_in_whichever_form_it_comes(
         (lambda request: request.pop("inputs"), "inputs: input 'candidate_vectors' is missing"),
         (lambda request: request.update(inputs=[0] * 100_000), "inputs: must be a list of objects"),
         (lambda request: request.update(id=5), "Failed to parse id field: expected string"),
+        (of("attributes", shape=[9] * 100_000), "inputs[7].shape: has 100000 items, at most 64"),
+        (lambda request: request.update(outputs=[{}] * 65), "outputs: has 65 items, at most 64"),
+        (lambda request: request.update(inputs=[{}] * 65), "inputs: has 65 items, at most 64"),
     ],
 )
 async def test_a_mistake_in_json_is_named(

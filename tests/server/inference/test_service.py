@@ -135,6 +135,42 @@ async def test_a_pod_names_vireo_and_says_ready_of_the_served_model_in_its_versi
         assert answer.ready == ready, (name, version)
 
 
+@pytest.mark.parametrize(
+    ("name", "version", "message"),
+    [
+        ("viewer_tower", "", "there is no model 'viewer_tower' here, only 'ranker'"),
+        ("", "", "there is no model '' here"),
+        ("ranker", "2", "there is no version '2' of ranker, only '1'"),
+    ],
+)
+async def test_another_model_or_version_is_not_found(
+    ranking: Any, name: str, version: str, message: str
+) -> None:
+    for call in (
+        ranking.ModelMetadata(pb.ModelMetadataRequest(name=name, version=version)),
+        ranking.ModelConfig(pb.ModelConfigRequest(name=name, version=version)),
+        ranking.ModelInfer(pb.ModelInferRequest(model_name=name, model_version=version)),
+    ):
+        code, said = await refusal(call)
+        assert code is grpc.StatusCode.NOT_FOUND
+        assert message in said
+
+
+async def test_a_pod_without_a_release_is_live_and_nothing_else() -> None:
+    async with serving(RANKING_POD, None) as (_, channel):
+        stub = stub_of(channel)
+        assert (await stub.ServerLive(pb.ServerLiveRequest())).live
+        assert not (await stub.ServerReady(pb.ServerReadyRequest())).ready
+        assert not (await stub.ModelReady(pb.ModelReadyRequest(name="ranker"))).ready
+        for call in (
+            stub.ModelMetadata(pb.ModelMetadataRequest(name="ranker")),
+            stub.ModelInfer(pb.ModelInferRequest(model_name="ranker")),
+        ):
+            code, said = await refusal(call)
+            assert code is grpc.StatusCode.UNAVAILABLE
+            assert "no release is loaded yet" in said
+
+
 async def test_a_pod_that_drains_is_not_ready_and_still_answers(release_folder: Path) -> None:
     settings = rpc_settings(drain_seconds=600)
     async with serving(RANKING_POD, release_folder, settings=settings) as (server, channel):
@@ -168,6 +204,7 @@ async def test_values_of_another_number_or_field_or_given_twice_are_refused(
     typed.inputs[7].contents.int64_contents.pop()
     typed.inputs[6].contents.Clear()
     typed.inputs[6].contents.fp64_contents.extend([0.0, 0.0])
+    typed.inputs[4].contents.int_contents.append(0)  # besides those of the right field
     both = ranker_request(release_folder, raw=True)
     both.inputs[5].contents.int64_contents.append(2)
     said = ""
@@ -179,6 +216,8 @@ async def test_values_of_another_number_or_field_or_given_twice_are_refused(
         "input 'match_features' of shape [1, 5, 1] must have 5 values in fp32_contents, has 6",
         "input 'attributes' of shape [1, 16] must have 16 values in int64_contents, has 15",
         "input 'viewer_features' of shape [1, 2] must have 2 values in fp32_contents, has 0",
+        "input 'viewer_features' has fp64_contents; FP32 has fp32_contents",
+        "inputs[4].contents.int_contents: input 'history_vectors' has int_contents; FP32 has fp32",
         "inputs[5].contents: input 'history_lengths' has contents",
     ):
         assert message in said

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from functools import partial
 
 import grpc
 import pytest
@@ -20,6 +21,13 @@ from vireo.server.rpc.errors import RpcError
 
 def started(queue: RunQueue, work: Callable[[], object]) -> asyncio.Task[object]:
     return asyncio.create_task(queue.run(work, Caller()))
+
+
+async def test_pipelines_run_in_order_of_arrival() -> None:
+    queue, ran = RunQueue(), list[int]()
+    await asyncio.gather(*(started(queue, partial(ran.append, number)) for number in range(5)))
+    assert ran == [0, 1, 2, 3, 4]
+    await until(lambda: queue.queued == 0)
 
 
 async def test_an_idle_queue_runs_a_pipeline_at_once_in_the_loops_own_thread() -> None:
@@ -68,6 +76,24 @@ async def test_a_pipeline_whose_call_is_cancelled_while_it_waits_is_never_begun(
     await kept
     assert ran == ["kept"]
     assert counts.since == (2, 1, 0)
+
+
+async def test_a_call_that_is_cancelled_as_its_turn_comes_gives_it_to_the_next() -> None:
+    queue, ran = RunQueue(), list[str]()
+
+    def run_and_cancel() -> None:
+        # After the queue has given the turn away, and before the call whose turn it is goes on.
+        loop = asyncio.get_running_loop()
+        loop.call_soon(lambda: loop.call_soon(given_up.cancel))
+
+    first = started(queue, run_and_cancel)
+    given_up = started(queue, lambda: ran.append("given up"))
+    last = started(queue, lambda: ran.append("last"))
+    async with asyncio.timeout(30):
+        await asyncio.gather(first, last)
+    assert given_up.cancelled()
+    assert ran == ["last"]
+    await until(lambda: queue.queued == 0)
 
 
 async def test_a_pipeline_isnt_begun_past_its_callers_deadline_and_may_end_at_it() -> None:

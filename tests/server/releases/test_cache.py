@@ -1,6 +1,9 @@
 """The cache of a machine's pods: downloads that break off, are repeated, race and bring rubbish."""
 
+import fcntl
+import json
 import os
+import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +21,7 @@ from tests.builders.s3 import client_of
 from vireo.server.releases import layout
 from vireo.server.releases.bucket import StoreUnavailableError
 from vireo.server.releases.cache import CacheError, LoadProgress, ReleaseCache, Stage
-from vireo.server.releases.manifest import Manifest, ReleaseError
+from vireo.server.releases.manifest import MANIFEST_NAME, Manifest, ReleaseError
 from vireo.server.releases.store import ReleaseStore, release_object
 
 pytestmark = pytest.mark.integration
@@ -162,8 +165,50 @@ def test_pods_of_a_machine_download_a_file_once(machine: Machine) -> None:
 
 
 def test_a_cache_that_cannot_hold_a_release_is_explained(machine: Machine) -> None:
+    manifest = json.loads((machine.staged / MANIFEST_NAME).read_bytes())
+    manifest["files"][BIG]["size"] = 1 << 53
+    machine.put(MANIFEST_NAME, json.dumps(manifest).encode())
+    with pytest.raises(CacheError, match=r"needs 9,007,199,254\.\d MB more in .*; free some disk"):
+        machine.fetch()
     with pytest.raises(CacheError, match=r"can't be used: Not a directory; .* set VIREO_CACHE"):
         ReleaseCache(machine.staged / BIG).fetch(machine.store, machine.name, FILES)
+
+
+def test_a_download_that_stalls_in_another_process_is_not_awaited_and_one_that_goes_on_is(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vireo.server.releases.cache._STALLED_SECONDS", 0.5)
+    machine.part.parent.mkdir(parents=True)
+    holder, content = os.open(machine.part.parent.parent, os.O_RDONLY), bytearray()
+    fcntl.flock(holder, fcntl.LOCK_EX)
+    with pytest.raises(CacheError, match=r"for 0 s without a byte; see what holds .*releases/"):
+        machine.fetch()
+    with ThreadPoolExecutor(1) as threads:
+        fetched = threads.submit(machine.fetch)
+        end = time.monotonic() + 3 * 0.5
+        while time.monotonic() < end:
+            content.append(0)
+            machine.part.write_bytes(content)
+            time.sleep(0.01)
+        os.close(holder)
+        machine.assert_whole(fetched.result())
+
+
+def test_a_download_begins_anew_in_a_folder_that_was_deleted_during_the_wait(
+    machine: Machine,
+) -> None:
+    machine.fetch()
+    folder, progress = machine.part.parent.parent, LoadProgress()
+    machine.part.with_suffix("").write_bytes(b"damaged")
+    holder = os.open(folder, os.O_RDONLY)
+    fcntl.flock(holder, fcntl.LOCK_EX)
+    with ThreadPoolExecutor(1) as threads:
+        fetched = threads.submit(machine.fetch, progress=progress)
+        while progress.stage is not Stage.DOWNLOADING:
+            time.sleep(0.01)
+        shutil.rmtree(folder)
+        os.close(holder)
+        machine.assert_whole(fetched.result())
 
 
 def test_the_last_release_is_remembered_by_kind_of_pod_and_channel(tmp_path: Path) -> None:
@@ -201,9 +246,27 @@ def test_releases_used_last_and_those_that_were_served_last_stay(
     assert cache.prune() == [], "what was served until now stays for a rollback"
 
 
+def test_a_full_disk_is_pruned_before_a_download(
+    aged: tuple[ReleaseCache, list[str]], machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, ids = aged
+    oldest = cache.root / "releases" / ids[4]
+
+    def usage(_: Path) -> shutil._ntuple_diskusage:
+        return shutil._ntuple_diskusage(1, 1, 0 if oldest.exists() else 1 << 40)
+
+    monkeypatch.setattr(shutil, "disk_usage", usage)
+    Machine(machine.store, cache, machine.name, machine.staged).fetch()
+    assert not oldest.exists()
+
+
 def test_releases_that_may_be_in_use_stay(aged: tuple[ReleaseCache, list[str]]) -> None:
     cache, ids = aged
     cache.fetch(None, ids[3], (layout.VIDEO_IDS,))
-    assert set(ReleaseCache(cache.root, keep=0).prune()) == {ids[1], ids[2], ids[4]}
+    slow = os.open(cache.root / "releases" / ids[4], os.O_RDONLY)
+    fcntl.flock(slow, fcntl.LOCK_EX)  # another process has been downloading into it for hours
+    assert set(ReleaseCache(cache.root, keep=0).prune()) == {ids[1], ids[2]}
+    os.close(slow)
+    assert ReleaseCache(cache.root, keep=0).prune() == [ids[4]]
     with pytest.raises(CacheError, match="isn't in the cache"):
         cache.fetch(None, ids[1], (layout.VIDEO_IDS,))

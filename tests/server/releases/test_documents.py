@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from tests.builders.releases import build_release
 from vireo.server.errors import VireoError
+from vireo.server.event_log.log import BEGIN
 from vireo.server.releases.bucket import StoreError
 from vireo.server.releases.channels import HISTORY, MAX_DOCUMENT_BYTES, ChannelPointer
 from vireo.server.releases.manifest import (
@@ -315,6 +316,14 @@ def test_a_manifest_of_another_format_is_refused_by_that_alone(version: Any) -> 
     message = f"format_version is {version}, this build serves {FORMAT_VERSION}; train the release"
     with pytest.raises(ReleaseError, match=message):
         Manifest.parse(text, "here")
+
+
+def test_a_position_in_an_unknown_log_is_read_and_never_written() -> None:
+    """The build before wrote it."""
+    text = json.dumps(manifest() | {"catalog_position": 42}).encode()
+    read = Manifest.parse(text, "here")
+    assert read.catalog_log_position == BEGIN
+    assert "catalog_position" not in json.loads(read.model_dump_json())
 
 
 def test_a_release_says_which_context_its_models_read() -> None:

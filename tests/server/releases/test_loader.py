@@ -1,5 +1,7 @@
 """What a pod serves, and why, while S3, its cache and releases fail."""
 
+import asyncio
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,8 @@ from tests.builders.s3 import unreachable_s3
 from tests.builders.waiting import until
 from vireo.server.ranking.service import RANKING_POD
 from vireo.server.releases import layout
+from vireo.server.releases.cache import Stage
+from vireo.server.releases.loader import _MAX_LOAD_BACKOFF, ReleaseLoader
 from vireo.server.releases.s3 import S3Settings
 
 pytestmark = pytest.mark.integration
@@ -48,6 +52,68 @@ async def test_the_first_release_is_awaited_and_announced_and_calls_keep_the_one
         await until(lambda: serves(loader, last) and not loader.failures.reason)
         assert held.content.release.manifest.release_id == first, "calls keep the old one"
         assert announced == [first]
+
+
+def fails_to_load(loader: ReleaseLoader[Any], release_id: str) -> bool:
+    latest = loader.failures.latest
+    return latest is not None and latest.release_id == release_id
+
+
+async def test_a_channel_that_is_removed_while_a_load_waits_to_be_retried_changes_nothing(
+    followed: Followed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vireo.server.releases.loader.backoff", lambda *_: 3600.0)
+    [release_id] = followed.publish("a")
+    async with running(loader := followed.loader(wait=lambda *_: asyncio.sleep(0.02))):
+        await followed.serve(loader, release_id)
+        bad = publish_damaged(followed)
+        followed.point(bad)
+        await until(lambda: fails_to_load(loader, bad))
+        followed.store.bucket.remove(f"channels/{followed.name}.json")
+        await until(lambda: "names no release yet" in loader.failures.reason)
+        assert serves(loader, release_id)
+
+
+async def test_other_failures_dont_put_off_the_next_attempt_at_a_release(
+    followed: Followed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[tuple[int, bool]] = []
+
+    def soon(failures: int, _: float, maximum: float) -> float:
+        waits.append((failures, maximum == _MAX_LOAD_BACKOFF))
+        return 0.0
+
+    monkeypatch.setattr("vireo.server.releases.loader.backoff", soon)
+    [release_id] = followed.publish("a")
+    bad = publish_damaged(followed)
+    with faulty_s3(followed.store.settings) as proxy:
+        async with running(loader := followed.loader(proxy.settings)):
+            await followed.serve(loader, release_id)
+            proxy.fault = "refuses"
+            await until(lambda: len(waits) > 5)
+            followed.point(bad)
+            proxy.fault = "none"
+            await until(lambda: sum(of_load for _, of_load in waits) > 1)
+    assert [failures for failures, of_load in waits if of_load][:2] == [1, 2]
+
+
+async def test_a_load_that_failed_in_mid_download_is_ended_before_the_cache_is_served(
+    followed: Followed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cached(followed, damaged=False)
+    [release_id] = followed.publish("b")
+    followed.point(release_id)
+    passed_on = threading.Event()
+    with faulty_s3(followed.store.settings) as proxy:
+        proxy.only = f"{release_id}/{layout.RANKER}".encode()
+        proxy.before_answer = lambda: passed_on.wait(60)
+        async with running(loader := followed.loader(proxy.settings)):
+            await until(lambda: loader.progress.stage is Stage.DOWNLOADING)
+            load = loader.progress
+            monkeypatch.setattr(loader._fail_fast_store, "read_channel", lambda _: 1 / 0)
+            await until(lambda: serves(loader, f"{followed.name}-a"))
+            assert load.stopped
+            passed_on.set()
 
 
 def at_another(followed: Followed, **changes: str) -> S3Settings:
