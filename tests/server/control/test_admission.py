@@ -56,9 +56,12 @@ async def answering(*answers: bytes) -> AsyncIterator[tuple[int, list[None]]]:
         return answers[min(len(asked), len(answers)) - 1]
 
     server = grpc.aio.server()
-    handlers = {"Check": grpc.unary_unary_rpc_method_handler(check)}
     server.add_generic_rpc_handlers(
-        (grpc.method_handlers_generic_handler("grpc.health.v1.Health", handlers),)
+        (
+            grpc.method_handlers_generic_handler(
+                "grpc.health.v1.Health", {"Check": grpc.unary_unary_rpc_method_handler(check)}
+            ),
+        )
     )
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
@@ -88,10 +91,13 @@ async def test_at_the_start_nothing_is_published_until_pods_of_production_are_he
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "_FIRST_SECONDS", 60)
-    async with answering(*[b"\x08\x02"] * 3, b"\x08\x01") as (port, asked):  # it starts to serve
-        async with admitting({PRODUCTION: local(port)}) as published:
-            await until(lambda: bool(published))
-            assert len(asked) == 4
+    not_serving, serves = b"\x08\x02", b"\x08\x01"
+    async with (
+        answering(*[not_serving] * 3, serves) as (port, asked),
+        admitting({PRODUCTION: local(port)}) as published,
+    ):
+        await until(lambda: bool(published))
+        assert len(asked) == 4
     assert published[0][PRODUCTION] == Members(local(port))
 
 
