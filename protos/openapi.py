@@ -93,7 +93,7 @@ _STATUS_SCHEMAS: Json = {
     },
     "BadRequest": {
         "type": "object",
-        "description": "Every violation of a request, 20 at most.",
+        "description": "Violations of a request, 20 at most.",
         "properties": {
             "@type": {"const": "type.googleapis.com/google.rpc.BadRequest"},
             "fieldViolations": {

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import structlog
+import urllib3
 from prometheus_client import Counter, Gauge
 
 from vireo.server.backoff import backoff
@@ -30,6 +31,7 @@ AGE = Gauge(
     ["source"],
 )
 _MAX_PAUSE_SECONDS = 2.0
+_PART_BYTES = 1 << 16
 _MAX_REASON = 500
 """Maximum characters of a logged reason, which may quote the source."""
 
@@ -50,6 +52,22 @@ def read_bounded(path: Path, max_bytes: int) -> bytes:
     return content
 
 
+def read_body(response: urllib3.BaseHTTPResponse, max_bytes: int, end: float) -> bytes:
+    """Return a response's body; of one that is too long, more than `max_bytes`.
+
+    Timeouts of the connection bound each read, and a body may come byte by byte.
+
+    Raises:
+        TimeoutError: it isn't whole at `end`, a time of the monotonic clock.
+    """
+    body = bytearray()
+    while len(body) <= max_bytes and (part := response.read1(_PART_BYTES)):  # what has arrived
+        body += part
+        if time.monotonic() > end:
+            raise TimeoutError("the response took too long")
+    return bytes(body)
+
+
 class Attempts:
     """Outcomes of the attempts to read one source, which are logged and exported as metrics.
 
@@ -62,6 +80,7 @@ class Attempts:
         self.failures = 0
         """Number of failed attempts, plus invalid parts of successful ones."""
         self._in_a_row = 0
+        self._has_succeeded = False
         self._succeeded_at = time.monotonic()
         self._reason = ""
         self._flaws: frozenset[str] = frozenset()
@@ -82,6 +101,7 @@ class Attempts:
 
     def succeeded(self, flaws: frozenset[str] = frozenset()) -> None:
         """Record a success; `flaws` describe the response's invalid parts."""
+        self._has_succeeded = True
         self._succeeded_at = time.monotonic()
         self._in_a_row = 0
         if self._reason:
@@ -112,10 +132,14 @@ class Attempts:
         self._counter.inc(failures)
 
     def pause(self, usual: float) -> float:
-        """Return the seconds to wait before the next attempt; after failures, by a backoff."""
+        """Return the seconds to wait before the next attempt; after failures, by a backoff.
+
+        It stays short until the first success, which the start may wait for.
+        """
         if not self._in_a_row:
             return usual
-        return backoff(self._in_a_row, min(usual, _MAX_PAUSE_SECONDS / 4), _MAX_PAUSE_SECONDS)
+        longest = max(usual, _MAX_PAUSE_SECONDS) if self._has_succeeded else _MAX_PAUSE_SECONDS
+        return backoff(self._in_a_row, min(usual, _MAX_PAUSE_SECONDS / 4), longest)
 
     @property
     def age(self) -> float:

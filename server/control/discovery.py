@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Protocol
+from typing import Annotated, Any, Protocol
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
@@ -60,8 +60,8 @@ class FileDiscovery:
         """Hold the file's path; nothing is read yet."""
         self.attempts = Attempts("file")
         self._path = path
-        self._latest: tuple[bytes, Endpoints] = b"", {}
-        """The latest valid content, and what it comes to."""
+        self._latest: tuple[bytes | None, Endpoints | str] = None, {}
+        """The latest content, and its pods or what is wrong with it."""
 
     async def follow(self, changed: Callable[[Endpoints], None]) -> None:
         """Call `changed` with the pods, and after each change; invalid content is ignored."""
@@ -70,8 +70,14 @@ class FileDiscovery:
     def _read(self) -> tuple[Endpoints, frozenset[str]]:
         text = read_bounded(self._path, _MAX_BYTES)
         if text != self._latest[0]:
-            self._latest = text, parse(text, self._path)
-        return self._latest[1], frozenset()
+            try:
+                self._latest = text, parse(text, self._path)
+            except VireoError as error:
+                self._latest = text, str(error)
+        found = self._latest[1]
+        if isinstance(found, str):
+            raise VireoError(found)
+        return found, frozenset()
 
 
 def _endpoint(text: str) -> Endpoint:
@@ -131,7 +137,7 @@ def parse(text: bytes, path: Path) -> Endpoints:
         try:
             content = json.loads(text)
         except ValueError:
-            content = yaml.safe_load(text)
+            content = yaml.load(text, _Loader)  # noqa: S506 (it is a SafeLoader)
     except Exception as error:
         # Parsers raise more than they declare: ValueError for a date, RecursionError for depth.
         words = f"{type(error).__name__}: {error}"
@@ -143,3 +149,12 @@ def parse(text: bytes, path: Path) -> Endpoints:
         place = ".".join(map(str, first["loc"])) or "the document"
         raise VireoError(f"{path}: {place}: {first['msg']}") from error
     return document.endpoints()
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML loader that rejects aliases, which can expand a small file hugely."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases (*name) are not supported")
+        return super().compose_node(parent, index)

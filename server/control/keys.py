@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Never
@@ -12,7 +13,7 @@ from urllib.parse import urlsplit
 import structlog
 import urllib3
 
-from vireo.server.control.attempts import Attempts, follow, read_bounded
+from vireo.server.control.attempts import Attempts, follow, read_body, read_bounded
 from vireo.server.errors import VireoError
 
 log = structlog.get_logger()
@@ -27,6 +28,8 @@ _URL_SECONDS = 60.0
 """Seconds between reads of a URL: as long as a new key may take to be known."""
 _SILENT_SECONDS = 5.0
 """Timeout of each step: the connection, the handshake, and each read."""
+_FETCH_SECONDS = 10.0
+"""Maximum seconds until a body is whole."""
 _MAX_BYTES = 1 << 20
 _MAX_KEYS = 100
 _MAX_SHOWN = 64
@@ -113,6 +116,7 @@ def check_source(source: str) -> None:
 
 def _fetch(url: str) -> bytes:
     """Return the body of a URL's response; redirects aren't followed."""
+    end = time.monotonic() + _FETCH_SECONDS
     try:
         response = urllib3.request(
             "GET",
@@ -122,7 +126,7 @@ def _fetch(url: str) -> bytes:
             retries=False,
             preload_content=False,
         )
-        body = response.read(_MAX_BYTES + 1)
+        body = read_body(response, _MAX_BYTES, end)
         response.close()
     except (OSError, urllib3.exceptions.HTTPError) as error:
         raise VireoError(f"{url} can't be fetched: {error}") from error

@@ -7,6 +7,7 @@ and no connection that may be lost in silence.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +17,7 @@ from kubernetes import client, config
 from kubernetes.config import incluster_config
 from pydantic import AliasPath, BaseModel, ConfigDict, Field, ValidationError
 
-from vireo.server.control.attempts import Attempts, follow
+from vireo.server.control.attempts import Attempts, follow, read_body
 from vireo.server.control.mesh import Endpoint, Endpoints, Pool
 from vireo.server.control.settings import KubernetesSettings
 from vireo.server.errors import VireoError
@@ -29,7 +30,7 @@ _FAMILIES = ("IPv4", "IPv6")
 """Supported address families, in order of preference for a pod with both."""
 _POLL_SECONDS = 1.0
 _REQUEST_SECONDS = 5.0
-"""Maximum seconds to wait for a response."""
+"""Maximum seconds to wait for a whole response."""
 _MAX_BYTES = 32 << 20
 """Maximum size of a list: room for tens of thousands of pods."""
 _MAX_WORDS = 300
@@ -107,8 +108,8 @@ class KubernetesDiscovery:
         self._settings = settings
         self._list: Callable[[], urllib3.HTTPResponse] | None = None
         """Requests the list on a connection that is kept; None after a failure."""
-        self._latest: tuple[bytes, Found] = b"", Found({})
-        """The latest list, and what it came to."""
+        self._latest: tuple[bytes | None, Found] = None, Found({})
+        """The items of the latest list, and what they came to."""
 
     async def follow(self, changed: Callable[[Endpoints], None]) -> None:
         """Call `changed` with the pods that take traffic, and again after each change."""
@@ -121,10 +122,11 @@ class KubernetesDiscovery:
             VireoError: the API can't be asked, or its response isn't a list.
         """
         request, self._list = self._list, None
+        end = time.monotonic() + _REQUEST_SECONDS
         try:
             request = request or self._connect()
             response = request()
-            body = response.read(_MAX_BYTES + 1)
+            body = read_body(response, _MAX_BYTES, end)
             response.release_conn()
         except client.ApiException as error:
             words = _words(error.body or "")
@@ -133,9 +135,11 @@ class KubernetesDiscovery:
             # The client doesn't validate a kubeconfig: a malformed one can make it raise anything.
             reason = f"{type(error).__name__}: {error}"
             raise VireoError(f"listing EndpointSlices: {reason[:_MAX_WORDS]}") from error
-        if body != self._latest[0]:
+        # The version before the items changes with slices of any Service.
+        items = body.partition(b'"items":')[2] or body
+        if items != self._latest[0]:
             try:
-                self._latest = body, found(body, self._settings.pools)
+                self._latest = items, found(body, self._settings.pools)
             except ValidationError as error:
                 words = str(error)[:_MAX_WORDS]
                 raise VireoError(f"listing EndpointSlices: no list: {words}") from error

@@ -23,7 +23,7 @@ Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?
 
 
 class KubernetesSettings(EnvironmentSettings):
-    """Services of the pods, and how their EndpointSlices are watched."""
+    """Services of the pods, and how their EndpointSlices are listed."""
 
     model_config = SettingsConfigDict(env_prefix="VIREO_KUBERNETES_")
 

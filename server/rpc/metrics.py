@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import cache, partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
@@ -34,9 +35,13 @@ BUILD_INFO.labels(version("vireo")).set(1)
 
 LOOPBACK = "127.0.0.1"
 MAX_CONNECTIONS = 128
-"""Maximum open connections; a further one is closed."""
-_MAX_SILENCE = 5.0
-"""Maximum seconds for which a connection may be silent."""
+"""Maximum open connections; a further one ends the oldest."""
+MAX_SCRAPES = 4
+"""Maximum scrapes that are collected at a time; further ones wait."""
+_MAX_SECONDS = 5.0
+"""Maximum seconds of a connection, however slowly it sends its request and reads the response."""
+_RETRY_SECONDS = 0.5
+"""Seconds until the next connection is accepted after a failure."""
 
 
 class MetricsEndpoint(ThreadingTCPServer):
@@ -62,7 +67,10 @@ class MetricsEndpoint(ThreadingTCPServer):
         """
         self.registry, self.probes = registry, probes or {}
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self._places = threading.Semaphore(MAX_CONNECTIONS)
+        self._open: dict[socket.socket, float] = {}
+        """When each open connection began, the oldest first."""
+        self._opening = threading.Lock()
+        self.scraping = threading.Semaphore(MAX_SCRAPES)
         try:
             super().__init__((host, port), _Page)
         except OSError as error:
@@ -83,19 +91,40 @@ class MetricsEndpoint(ThreadingTCPServer):
         self.shutdown()
         self.server_close()
 
-    def process_request(self, request: Any, client_address: Any) -> None:
-        """Answer a connection in a thread of its own, unless too many are open."""
-        if self._places.acquire(blocking=False):
-            super().process_request(request, client_address)
-        else:
-            self.shutdown_request(request)
-
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """Answer a connection."""
+    def get_request(self) -> tuple[Any, Any]:
+        """Accept a connection; if that fails, pause first, as the caller tries again at once."""
         try:
-            super().process_request_thread(request, client_address)
-        finally:
-            self._places.release()
+            return super().get_request()
+        except OSError:  # out of file descriptors, say
+            time.sleep(_RETRY_SECONDS)
+            raise
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Answer a connection in a thread of its own."""
+        with self._opening:
+            self._open[request] = time.monotonic()
+        super().process_request(request, client_address)
+
+    def service_actions(self) -> None:
+        """End connections that are late or too many; called often, and after each is accepted."""
+        latest = time.monotonic() - _MAX_SECONDS
+        with self._opening:
+            for request, began in list(self._open.items()):
+                if began > latest and len(self._open) <= MAX_CONNECTIONS:
+                    break
+                del self._open[request]
+                with suppress(OSError):
+                    request.shutdown(socket.SHUT_RDWR)  # its thread then ends
+
+    def is_open(self, request: Any) -> bool:
+        """Return whether a connection may still be answered."""
+        return request in self._open
+
+    def shutdown_request(self, request: Any) -> None:
+        """Close a connection."""
+        with self._opening:
+            self._open.pop(request, None)
+        super().shutdown_request(request)
 
     def handle_error(self, *_: object) -> None:
         """Ignore a caller that was too slow or has gone; a collector's error is logged."""
@@ -104,7 +133,7 @@ class MetricsEndpoint(ThreadingTCPServer):
 
 
 class _Page(BaseHTTPRequestHandler):
-    timeout = _MAX_SILENCE
+    timeout = _MAX_SECONDS
     server: MetricsEndpoint
 
     def do_GET(self) -> None:
@@ -115,8 +144,14 @@ class _Page(BaseHTTPRequestHandler):
             status = HTTPStatus.SERVICE_UNAVAILABLE if problem else HTTPStatus.OK
             body = f"{problem or 'OK'}\n".encode()
         else:
-            encode, kind = choose_encoder(self.headers.get("accept", ""))
-            body = encode(self.server.registry)
+            while not self.server.scraping.acquire(timeout=0.1):
+                if not self.server.is_open(self.request):
+                    return
+            try:
+                encode, kind = choose_encoder(self.headers.get("accept", ""))
+                body = encode(self.server.registry)
+            finally:
+                self.server.scraping.release()
         self.send_response(status)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))

@@ -43,8 +43,9 @@ def write_kubeconfig(
     return path
 
 
-Fault: TypeAlias = tuple[int, bytes] | Literal["hang", "cut"]
-"""What happens instead of a list: a status and body, none, or the connection is cut."""
+Fault: TypeAlias = tuple[int, bytes] | Literal["hang", "trickle", "cut"]
+"""What happens instead of a list: a status and body, none, one that never ends, or the connection
+is cut."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,12 @@ class RecordedApi:
             return web.Response(status=fault[0], body=fault[1])
         if fault == "hang":
             await asyncio.Event().wait()
+        if fault == "trickle":
+            response = web.StreamResponse()
+            await response.prepare(request)
+            while True:
+                await response.write(b" ")
+                await asyncio.sleep(0.02)
         if fault == "cut":
             assert request.transport is not None
             request.transport.abort()

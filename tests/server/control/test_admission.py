@@ -43,37 +43,62 @@ async def admitting(endpoints: Endpoints) -> AsyncIterator[Published]:
         await asyncio.gather(running, return_exceptions=True)
 
 
-@pytest.mark.parametrize("answer", [b"\xff\xff", b"\x08\x63", b""])
-async def test_a_pod_whose_answer_makes_no_sense_is_not_admitted_and_harms_no_other(
-    answer: bytes,
-) -> None:
-    asked = 0
+@asynccontextmanager
+async def answering(*answers: bytes) -> AsyncIterator[tuple[int, list[None]]]:
+    """Serve these answers to health checks, the last again and again.
+
+    Yields the port, and a list with an item for each check.
+    """
+    asked: list[None] = []
 
     async def check(_: bytes, context: object) -> bytes:
-        nonlocal asked
-        asked += 1
-        return answer
+        asked.append(None)
+        return answers[min(len(asked), len(answers)) - 1]
 
-    odd = grpc.aio.server()
-    odd.add_generic_rpc_handlers(
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers(
         (
             grpc.method_handlers_generic_handler(
                 "grpc.health.v1.Health", {"Check": grpc.unary_unary_rpc_method_handler(check)}
             ),
         )
     )
-    odd_port = odd.add_insecure_port("127.0.0.1:0")
-    await odd.start()
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        yield port, asked
+    finally:
+        await server.stop(None)
+
+
+@pytest.mark.parametrize("answer", [b"\xff\xff", b"\x08\x63", b""])
+async def test_a_pod_whose_answer_makes_no_sense_is_not_admitted_and_harms_no_other(
+    answer: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_FIRST_SECONDS", 0.2)
     healthy = free_port_base()
-    async with AsyncExitStack() as stack:
-        stack.push_async_callback(odd.stop, None)
+    async with AsyncExitStack() as stack, answering(answer) as (odd, asked):
         await serve_candidate(CandidatePod("healthy"), healthy, stack)
-        found = {PRODUCTION: local(healthy, healthy + 1), CANARY: local(odd_port)}
+        found = {PRODUCTION: local(healthy, healthy + 1), CANARY: local(odd)}
         async with admitting(found) as published:
-            await until(lambda: bool(published) and asked >= 3)
+            await until(lambda: bool(published) and len(asked) >= 3)
     # At the start production has all that are there, whether or not they are healthy.
     assert published[-1][PRODUCTION] == Members(local(healthy, healthy + 1))
     assert published[-1][CANARY] == Members()
+
+
+async def test_at_the_start_nothing_is_published_until_pods_of_production_are_healthy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "_FIRST_SECONDS", 60)
+    not_serving, serves = b"\x08\x02", b"\x08\x01"
+    async with (
+        answering(*[not_serving] * 3, serves) as (port, asked),
+        admitting({PRODUCTION: local(port)}) as published,
+    ):
+        await until(lambda: bool(published))
+        assert len(asked) == 4
+    assert published[0][PRODUCTION] == Members(local(port))
 
 
 def serving(*ports: int) -> Membership:

@@ -122,6 +122,23 @@ def test_an_envoy_that_reconnects_is_sent_only_what_it_lacks_and_its_endpoints()
     assert following.taken() == [], "versions count in a stream's first request only"
 
 
+@pytest.mark.parametrize("acknowledged", ["first", "after it was left", "in the end"])
+def test_a_name_that_is_left_and_asked_for_again_is_sent_again(acknowledged: str) -> None:
+    following = Envoy()
+    following.publish(r="1")
+    following.ask(ROUTES, "r")
+    sent = following.receive()
+    if acknowledged == "first":
+        following.take(sent)
+    following.leave(ROUTES, "r")
+    if acknowledged == "after it was left":
+        following.take(sent)
+    following.ask(ROUTES, "r")
+    if acknowledged == "in the end":
+        following.take(sent)
+    assert following.taken() == ["routes +r"]
+
+
 def test_a_missing_name_is_answered_and_sent_once_it_exists(envoy: Envoy) -> None:
     envoy.ask(ROUTES, "r-new")
     assert envoy.taken() == ["routes -r-new"]

@@ -63,12 +63,18 @@ async def test_a_file_is_followed_through_replacements_and_its_absence(tmp_path:
     assert [each[CANDIDATE] for each in found] == [local(1), local(1, 2), local(3)]
 
 
+MERGED = "a: &a {b: c}\n" + "".join(
+    f"{chr(each + 1)}: &{chr(each + 1)} {{<<: [{', '.join([f'*{chr(each)}'] * 9)}]}}\n"
+    for each in range(ord("a"), ord("y"))
+)
+"""A few kilobytes that stand for more than any memory has."""
 HOSTILE = {
     "a date that is none": b"2001-99-99",
     "deep JSON": b"[" * 100_000,
     "deep YAML": b"[a, " * 1_200,
     "binary": bytes(range(256)) * 10,
     "UTF-16": '{"candidate": 1}'.encode("utf-16"),
+    "a bomb of merges": MERGED.encode(),
     "a key that is a list": b"? [a]\n: b\n",
     "an object of Python": b"!!python/object/apply:os.getcwd []",
     "two documents": b"--- {}\n--- {}\n",
@@ -95,6 +101,26 @@ async def test_invalid_file_content_removes_no_pod_and_is_reported_until_it_is_f
     assert [each[CANDIDATE] for each in found] == [local(1), local(2)]
 
 
+@pytest.mark.parametrize("content", ["{", ""])
+def test_invalid_content_is_parsed_once(
+    content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed: list[bytes] = []
+
+    def counting(text: bytes, path: Path) -> Endpoints:
+        parsed.append(text)
+        return parse(text, path)
+
+    monkeypatch.setattr("vireo.server.control.discovery.parse", counting)
+    path = tmp_path / "endpoints.json"
+    path.write_text(content)
+    discovery = FileDiscovery(path)
+    for _ in range(3):
+        with pytest.raises(VireoError, match=r"endpoints\.json"):
+            discovery._read()
+    assert parsed == [content.encode()]
+
+
 def test_yaml_is_read_and_ipv6_hosts_are_in_brackets(tmp_path: Path) -> None:
     found = parse(b"ranking:\n  canary: ['[::1]:80', '10.0.0.1:81']\n", tmp_path)
     assert found[Pool("ranking", "canary")] == {Endpoint("::1", 80), Endpoint("10.0.0.1", 81)}
@@ -105,6 +131,7 @@ def test_yaml_is_read_and_ipv6_hosts_are_in_brackets(tmp_path: Path) -> None:
     ("text", "words"),
     [
         ("{", "neither JSON nor YAML"),
+        ("candidate: &a {production: []}\nranking: *a\n", "aliases (*name) are not supported"),
         ("[]", "valid dictionary"),
         ('{"rankings": {}}', "rankings: Extra inputs"),
         ('{"gateway": {"canary": []}}', "gateway.canary: Extra inputs"),

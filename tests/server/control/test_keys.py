@@ -6,7 +6,7 @@ import asyncio
 import json
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -131,6 +131,49 @@ async def test_a_url_is_followed_and_its_failures_change_nothing(
         assert len(published) == 1
         status, body = 200, jwks({**KEY, "kid": "second"})
         await until(lambda: len(published) == 2)
+
+
+async def test_a_body_that_comes_byte_by_byte_is_given_up_in_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("vireo.server.control.keys._FETCH_SECONDS", 0.2)
+    trickles = True
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        if not trickles:
+            await send(writer, jwks(KEY))
+            return
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        with suppress(ConnectionError):
+            while not reader.at_eof():
+                writer.write(b" ")
+                await writer.drain()
+                await asyncio.sleep(0.02)
+        writer.close()
+
+    async with (
+        key_server(answer) as place,
+        following(f"http://{place}", monkeypatch) as (published, attempts),
+    ):
+        await until(lambda: attempts.failures >= 2)
+        trickles = False
+        await until(lambda: len(published) == 1)
+
+
+def test_a_source_that_was_read_once_is_asked_again_ever_more_rarely() -> None:
+    def pauses() -> list[float]:
+        found = []
+        for _ in range(9):
+            attempts.failed(VireoError("away"))
+            found.append(attempts.pause(60))
+        return found
+
+    attempts = Attempts("keys")
+    assert pauses() == [0.5, 1, *[2] * 7], "the start waits for it"
+    attempts.succeeded()
+    assert attempts.pause(60) == 60
+    assert pauses() == [0.5, 1, 2, 4, 8, 16, 32, 60, 60]
 
 
 async def test_keys_come_by_tls_from_a_provider_whose_certificate_is_trusted(

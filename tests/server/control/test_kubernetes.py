@@ -81,6 +81,16 @@ async def test_slices_are_listed_again_and_again_and_each_change_is_published_on
     }
 
 
+async def test_a_list_of_which_only_the_version_has_changed_isnt_parsed_again(
+    api: RecordedApi, follower: Following, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kubernetes, "found", None)
+    api.listing = api.listing.replace(b'"48211"', b'"48212"')
+    before = len(api.asked)
+    await until(lambda: len(api.asked) > before + 2)
+    assert follower.failures == 0
+
+
 FAULTS: dict[str, tuple[Fault, str]] = {
     "throttled": ((429, b'{"message": "try again later"}'), "429: try again later"),
     "page": ((404, b"404 page\n not found"), "404: 404 page not found"),
@@ -89,6 +99,7 @@ FAULTS: dict[str, tuple[Fault, str]] = {
     "deep list": ((200, b"[" * 200_000), "no list: "),
     "no list": ((200, b'{"kind": "Table"}'), "no list: "),
     "hanging": ("hang", "ReadTimeoutError: "),
+    "trickling": ("trickle", "TimeoutError: the response took too long"),
     "cut": ("cut", "ProtocolError: "),
 }
 
@@ -97,7 +108,8 @@ FAULTS: dict[str, tuple[Fault, str]] = {
 async def test_a_failed_request_removes_no_pod_and_is_reported_until_it_works(
     name: str, api: RecordedApi, follower: Following, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kubernetes, "_REQUEST_SECONDS", 0.5 if name == "hanging" else 30)
+    slow = name in ("hanging", "trickling")
+    monkeypatch.setattr(kubernetes, "_REQUEST_SECONDS", 0.5 if slow else 30)
     with structlog.testing.capture_logs() as logs:
         api.fault, words = FAULTS[name]
         await until(lambda: follower.failures >= 2)

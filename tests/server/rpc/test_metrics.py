@@ -6,25 +6,36 @@ import asyncio
 import math
 import shutil
 import socket
+import threading
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
 import grpc
 import grpc.aio
 import pytest
-from prometheus_client import REGISTRY, CollectorRegistry
+from prometheus_client import REGISTRY, CollectorRegistry, Metric
+from prometheus_client.registry import Collector
 
-from tests.builders.http_page import page
+from tests.builders.http_page import page, served_metrics
 from tests.builders.rpc import rpc_settings, serving
+from tests.builders.waiting import wait_until
 from vireo.ops.stack.ports import free_port_base
 from vireo.server.errors import VireoError
 from vireo.server.ranking.service import RANKING_POD
 from vireo.server.rpc import metrics
-from vireo.server.rpc.metrics import MAX_CONNECTIONS, MAX_LAG, MetricsEndpoint, export_disk, lag
+from vireo.server.rpc.metrics import (
+    MAX_CONNECTIONS,
+    MAX_LAG,
+    MAX_SCRAPES,
+    MetricsEndpoint,
+    export_disk,
+    lag,
+)
 from vireo.server.rpc.server import RpcServer
 from vireo.v1 import ranking_pb2
 from vireo.v1.ranking_pb2_grpc import RankingServiceStub
@@ -37,6 +48,14 @@ RELEASE, RANK = "ReleaseService/GetServingRelease", "RankingService/RankCandidat
 @pytest.fixture
 def port() -> int:
     return free_port_base()
+
+
+@pytest.fixture
+def endpoint() -> Iterator[MetricsEndpoint]:
+    """An endpoint without metrics."""
+    endpoint = MetricsEndpoint(0, CollectorRegistry())
+    yield endpoint
+    endpoint.close()
 
 
 @pytest.fixture
@@ -108,28 +127,102 @@ async def test_the_endpoint_listens_on_metrics_host_alone_while_the_server_lives
         page(port, host=host)
 
 
-def test_port_that_is_taken_is_explained() -> None:
-    endpoint = MetricsEndpoint(0, CollectorRegistry())
+def test_port_that_is_taken_is_explained(endpoint: MetricsEndpoint) -> None:
     words = rf"can't serve metrics on 127\.0\.0\.1:{endpoint.port}: Address.*vireo up"
     with pytest.raises(VireoError, match=words):
         MetricsEndpoint(endpoint.port, CollectorRegistry())
-    endpoint.close()
 
 
-def test_silent_connections_are_bounded_and_ended_in_time(
-    monkeypatch: pytest.MonkeyPatch,
+def test_the_oldest_connections_make_room_for_further_ones(
+    endpoint: MetricsEndpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(metrics._Page, "timeout", 0.5)
-    endpoint = MetricsEndpoint(0, CollectorRegistry())
+    monkeypatch.setattr(metrics, "_MAX_SECONDS", 600)  # none is late
+    monkeypatch.setattr(metrics._Page, "timeout", 600)
     silent = [
         socket.create_connection(("127.0.0.1", endpoint.port), timeout=30)
         for _ in range(MAX_CONNECTIONS + 10)
     ]
-    assert all(connection.recv(1) == b"" for connection in silent)
+    assert all(connection.recv(1) == b"" for connection in silent[:10])
     assert page(endpoint.port) == (200, "")
     for connection in silent:
         connection.close()
-    endpoint.close()
+
+
+@pytest.mark.parametrize("part", [b"", b"G", b"GET / HTTP/1.1\r\n", b"\0"])
+def test_a_request_that_trickles_in_is_ended_in_time(
+    endpoint: MetricsEndpoint, part: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (
+        monkeypatch.context() as patched,
+        socket.create_connection(("127.0.0.1", endpoint.port), timeout=0.02) as slow,
+    ):
+        patched.setattr(metrics, "_MAX_SECONDS", 0.2)
+        ended = False
+        while not ended:
+            with suppress(TimeoutError):
+                try:
+                    slow.send(part)
+                    ended = not slow.recv(1 << 16)
+                except ConnectionError:
+                    ended = True
+    assert page(endpoint.port) == (200, "")
+
+
+def test_a_connection_that_cant_be_accepted_is_tried_again_after_a_pause(
+    endpoint: MetricsEndpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def out_of_descriptors(_: object) -> None:
+        raise OSError(24, "Too many open files")
+
+    paused: list[float] = []
+    with monkeypatch.context() as patched:
+        patched.setattr("socketserver.TCPServer.get_request", out_of_descriptors)
+        patched.setattr("time.sleep", paused.append)
+        with pytest.raises(OSError, match="Too many"):
+            endpoint.get_request()
+    assert paused == [0.5]
+
+
+def test_a_connection_whose_thread_cant_be_started_is_closed(
+    endpoint: MetricsEndpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_thread(_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", no_thread)
+        with socket.create_connection(("127.0.0.1", endpoint.port), 30) as other:
+            assert other.recv(1) == b""
+    assert not endpoint._open
+    assert page(endpoint.port) == (200, "")
+
+
+def test_few_scrapes_are_collected_at_a_time_and_probes_dont_wait_for_them() -> None:
+    under_way: list[None] = []
+    most, finish = 0, threading.Event()
+
+    class Slow(Collector):
+        def collect(self) -> Iterator[Metric]:
+            nonlocal most
+            under_way.append(None)
+            most = max(most, len(under_way))
+            finish.wait(60)
+            under_way.pop()
+            return iter([])
+
+    registry = CollectorRegistry()
+    registry.register(Slow())
+    with (
+        served_metrics(registry, {"/live": lambda: ""}) as url,
+        ThreadPoolExecutor(20) as others,
+    ):
+        port = int(url.split(":")[2].partition("/")[0])
+        scrapes = [others.submit(page, port) for _ in range(20)]
+        wait_until(lambda: most >= MAX_SCRAPES)
+        assert page(port, "live") == (200, "OK")
+        finish.set()
+        assert {each.result() for each in scrapes} == {(200, "")}
+    assert most == MAX_SCRAPES
 
 
 async def test_a_server_is_ready_while_it_serves_and_lives_all_the_same(

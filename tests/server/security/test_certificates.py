@@ -290,6 +290,16 @@ def test_a_first_start_that_broke_off_while_it_made_the_authority_can_be_repeate
     read(folder, "edge").verify_directly_issued_by(certificates.signing_authority().certificate)
 
 
+def test_a_key_that_was_half_written_at_the_first_start_is_put_aside(
+    folder: SecurityFolder, certificates: Certificates
+) -> None:
+    folder.certificates.mkdir(parents=True)
+    key = folder.certificates / "authority.key"
+    key.write_bytes(b"-----BEGIN")
+    assert certificates.ensure([])
+    assert key.with_suffix(".key.unused").read_bytes() == b"-----BEGIN"
+
+
 def test_certificates_still_valid_serve_on_though_the_key_to_renew_them_is_kept_elsewhere(
     folder: SecurityFolder, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
