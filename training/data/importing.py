@@ -251,7 +251,7 @@ class _Files:
             self.notes["bad interactions left out"] += part.bad_count
         found = Interactions.joined(parts)
         parts.clear()
-        check_years(path.name, found.time)
+        check_years(path.name, found.time, self.now)
         far = far_from_others(found.time)
         self.problems.add(
             path.name,
