@@ -51,6 +51,7 @@ from vireo.training.features.build import build_features, progress_bars
 from vireo.training.features.online_store import OnlineStoreSettings
 from vireo.training.features.watches import FeaturesMissingError, Split, load_watches
 from vireo.training.profile import Profile, load_profile
+from vireo.training.progress import heartbeat
 from vireo.training.ranking.train import TrainedRanker, calibrated, fit_ranker
 from vireo.training.ranking.training_set import (
     RankingSet,
@@ -382,7 +383,7 @@ def train_all(
     tables = load_dataset(home, dataset)
     keep_private(home.root)
     measuring = measuring_home(home)
-    with only_training(home, dataset):
+    with only_training(home, dataset), heartbeat(console, f"training on {dataset}"):
         if fresh:
             for each in (home, measuring):
                 Run(each.run(dataset)).forget()
