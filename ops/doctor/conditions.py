@@ -161,7 +161,11 @@ def found(
 
 
 def named(
-    cause: str, lines: Iterable[tuple[str, str]], variant: str = "", since: float = 0.0, **words: str
+    cause: str,
+    lines: Iterable[tuple[str, str]],
+    variant: str = "",
+    since: float = 0.0,
+    **words: str,
 ) -> Iterator[Finding]:
     """Yield the finding of a condition whose title names what has it; none without any.
 
