@@ -4,8 +4,8 @@ The measured fit holds out each viewer's last watch, and is evaluated on it. The
 continues the towers from its weights for a few more epochs on every watch, validation and test
 watches included, and recounts the tables. The ranker is kept: its labels must be unseen by the
 towers, and now no watch is. A few epochs at a low learning rate hardly move the vectors that it
-reads. No watch is left to measure the result on; `bench/refit.py` measures the same step one watch
-earlier.
+reads. No watch is left to measure the result on; docs/recommendations.md has what the same step
+gave one watch earlier.
 
 Each step stores its result under a fingerprint of its inputs, so that an interrupted run resumes,
 and a run whose data or settings changed starts afresh.
@@ -51,6 +51,7 @@ from vireo.training.features.build import build_features, progress_bars
 from vireo.training.features.online_store import OnlineStoreSettings
 from vireo.training.features.watches import FeaturesMissingError, Split, load_watches
 from vireo.training.profile import Profile, load_profile
+from vireo.training.progress import heartbeat
 from vireo.training.ranking.train import TrainedRanker, calibrated, fit_ranker
 from vireo.training.ranking.training_set import (
     RankingSet,
@@ -382,7 +383,7 @@ def train_all(
     tables = load_dataset(home, dataset)
     keep_private(home.root)
     measuring = measuring_home(home)
-    with only_training(home, dataset):
+    with only_training(home, dataset), heartbeat(console, f"training on {dataset}"):
         if fresh:
             for each in (home, measuring):
                 Run(each.run(dataset)).forget()

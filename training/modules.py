@@ -120,12 +120,13 @@ class Checkpoints:
     folder: Path
     fingerprint: str
 
-    def _path(self, phase: str) -> Path:
+    def path(self, phase: str) -> Path:
+        """Return the place of a phase's checkpoint."""
         return self.folder / f"{phase}.pt"
 
     def write(self, phase: str, state: Mapping[str, Any]) -> None:
         """Replace the state of a phase; raise CheckpointError if the file can't be written."""
-        write_checkpoint(self._path(phase), {"fingerprint": self.fingerprint, **state})
+        write_checkpoint(self.path(phase), {"fingerprint": self.fingerprint, **state})
 
     def read(self, phase: str) -> dict[str, Any] | None:
         """Return the state of a phase, or None if it is missing or of another training.
@@ -133,6 +134,6 @@ class Checkpoints:
         Raises:
             CheckpointError: the file is damaged.
         """
-        state = read_checkpoint(self._path(phase))
+        state = read_checkpoint(self.path(phase))
         matches = state is not None and state.pop("fingerprint", None) == self.fingerprint
         return state if matches else None

@@ -28,6 +28,7 @@ from vireo.training.evaluation.baselines import BASELINES, QUICK
 from vireo.training.evaluation.report import MEASURES
 from vireo.training.evaluation.run import Evaluated, evaluate_staged, write_report_page
 from vireo.training.evaluation.served import Stack, evaluate_served
+from vireo.training.progress import heartbeat
 from vireo.training.run import measuring_home
 from vireo.training.studies import Studies
 
@@ -75,7 +76,8 @@ def measure_offline(dataset: str, *, baselines: bool = False, as_json: bool = Fa
     """
     # The served release has seen every watch: measure its twin, which has not.
     home = measuring_home(Home.current())
-    found = evaluate_staged(home, dataset, BASELINES if baselines else QUICK)
+    with heartbeat(Console(stderr=True), f"evaluating {dataset}"):
+        found = evaluate_staged(home, dataset, BASELINES if baselines else QUICK)
     _print(found, as_json)
     if not as_json:
         typer.echo(f"report: {home.run(dataset) / 'report' / 'index.html'}")
@@ -114,7 +116,7 @@ def served(
     report = home.run(data) / "report"
     path = lists or report / "served.jsonl"
     running = nullcontext(target) if target else served_release(home, data)
-    with running as address:
+    with heartbeat(errors, f"evaluating {data}"), running as address:
         edge = edge_of(address, ca, token) if target else Edge(address)
         stack = Stack(edge.target, deadline, concurrency, edge.credentials())
         stored = partial(stored_manifest, home)
@@ -244,7 +246,8 @@ def study(
     home, errors = measuring_home(Home.current()), Console(stderr=True)
     method = name.replace("-", "_")
     studies = Studies(home, data, profile, errors)
-    document = getattr(studies, method)(*arguments.get(name, ()))
+    with heartbeat(errors, f"studying {data}"):
+        document = getattr(studies, method)(*arguments.get(name, ()))
     if as_json:
         print_json({method: document})
         return

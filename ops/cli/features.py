@@ -18,6 +18,7 @@ from vireo.server.home import Home
 from vireo.training.data.dataset import describe_dataset, load_dataset
 from vireo.training.features.build import build_features, progress_bars
 from vireo.training.profile import features_memory
+from vireo.training.progress import heartbeat
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -33,7 +34,7 @@ def build(
     home, console = Home.current(), Console()
     need = features_memory(describe_dataset(home, name))
     console.print(f"{name}: {need}", highlight=False, soft_wrap=True)
-    with progress_bars(console) as progress:
+    with heartbeat(console, f"features of {name}"), progress_bars(console) as progress:
         build_features(home, name, "none", progress)
     console.print(f"{name}: features built from every event.", highlight=False)
     if running_stack(home) is not None:

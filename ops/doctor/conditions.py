@@ -161,19 +161,24 @@ def found(
 
 
 def named(
-    cause: str, lines: Mapping[str, str], variant: str = "", since: float = 0.0, **words: str
+    cause: str,
+    lines: Iterable[tuple[str, str]],
+    variant: str = "",
+    since: float = 0.0,
+    **words: str,
 ) -> Iterator[Finding]:
     """Yield the finding of a condition whose title names what has it; none without any.
 
     Args:
         cause: the condition's.
-        lines: what was seen, by the names of what has it.
+        lines: names of what has it, and what was seen of each; a name may come again.
         variant: as of `found`, and the following likewise.
         since: seconds since it was seen last.
         words: for the title, beside the names.
     """
-    if lines:
-        yield found(cause, lines.values(), variant, since, names=listed(lines), **words)
+    if many := list(lines):
+        names = listed(name for name, _ in many)
+        yield found(cause, (line for _, line in many), variant, since, names=names, **words)
 
 
 def _shown(evidence: Iterable[str]) -> tuple[str, ...]:

@@ -4,32 +4,41 @@ from __future__ import annotations
 
 import io
 import re
+import threading
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from tests.builders.waiting import wait_for
 from vireo.training.modules import CheckpointError, Checkpoints, read_checkpoint, write_checkpoint
-from vireo.training.progress import Bars, tracked
+from vireo.training.progress import Bars, heartbeat, tracked
 
 
-@pytest.mark.parametrize("terminal", [False, True])
-def test_a_log_gets_a_line_now_and_then_with_the_progress_of_all_bars(
-    terminal: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("vireo.training.progress.SECONDS", 0.0)
+def test_a_log_gets_a_line_now_and_then_with_the_progress_of_the_innermost_bar() -> None:
     output = io.StringIO()
-    console = Console(file=output, width=100, force_terminal=terminal)
-    with Bars(console=console, transient=True) as bars:
-        bars.update(bars.add_task("baseline", total=2), completed=2)
-        task = bars.add_task("towers", total=4)
-        bars.advance(task)
-        bars.update(task, completed=3)
-        assert list(tracked(range(2), "asking", console)) == [0, 1]
-    lines = output.getvalue().splitlines()
-    wanted = [] if terminal else ["towers 25%", "towers 75%"]
-    assert [line for line in lines if re.fullmatch(r"towers \d+%", line)] == wanted
-    assert "baseline 100%" not in lines
+    console = Console(file=output, width=100)
+    stopped = Bars(console=Console(file=io.StringIO()))  # bars print themselves once they stop
+    stopped.add_task("baseline", total=2)
+    for _ in range(2):
+        stopped.start()
+    stopped.stop()
+    with heartbeat(console, "training on mine", seconds=0.01):
+        wait_for(lambda: re.search(r"\d:\d\d  training on mine", output.getvalue()))
+        with Bars(console=console) as bars:
+            bars.update(bars.add_task("retrieval", total=4), completed=1)
+            wait_for(lambda: "retrieval 25%" in output.getvalue())
+            for _ in tracked(range(2), "asking", console):
+                wait_for(lambda: "asking" in output.getvalue())
+    assert "baseline" not in output.getvalue()
+    assert "heartbeat" not in [each.name for each in threading.enumerate()]
+
+
+def test_a_terminal_gets_no_lines() -> None:
+    output = io.StringIO()
+    with heartbeat(Console(file=output, force_terminal=True), "training", seconds=0.001):
+        assert "heartbeat" not in [each.name for each in threading.enumerate()]
+    assert not output.getvalue()
 
 
 def test_a_state_is_read_back_unchanged(tmp_path: Path) -> None:

@@ -81,27 +81,45 @@ def read_columns(
         yield part, {name: each.read(part, sources[name]) for name, each in columns.items()}
 
 
-def ids(part: FilePart, column: str) -> Any:
-    """Return a column of ids as text, empty if missing: 007 stays 007, the integer 7 becomes "7".
+class IdColumn:
+    """Reads a column of ids as text, part by part: 007 stays 007, the integer 7 becomes "7"."""
 
-    Raises:
-        VireoError: ids are neither text nor integers.
-    """
-    values = part.columns[column]
-    if not (pa.types.is_integer(values.type) or is_text(values.type)):
-        raise VireoError(
-            f"{part.name}, column {column}: ids are of type {values.type}; "
-            "write them as text or integers"
-        )
-    text = values.cast(pa.string())
-    part.mark(column, ~present(values), "the id is missing", "give every row its id")
-    decimal = pc.match_substring_regex(text, _DECIMAL_ID).fill_null(False).to_numpy()
-    what = "{} is a decimal number, which integers with missing values turn into"
-    part.mark(column, np.asarray(decimal, np.bool_), what, "write the id as an integer or text")
-    too_long = f"the id {{}} is over {ID_BYTES} bytes long"
-    remedy = f"use ids of 1 to {ID_BYTES} bytes of UTF-8"
-    part.mark(column, longer(text, ID_BYTES), too_long, remedy)
-    return text.fill_null("")
+    def __init__(self) -> None:
+        self._decimals = ""
+        """What is wrong if no other id comes: every id so far is a decimal."""
+        self._others = False
+
+    def read(self, part: FilePart, column: str) -> Any:
+        """Return a part's ids, empty if missing; raise VireoError if not text or integers."""
+        values = part.columns[column]
+        if not (pa.types.is_integer(values.type) or is_text(values.type)):
+            raise VireoError(
+                f"{part.name}, column {column}: ids are of type {values.type}; "
+                "write them as text or integers"
+            )
+        there, text = present(values), values.cast(pa.string())
+        decimal = pc.match_substring_regex(text, _DECIMAL_ID).fill_null(False).to_numpy()
+        self._others = self._others or bool((there & ~decimal).any())
+        if not self._decimals and there.any():
+            first = int(np.argmax(there))
+            self._decimals = (
+                f"{part.name}, row {part.rows[first]}, column {column}: ids are decimal numbers "
+                f"like {part.shown(column, first)}, which is what integers with missing values "
+                "turn into; write them as integers or text"
+            )
+        part.mark(column, ~there, "the id is missing", "give every row its id")
+        too_long = f"the id {{}} is over {ID_BYTES} bytes long"
+        remedy = f"use ids of 1 to {ID_BYTES} bytes of UTF-8"
+        part.mark(column, longer(text, ID_BYTES), too_long, remedy)
+        return text.fill_null("")
+
+    def close(self) -> None:
+        """Raise VireoError if every id was a decimal, as integers with missing values become.
+
+        Ids like 1.0 beside others are text.
+        """
+        if self._decimals and not self._others:
+            raise VireoError(self._decimals)
 
 
 def numbers(

@@ -121,12 +121,12 @@ class FilePart:
 
         def described(position: int) -> str:
             # A missing time can't be shown.
-            return what.replace("{}", self._shown(column, position)) if "{}" in what else what
+            return what.replace("{}", self.shown(column, position)) if "{}" in what else what
 
         self.problems.add(self.name, column, self.rows, bad, described, remedy)
         self.bad |= bad
 
-    def _shown(self, column: str, position: int) -> str:
+    def shown(self, column: str, position: int) -> str:
         """Return a value of the file, truncated for a message."""
         scalar = self.columns[column][position]
         if pa.types.is_temporal(scalar.type):  # datetime can't hold all of them

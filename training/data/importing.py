@@ -26,8 +26,8 @@ from vireo.training.data.columns import (
     ATTRIBUTE_BYTES,
     ID_BYTES,
     Column,
+    IdColumn,
     event_times,
-    ids,
     labels,
     longer,
     numbers,
@@ -174,8 +174,9 @@ class _Files:
         self, path: Path, attributes: Sequence[AttributeColumn]
     ) -> tuple[pa.Table, pa.ChunkedArray]:
         """Return the good rows of a videos file, with its attributes, and the id of every row."""
+        ids = IdColumn()
         columns = {
-            "video_id": Column(ids, required=True),
+            "video_id": Column(ids.read, required=True),
             "title": Column(texts, required=True),
             "tags": Column(tags),
             "published": Column(partial(published_times, now=self.now)),
@@ -193,6 +194,7 @@ class _Files:
             every += values["video_id"].chunks
             self.notes["videos without a title, named by their id"] += values["title"].null_count
             rows.add(part, values | {"title": pc.coalesce(values["title"], values["video_id"])})
+        ids.close()
         good = rows.distinct(path.name, self.problems, self.notes)
         return good, pa.chunked_array(every, pa.string())
 
@@ -200,7 +202,7 @@ class _Files:
         """Return the good rows of a viewers file; an empty table without a file."""
         if path is None:
             return VIEWERS.empty_table()
-        rows = _Rows("viewer_id", VIEWERS)
+        ids, rows = IdColumn(), _Rows("viewer_id", VIEWERS)
         for part in read_parts(path, self.problems):
             part.require("viewer_id")
             names = [name for name in part.columns if name != "viewer_id"]
@@ -214,14 +216,16 @@ class _Files:
                 [value for value in values if value is not None]
                 for values in (zip(*columns, strict=True) if columns else [()] * len(part.rows))
             ]
-            rows.add(part, {"viewer_id": ids(part, "viewer_id"), "attributes": attributes})
+            rows.add(part, {"viewer_id": ids.read(part, "viewer_id"), "attributes": attributes})
+        ids.close()
         return rows.distinct(path.name, self.problems, self.notes)
 
     def interactions(self, path: Path, names: Names) -> Interactions:
         """Return the good rows of an interactions file in file order, of the videos of `names`."""
+        viewers, videos = IdColumn(), IdColumn()
         columns = {
-            "viewer_id": Column(ids, required=True),
-            "video_id": Column(partial(_videos, known=names.videos), required=True),
+            "viewer_id": Column(viewers.read, required=True),
+            "video_id": Column(partial(_videos, ids=videos, known=names.videos), required=True),
             "timestamp": Column(partial(event_times, now=self.now), required=True),
             "event": Column(_events),
             "watched_fraction": Column(partial(numbers, low=0, high=1)),
@@ -249,9 +253,11 @@ class _Files:
                 )
             )
             self.notes["bad interactions left out"] += part.bad_count
+        viewers.close()
+        videos.close()
         found = Interactions.joined(parts)
         parts.clear()
-        check_years(path.name, found.time)
+        check_years(path.name, found.time, self.now)
         far = far_from_others(found.time)
         self.problems.add(
             path.name,
@@ -288,9 +294,9 @@ def _attribute(part: FilePart, name: str) -> Any:
     return values
 
 
-def _videos(part: FilePart, column: str, known: Texts) -> Any:
+def _videos(part: FilePart, column: str, ids: IdColumn, known: Texts) -> Any:
     """Return the number of each video's id among the known ones, -1 if unknown."""
-    places = known.find(ids(part, column))
+    places = known.find(ids.read(part, column))
     part.mark(
         column,
         (places < 0) & present(part.columns[column]),

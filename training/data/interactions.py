@@ -14,11 +14,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vireo.server.arrays import BoolArray, Float32Array, Int32Array, Int64Array
+from vireo.server.arrays import BoolArray, Float32Array, Float64Array, Int32Array, Int64Array
 from vireo.server.errors import VireoError
 from vireo.server.features.activity import Bounce
 from vireo.server.features.context import COLUMNS
-from vireo.training.data.columns import unix_micros
+from vireo.training.data.columns import MAX_CLOCK_SKEW, unix_micros
 from vireo.training.data.context import context_fields
 from vireo.training.data.schema import EVENTS, INTERACTIONS, MAX_RATING, TIME, WATCH_EVENTS
 from vireo.training.data.split import MIN_WATCHES
@@ -30,7 +30,14 @@ MIN_SHARE = 0.001
 EARLIEST_USUAL = datetime(1990, 1, 1, tzinfo=UTC)
 """If most events are earlier, their times are hardly Unix seconds."""
 _MIN_EVENTS = 1_000
-"""Fewer events may be early, as in a trial with times 1, 2, 3."""
+"""Fewer events may be early if no unit is likely, as in a trial with times 1, 2, 3."""
+_UNITS = (
+    # Unit, its seconds, and its number at the Unix epoch.
+    ("days since 1900, as in Excel", 86_400, 25_569),
+    ("days since 1970", 86_400, 0),
+    ("hours since 1970", 3600, 0),
+    ("minutes since 1970", 60, 0),
+)
 SCALES = (MAX_RATING, 10.0, 100.0)
 """Best ratings of usual scales."""
 MIN_VIDEOS = 2
@@ -205,15 +212,42 @@ def rescaled(ratings: Float32Array, scale: float | None) -> Float32Array:
     return ratings if scale == MAX_RATING else ratings * np.float32(MAX_RATING / scale)
 
 
-def check_years(name: str, times: Int64Array) -> None:
-    """Raise VireoError if most times of a file, Unix microseconds, are before EARLIEST_USUAL."""
-    if len(times) < _MIN_EVENTS or (middle := np.median(times)) >= unix_micros(EARLIEST_USUAL):
+def check_years(name: str, times: Int64Array, now: datetime) -> None:
+    """Raise VireoError if most times of a file are before EARLIEST_USUAL; it names the likely unit.
+
+    Args:
+        name: the file's name.
+        times: Unix microseconds, int64[n].
+        now: the current time.
+    """
+    if not len(times) or (middle := float(np.median(times))) >= unix_micros(EARLIEST_USUAL):
+        return
+    unit = _likely_unit(times / 1e6, now)
+    if not unit and len(times) < _MIN_EVENTS:
         return
     raise VireoError(
         f"{name}, column timestamp: most times are before {EARLIEST_USUAL.year} as Unix seconds, "
-        f"the middle one is {middle / 1e6:.15g}; write Unix seconds or ISO 8601, for example "
-        "2024-05-01T12:00:00Z"
+        f"the middle one is {middle / 1e6:.15g}"
+        + (f"; they look like {unit}" if unit else "")
+        + "; write Unix seconds or ISO 8601, for example 2024-05-01T12:00:00Z"
     )
+
+
+def _likely_unit(numbers: Float64Array, now: datetime) -> str:
+    """Return the unit in which most numbers are times from EARLIEST_USUAL to now, empty if none."""
+    year, month = np.divmod(numbers, 100)
+    in_range = (year >= EARLIEST_USUAL.year) & (year <= now.year)
+    # Of hours, a tenth would end like a month.
+    if np.mean(in_range & (month >= 1) & (month <= 12) & (month % 1 == 0)) > 0.5:
+        return "months, as in 202405"
+    if np.mean((numbers >= EARLIEST_USUAL.year) & (numbers <= now.year)) > 0.5:
+        return "years"
+    first, last = EARLIEST_USUAL.timestamp(), (now + MAX_CLOCK_SKEW).timestamp()
+    for unit, seconds, epoch in _UNITS:
+        moments = (numbers - epoch) * seconds
+        if np.mean((moments >= first) & (moments <= last)) > 0.5:
+            return unit
+    return ""
 
 
 def far_from_others(times: Int64Array) -> BoolArray:

@@ -2,7 +2,8 @@
 
 The protocol is that of the test, one watch earlier: every viewer's last watch before the test is
 held out, and baselines fitted on all watches before it rank the videos not watched by then. A grid
-is searched one setting at a time, from the best so far, until no setting is better.
+of one or two settings is searched whole; a larger one one setting at a time, from the best so far,
+until no setting is better.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -40,6 +42,8 @@ SETTINGS_FILE = "baselines.json"
 """In the folder of a data set's features, in a run's report and in `bench/report/<data set>`."""
 SHIPPED = Path(__file__).parents[3] / "bench" / "report"
 """Reports of a checkout; a wheel has none."""
+MAX_WHOLE = 2
+"""Maximum settings of a grid that is searched whole."""
 MAX_SCORES = 50_000_000
 """Maximum scores for each trial; viewers are sampled to keep it."""
 Settings = dict[str, Setting]
@@ -63,8 +67,7 @@ class BaselineSettings(_Document):
     chosen: Settings
     ndcg_10: float | None = None
     """On validation; None if not tuned on this data."""
-    search: str | None = None
-    """How an earlier build has searched."""
+    search: Literal["whole grid", "one setting at a time"] | None = None
     grid: dict[str, tuple[Setting, ...]] = {}
     tried: tuple[Trial, ...] = ()
     """In order of trial, the initial settings first."""
@@ -225,6 +228,7 @@ def tune_baselines(watches: pd.DataFrame, video_ids: list[str], console: Console
             found[name] = BaselineSettings(
                 chosen=asdict(best),
                 ndcg_10=tried[best],
+                search="whole grid" if len(grid) <= MAX_WHOLE else "one setting at a time",
                 grid={setting: tuple(values) for setting, values in grid.items()},
                 tried=tuple(Trial(settings=asdict(each), ndcg_10=tried[each]) for each in tried),
             )
@@ -241,7 +245,14 @@ def search(start: Config, grid: Grid, measure: Callable[[Config], float]) -> dic
 
     `measure` is called once for each; larger is better. Settings outside the grid stay as they are.
     """
-    found, before = {start: measure(start)}, None
+    found = {start: measure(start)}
+    if len(grid) <= MAX_WHOLE:
+        for together in product(*grid.values()):
+            config = changed(start, dict(zip(grid, together, strict=True)))
+            if config not in found:
+                found[config] = measure(config)
+        return found
+    before = None
     while best_of(found) != before:
         before = best_of(found)
         for name, values in grid.items():

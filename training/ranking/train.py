@@ -139,7 +139,8 @@ class RankingTrainer:
         falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.config.epochs)
         best: HeldOut | None = None
         best_state, stale, epoch = self.weights(), 0, 0
-        saved = self.checkpoints.read(part)
+        phase = f"ranking_{part}"
+        saved = self.checkpoints.read(phase)
         if saved:
             self.model.load_state_dict(saved["model"])
             optimizer.load_state_dict(saved["optimizer"])
@@ -160,7 +161,7 @@ class RankingTrainer:
                 | {f"held_out_{name}": value for name, value in vars(now).items()}
             )
             self.checkpoints.write(
-                part,
+                phase,
                 {
                     "model": self.model.state_dict(),
                     "optimizer": optimizer.state_dict(),

@@ -116,6 +116,8 @@ def train_retrieval(
     if state := kept.read(PHASE):
         trainer.restore(state)
         console.print(f"resuming from the checkpoint, {trainer.share_done:.0%} done")
+    elif kept.path(PHASE).exists():
+        console.print("training from scratch: the checkpoint is of other data, settings or code")
     interrupt = Interrupt()
     with torch_threads(config.threads), interrupt.listening(), _progress(console) as bar:
         task = bar.add_task("retrieval", total=1.0, measures="")

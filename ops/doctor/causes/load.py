@@ -235,11 +235,11 @@ def files_run_out(facts: Facts) -> Iterator[Finding]:
         page.source: (page.value("process_open_fds"), page.value("process_max_fds"))
         for page in facts.pages
     }
-    lines = {
-        name: f"{name}: {count:.0f} of {most:.0f}"
+    lines = (
+        (name, f"{name}: {count:.0f} of {most:.0f}")
         for name, (count, most) in opened.items()
         if most and count > _OPEN_SHARE * most
-    }
+    )
     yield from named("files-run-out", lines)
 
 

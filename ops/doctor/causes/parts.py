@@ -24,15 +24,16 @@ _OLD_SECONDS = 14 * 86_400.0
 
 def configuration_refused(facts: Facts) -> Iterator[Finding]:
     """Resources that an Envoy has NACKed, by its own word or by the control plane's count."""
-    lines = {
-        f"{each.kind} {each.name}": f"{each.envoy} refuses {each.kind} {each.name}: {each.words}"
+    # Envoys may refuse one resource for reasons of their own.
+    lines = [
+        (f"{each.kind} {each.name}", f"{each.envoy} refuses {each.kind} {each.name}: {each.words}")
         for each in facts.refusals
-    } or {
-        labels["kind"]: f"{count:.0f} {labels['kind']} refused"
+    ] or [
+        (labels["kind"], f"{count:.0f} {labels['kind']} refused")
         for page in facts.pages
         for labels, count in page.samples("vireo_xds_refused_resources")
         if count
-    }
+    ]
     yield from named("configuration-refused", lines)
 
 
@@ -114,8 +115,8 @@ def consumer_waits(facts: Facts) -> Iterator[Finding]:
     waiting = _without(facts, "vireo_consumer_lease_held")
     away = facts.ill("store") or facts.ill("log") or state_of(facts.of_kind("consumer", "log"))
     if not away:
-        seen = {each: f"{each} stands by (vireo_consumer_lease_held)" for each in waiting}
-        yield from named("consumer-waits", seen)
+        seen = "stands by (vireo_consumer_lease_held)"
+        yield from named("consumer-waits", ((each, f"{each} {seen}") for each in waiting))
 
 
 def consumer_behind(facts: Facts) -> Iterator[Finding]:
@@ -240,17 +241,17 @@ def rules_refused(facts: Facts) -> Iterator[Finding]:
         if page.value("vireo_rules_loads_total") and not page.value("vireo_rules_valid")
     ]
     seen = "the rules before stay in effect (vireo_rules_valid is 0)"
-    yield from named("rules-refused", dict.fromkeys(refusing, seen))
+    yield from named("rules-refused", ((each, seen) for each in refusing))
 
 
 def grown_old(facts: Facts) -> Iterator[Finding]:
     """Features that nobody has built, or a release that was trained, a long time ago."""
-    for cause, metric in (
-        ("features-old", "vireo_features_built_timestamp_seconds"),
-        ("release-old", "vireo_release_created_timestamp_seconds"),
+    for cause, metric, seen_by in (
+        ("features-old", "vireo_features_built_timestamp_seconds", "gateways"),
+        ("release-old", "vireo_release_created_timestamp_seconds", "pods"),
     ):
         if (age := facts.age(metric)) > _OLD_SECONDS:
-            yield found(cause, [f"{metric} of the pods"], time=ago(age))
+            yield found(cause, [f"{metric} of the {seen_by}"], time=ago(age))
 
 
 def s3_down(facts: Facts) -> Iterator[Finding]:
@@ -299,10 +300,11 @@ def mixed_releases(facts: Facts) -> Iterator[Finding]:
 
 def release_refused(facts: Facts) -> Iterator[Finding]:
     """Pods that can't follow their channel, though S3 answers."""
-    why = {each.name: f"{each.name}: {each.failure}" for each in facts.pods if each.failure}
+    why = [(each.name, f"{each.name}: {each.failure}") for each in facts.pods if each.failure]
     if not facts.pods:
         seen = "its latest attempt to follow the channel failed (vireo_release_failing)"
-        why = {name: f"{name}: {seen}" for name in facts.sources("vireo_release_failing")}
+        failing = facts.sources("vireo_release_failing")
+        why = [(name, f"{name}: {seen}") for name in failing]
     yield from named("release-refused", why)
 
 

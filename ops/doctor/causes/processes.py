@@ -61,8 +61,8 @@ def _obituary(process: Process) -> str:
     return f"{process.name} {how}{when}{count}{log}"
 
 
-def _obituaries(processes: Iterable[Process]) -> dict[str, str]:
-    return {each.name: _obituary(each) for each in processes}
+def _obituaries(processes: Iterable[Process]) -> Iterator[tuple[str, str]]:
+    return ((each.name, _obituary(each)) for each in processes)
 
 
 def state_of(processes: Iterable[Process]) -> list[str]:
@@ -78,11 +78,11 @@ def pods_die(facts: Facts) -> Iterator[Finding]:
     killed = any("SIGKILL" in each.ended for each in many)
     yield from named("pod-dies", _obituaries(many), "killed" if killed else "", last_seen(many))
     if not facts.processes:
-        gone = {
-            page.source: f"{page.source}: {page.problem}"
+        gone = (
+            (page.source, f"{page.source}: {page.problem}")
             for page in facts.pages
             if page.fault in ("refused", "unreachable")
-        }
+        )
         yield from named("pod-dies", gone, "gone")
 
 
@@ -123,28 +123,31 @@ def pods_hang(facts: Facts) -> Iterator[Finding]:
             if page.fault == "silent":
                 seen = f"{page.source} accepts connections: {page.problem}"
                 hanging.setdefault(page.source, seen)
-    yield from named("pod-hangs", hanging)
+    yield from named("pod-hangs", hanging.items())
 
 
 def pods_unreachable(facts: Facts) -> Iterator[Finding]:
     """Pods whose host answers no packet. What Envoy still calls, only this machine can't reach."""
-    cut = {
-        each.name: f"{each.name} ({each.cluster}): no packet comes back, neither here nor to Envoy "
-        f"({', '.join(sorted(each.flags))})"
+    cut = (
+        (
+            each.name,
+            f"{each.name} ({each.cluster}): no packet comes back, neither here nor to Envoy "
+            f"({', '.join(sorted(each.flags))})",
+        )
         for each in facts.hosts
         if each.reach == "unreachable" and not each.healthy
-    }
+    )
     yield from named("pod-unreachable", cut)
 
 
 def endpoints_refused(facts: Facts) -> Iterator[Finding]:
     """Pods that discovery finds and at whose port nothing listens, without a supervisor."""
     supervised = {each.name for each in facts.processes}
-    gone = {
-        each.name: f"{each.name} ({each.cluster}): connection refused"
+    gone = (
+        (each.name, f"{each.name} ({each.cluster}): connection refused")
         for each in facts.hosts
         if each.reach == "refused" and not each.healthy and each.name not in supervised
-    }
+    )
     yield from named("endpoint-dead", gone)
 
 
@@ -199,10 +202,10 @@ def invalid_responses(facts: Facts) -> Iterator[Finding]:
                 address = labels.get("address", "")
                 name = f"{labels.get('stage', '')} pod {names.get(address, address)}"
                 counts[name] = counts.get(name, 0.0) + count
-    lines = {
-        name: f"gateways rejected {count:.0f} answers of the {name} within {facts.seconds:.0f} s"
+    lines = (
+        (name, f"gateways rejected {count:.0f} answers of the {name} within {facts.seconds:.0f} s")
         for name, count in counts.items()
-    }
+    )
     yield from named("invalid-responses", lines)
 
 
@@ -210,17 +213,15 @@ def pods_fail(facts: Facts) -> Iterator[Finding]:
     """Pods that fail many calls, or answer too late, while others of their cluster don't."""
     if shed_calls(facts):
         return  # with more calls than there can be answers, all fail by chance
-    broken, slow = dict[str, str](), dict[str, str]()
+    broken, slow = list[tuple[str, str]](), list[tuple[str, str]]()
     for host in facts.hosts:
         rest = [each for each in facts.hosts if each.cluster == host.cluster and each is not host]
         share, others = _share(host, "errors"), _least(rest, "errors")
         if share >= max(_ERROR_SHARE, _OTHERS_TIMES * others):
-            broken[host.name] = (
-                f"{host.name} fails {share:.0%} of its calls as {host.cluster}, the others "
-                f"{others:.0%}"
-            )
+            seen = f"fails {share:.0%} of its calls as {host.cluster}, the others {others:.0%}"
+            broken.append((host.name, f"{host.name} {seen}"))
         if not (host.timed_out or host.reach) and (seen := _slowness(host, rest)):
-            slow[host.name] = seen
+            slow.append((host.name, seen))
     yield from named("pod-errors", broken)
     yield from named("pod-slow", slow)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -18,11 +19,7 @@ from tests.builders.doctor_facts import (
     with_process,
 )
 from vireo.ops.doctor.diagnose import diagnose
-from vireo.ops.doctor.facts import (
-    Facts,
-    Page,
-    Refusal,
-)
+from vireo.ops.doctor.facts import Facts, Host, Page, Refusal
 
 
 def test_an_independent_fault_comes_before_what_follows_from_the_first() -> None:
@@ -98,3 +95,35 @@ def test_many_lines_of_evidence_are_counted() -> None:
     [finding] = diagnose(replace(HEALTHY, refusals=refusals))
     assert len(finding.evidence) == 6
     assert finding.evidence[-1] == "and 15 more like these"
+
+
+def test_what_envoys_say_of_one_resource_is_all_evidence() -> None:
+    refusals = tuple(Refusal(f"envoy-{number}", "routes", "edge", "no") for number in (1, 2))
+    [finding] = diagnose(replace(HEALTHY, refusals=refusals))
+    assert "configuration: routes edge" in finding.title
+    assert finding.evidence == (
+        "envoy-1 refuses routes edge: no",
+        "envoy-2 refuses routes edge: no",
+    )
+
+
+@pytest.mark.parametrize(
+    ("cause", "changes"),
+    [
+        ("pod-unreachable", {"reach": "unreachable", "flags": frozenset({"failed_eds_health"})}),
+        ("endpoint-dead", {"reach": "refused", "flags": frozenset({"failed_eds_health"})}),
+        ("pod-errors", {"calls": 50, "errors": 40}),
+        ("pod-slow", {"calls": 50, "timeouts": 40}),
+    ],
+)
+def test_a_pod_of_two_clusters_has_evidence_of_each(cause: str, changes: dict[str, Any]) -> None:
+    clusters = ("gateway", "gateway_batch")
+    hosts = tuple(
+        Host(cluster, f"10.1.0.{number}:8443", f"pod-{number}", calls=50)
+        for cluster in clusters
+        for number in (7, 8)
+    )
+    [finding] = diagnose(with_hosts(Facts(hosts=hosts), "pod-7", **changes))
+    assert finding.cause == cause
+    assert "pod-7" in finding.title
+    assert len(finding.evidence) == len(clusters)

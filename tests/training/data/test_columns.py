@@ -121,12 +121,28 @@ def in_seconds(values: Any) -> Any:
     return np.rint(np.asarray(values, np.float64) * 1e6).astype(np.int64)
 
 
-def test_early_times_are_refused_if_they_are_most() -> None:
+@pytest.mark.parametrize(
+    ("values", "unit"),
+    [
+        (np.linspace(45_292.5, 45_600, 20), "days since 1900, as in Excel"),
+        ([202_401, 202_402, 202_312, 199_001], "months, as in 202405"),
+        (np.linspace(28.4e6, 29e6, 20), "minutes since 1970"),
+        (np.linspace(473_000, 480_000, 20), "hours since 1970"),
+        (np.linspace(19_700, 20_000, 20), "days since 1970"),
+        ([2023, 2024, 2024, 2025], "years"),
+    ],
+)
+def test_times_of_another_unit_are_refused_with_its_name(values: Any, unit: str) -> None:
+    with pytest.raises(VireoError, match=f"before 1990 .*they look like {unit};.* ISO 8601"):
+        check_years("i.csv", in_seconds(values), NOW)
+
+
+def test_early_times_are_refused_in_any_unit_if_they_are_most() -> None:
     early, usual = np.arange(1_000.0), np.full(1_000, 1.7e9)
     for fine in ([*early[:999], *usual], early[:100], []):  # the second is a trial
-        check_years("i.csv", in_seconds(fine))
+        check_years("i.csv", in_seconds(fine), NOW)
     with pytest.raises(VireoError, match=r"the middle one is 499\.5; write Unix seconds"):
-        check_years("i.csv", in_seconds(early))
+        check_years("i.csv", in_seconds(early), NOW)
 
 
 def test_a_publication_may_be_old_or_ahead_but_must_be_held_by_what_reads_it() -> None:

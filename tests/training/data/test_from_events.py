@@ -291,3 +291,12 @@ def test_attributes_of_the_catalogue_are_in_the_data(logged: LoggedData) -> None
     # An upsert replaces all that was known.
     assert list(frame["attribute.language"]["n2"]) == ["de", "fr"]
     assert frame["attribute.age_rating"]["v1"] == 16
+
+
+def test_a_base_of_an_earlier_build_may_lack_creators(logged: LoggedData) -> None:
+    path = logged.home.data("small") / "videos.parquet"
+    pd.read_parquet(path).drop(columns="creator").to_parquet(path)
+    logged.change(upserted("n1", creator="ana"))
+    logged.made()
+    videos = load_dataset(logged.home, "live").videos.set_index("video_id")
+    assert videos["creator"].dropna().to_dict() == {"n1": "ana"}

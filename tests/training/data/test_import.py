@@ -190,6 +190,11 @@ def test_columns_that_are_not_read_are_named(home: Home) -> None:
             r"no viewer watched more than 1 videos",
         ),
         (HEADER + "a,1,1\n", "video_id,title\n1,x\n", r"there are 1 videos"),
+        (
+            HEADER + "".join(f"a,{video},45413\n" for video in ("007", "0", "ü")),
+            VIDEOS,
+            r"interactions\.csv, column timestamp: .* as in Excel",
+        ),
     ],
 )
 def test_files_that_cannot_be_used_are_refused_in_one_line(

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.builders.importing import FULL_HEADER, HEADER, ROWS, VIDEOS, imported
+from vireo.server.errors import VireoError
 from vireo.server.home import Home
 from vireo.training.data.dataset import (
     Dataset,
@@ -30,10 +31,6 @@ def mine(home: Home) -> Dataset:
         (",0,1", r"row 5, column viewer_id: the id is missing; give every row its id"),
         ("a,,1", r"row 5, column video_id: the id is missing"),
         (f"{'é' * 65},0,1", r"row 5, column viewer_id: the id 'é+\.\.\. is over 128 bytes long"),
-        (
-            "7.0,0,1",
-            r"row 5, column viewer_id: '7\.0' is a decimal number, which integers .* write",
-        ),
         ("a,8,1", r"row 5, column video_id: video '8' is not in the videos file; add the video"),
         ("a,0,", r"row 5, column timestamp: the time is missing"),
         ("a,0,soon", r"row 5, column timestamp: 'soon' is not a time; write Unix seconds or ISO"),
@@ -171,6 +168,13 @@ def test_a_folder_of_parquet_files_is_one_file_with_columns_in_its_folders_names
     request = ImportRequest("mine", tmp_path / "interactions.parquet", tmp_path / "videos.csv")
     assert import_dataset(home, request).events == {"like": 4, "play": 4}
     assert mine(home).interactions["row"].tolist() == [4, 8, 3, 7, 2, 6, 1, 5]
+
+
+def test_ids_are_decimals_only_if_all_of_them_are(home: Home, small_parts: None) -> None:
+    rows = "".join(f"7.0,0,{n}\n" for n in range(20))
+    with pytest.raises(VireoError, match=r"row 3, column viewer_id.*'7\.0'.*integers or text"):
+        imported(home, f"{HEADER},0,1\n{rows}", skip_bad_rows=True)
+    assert imported(home, HEADER + rows + ROWS).interactions == 23
 
 
 def test_repeats_are_dropped_and_unsorted_times_sorted_and_counted(home: Home) -> None:

@@ -73,7 +73,22 @@ def split(histories: dict[str, Sequence[int]]) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=["viewer_id", "video_id", "part"])
 
 
-def test_settings_are_tried_one_at_a_time_once_each_and_the_first_best_is_kept() -> None:
+def test_two_settings_are_tried_in_every_combination_once_and_the_first_best_is_kept() -> None:
+    grid: Grid = {"regularisation": (1.0, 2.0, 3.0), "half_life": (None, 5.0)}
+    start, tried = EaseConfig(2.0, 5.0), list[Config]()
+
+    def measure(config: Config) -> float:
+        tried.append(config)
+        return float(config == EaseConfig(3.0, None))
+
+    found = search(start, grid, measure)
+    assert tried == list(found)
+    assert tried[0] == start
+    assert set(found) == {EaseConfig(a, b) for a in (1.0, 2.0, 3.0) for b in (None, 5.0)}
+    assert best_of(found) == EaseConfig(3.0, None)
+
+
+def test_more_settings_are_tried_one_at_a_time_once_each_and_the_first_best_is_kept() -> None:
     grid: Grid = {
         "factors": (32, 64, 128, 256),
         "half_life": (None, 10.0, 3.0),

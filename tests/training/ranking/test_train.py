@@ -176,6 +176,8 @@ def test_a_training_that_was_interrupted_ends_like_one_that_was_not(
     resumed = trained(ranking_set("co_watch"), tmp_path).model.state_dict()
     for name, value in co_watched[0].model.state_dict().items():
         assert torch.equal(value, resumed[name]), name
+    # By these names an earlier build's are replaced.
+    assert {each.name for each in tmp_path.glob("*.pt")} == {"ranking_linear.pt", "ranking_full.pt"}
 
 
 def test_too_few_viewers_to_hold_any_out_still_give_a_ranker(tmp_path: Path) -> None:

@@ -173,7 +173,8 @@ def test_a_checkpoint_of_something_else_is_not_taken_up(
 ) -> None:
     folder, console = Path(shutil.copytree(trained[1], tmp_path / "other")), InterruptingConsole()
     train_retrieval(ring, replace(small, epochs=1), folder, console)
-    assert not any(line.startswith("resuming") for line in console.lines)
+    said = "training from scratch: the checkpoint is of other data, settings or code"
+    assert console.lines[0] == said
     assert [point["epoch"] for point in curve(folder)] == [1]
 
 
