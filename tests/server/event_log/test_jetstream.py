@@ -119,18 +119,21 @@ async def test_a_timeout_is_the_fault_of_the_connection_that_was_asked_alone(
 ) -> None:
     log = JetStreamLog(settings_of(nats, nats))
 
+    async def ask() -> None:
+        async with log._answered("read"):
+            await log.end(EVENTS)
+            raise TimeoutError
+
     async def time_out() -> Connection:
         with pytest.raises(LogAwayError, match="no answer in time"):
-            async with log._answered("read"):
-                await log.end(EVENTS)
-                raise TimeoutError
+            await ask()
         assert log._connection is not None
         return log._connection
 
     first = await time_out()
-    assert first.usable, "it has been opened since"
+    assert not first.lost.done(), "it has been opened since"
     assert await time_out() is first
-    assert not first.usable
+    assert first.lost.done()
     await append(log, "0", b"x", "after a timeout")
     await log.close()
 
