@@ -28,8 +28,9 @@ log = structlog.get_logger()
 CONNECTED = Gauge("vireo_log_connected", "1 while the log can be used.")
 
 _CONNECT_SECONDS = 2
-_ANSWER_SECONDS = 2.0
-"""Maximum seconds to wait for an answer."""
+_ANSWER_SECONDS = 1.8
+"""Maximum seconds to wait for an answer: fewer than a question of the log may take in all, after
+which it would not be known what the server has said."""
 _CLOSE_SECONDS = 0.5
 _LOOK_SECONDS = 0.1
 """Seconds between looks whether the client has closed the connection. Its callback doesn't say so

@@ -1,8 +1,9 @@
 """The online store that features are built into: SQLite in the feature folder, or Redis.
 
 One build of a folder is under way at a time. One in Redis has rows of its own, which are announced
-when all are there, before the folder is replaced. Rows of any build but the announced one and the
-one that is under way are dead: the next build deletes what a killed one left.
+when all are there, just before the folder is replaced. Rows of any build but the announced one and
+the one that is under way are dead: the next build deletes what a killed one left. After one in
+SQLite all rows in Redis are dead.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ _WAIT_SECONDS = 3600
 """Maximum seconds to wait for another build."""
 _REDIS_SECONDS = 30.0
 _KEYS_AT_A_TIME = 1000
+_IN_REDIS = " redis"
+"""After the series in a folder's file of builds while Redis may have rows of it."""
 
 
 class OnlineStoreSettings(BaseSettings):
@@ -44,8 +47,8 @@ class OnlineStoreSettings(BaseSettings):
     online_store: Literal["sqlite", "redis"] = "sqlite"
     redis: RedisSettings = Field(default_factory=RedisSettings.load)
     viewer_expiry: int = Field(default=365 * 86_400, ge=1)
-    """Seconds after which Redis deletes rows that weren't written; SQLite's are by the consumer. A
-    build leaves out viewers without an interaction for as long before the data set's last one."""
+    """Seconds after which Redis deletes rows that weren't written; SQLite's go with the next build.
+    A build leaves out viewers without an interaction for as long before the data set's last one."""
 
     @staticmethod
     def current() -> OnlineStoreSettings:
@@ -84,22 +87,20 @@ def replaced_build(target: Path, settings: OnlineStoreSettings) -> Iterator[tupl
         with (target.parent / f".{target.name}.builds").open("a+") as file:
             _lock(file, target)
             old = load_config(target) if (target / CONFIGURATION).exists() else None
-            series = _series(file, target.name, old.project if old else "")
+            before = old.project if old and old.online_store.type == "redis" else ""
+            begun, in_redis = _begun(file, target.name, in_redis=kind == "redis" or bool(before))
+            series = series_of(old.project if old else begun)
             project = f"{series}{BUILD_MARK}{secrets.token_hex(4)}"
-            redis = _connected(settings) if kind == "redis" else None
-            if redis is not None:
-                redis.set(_building(series), project)
-                _delete_dead_rows(redis, series)
-            try:
+            if kind == "redis":
+                redis = _connected(settings)
+                with _replaced_in_redis(target, redis, series, project, before) as folder:
+                    yield folder, project
+            else:
                 with replaced_folder(target) as folder:
                     yield folder, project
-                    if redis is not None:
-                        _announce(redis, series, project)
-            finally:
-                if redis is not None:
-                    _clean(redis, series, _building(series), project)
-            if redis is None and old is not None and old.online_store.type == "redis":
-                _clean(_connected(settings), series, active_key(series))
+                keys = active_key(series), _building(series)
+                if in_redis and _REDIS_IS_HERE and _clean(_connected(settings), series, *keys):
+                    file.truncate(len(begun))
     except OSError as error:
         raise cannot_write(target, error) from error
     except _store_errors() as error:
@@ -109,18 +110,21 @@ def replaced_build(target: Path, settings: OnlineStoreSettings) -> Iterator[tupl
         ) from error
 
 
-def _series(file: TextIO, name: str, project: str) -> str:
-    """Return the series of a folder's builds: of its project, or of a first build that was killed.
+def _begun(file: TextIO, name: str, *, in_redis: bool) -> tuple[str, bool]:
+    """Return the series of a folder's first build, which may have been killed, from the file.
 
-    The file has it before Redis has rows of it.
+    Also return whether Redis may have rows of it: `in_redis`, or the file says so. The file has
+    both before Redis has rows.
     """
     file.seek(0)
-    begun = file.read()
-    if not begun:
-        begun = f"vireo_{re.sub('[^a-z0-9]', '_', name)}_{secrets.token_hex(4)}"
-        file.write(begun)
-        file.flush()
-    return series_of(project) or begun
+    series, noted, _ = file.read().partition(_IN_REDIS)
+    if not series:
+        series = f"vireo_{re.sub('[^a-z0-9]', '_', name)}_{secrets.token_hex(4)}"
+        file.write(series)
+    if in_redis and not noted:
+        file.write(_IN_REDIS)
+    file.flush()
+    return series, in_redis or bool(noted)
 
 
 def _lock(file: TextIO, target: Path) -> None:
@@ -139,24 +143,72 @@ def _lock(file: TextIO, target: Path) -> None:
     raise VireoError(f"another build of {target} hasn't ended; try again, or end its process")
 
 
+@contextmanager
+def _replaced_in_redis(
+    target: Path, redis: Any, series: str, project: str, before: str
+) -> Iterator[Path]:
+    """Yield an empty folder to replace `target` after the block; its rows are announced before.
+
+    `before` is the project of the rows that are read unless others are announced: features that
+    were built before there were announcements have none. If `target` can't be replaced, the rows of
+    before are announced again.
+    """
+    redis.set(_building(series), project)
+    if before:
+        redis.set(active_key(series), before, nx=True)
+    announced = redis.get(active_key(series))
+    _delete_dead_rows(redis, series)
+    try:
+        with replaced_folder(target) as folder:
+            yield folder
+            _announce(redis, series, project)
+    finally:
+        there = load_config(target).project if (target / CONFIGURATION).exists() else ""
+        if there != project:
+            _withdraw(redis, series, project, announced)
+        _clean(redis, series, _building(series), project=project)
+
+
 def _announce(redis: Any, series: str, project: str) -> None:
     """Let readers and consumers go on with a build; raise VireoError if another began meanwhile."""
-    if redis.get(_building(series)) != project.encode():
-        raise VireoError("another build of the features began meanwhile; build them again")
-    redis.set(active_key(series), project)
+    building = _building(series)
+
+    def set_active(pipe: Any) -> None:
+        if pipe.get(building) != project.encode():
+            raise VireoError("another build of the features began meanwhile; build them again")
+        pipe.multi()
+        pipe.set(active_key(series), project)
+
+    redis.transaction(set_active, building)
 
 
-def _clean(redis: Any, series: str, ended: str, project: str = "") -> None:
-    """Delete a key, and the rows that are dead without it; on failure the next build does.
+def _withdraw(redis: Any, series: str, project: str, announced: bytes | None) -> None:
+    """Undo the announcement of a build, if it was made."""
+    active = active_key(series)
+    try:
+        if redis.get(active) != project.encode():
+            return
+        if announced is None:
+            redis.delete(active)
+        else:
+            redis.set(active, announced)
+    except _store_errors() as error:
+        _log.warning("build_stays_announced", series=series, reason=str(error))
 
-    With `project`, the key stays if it is another build's by now.
+
+def _clean(redis: Any, series: str, *ended: str, project: str = "") -> bool:
+    """Delete keys, and the rows that are dead without them; on failure the next build does.
+
+    With `project`, the key stays if it is another build's by now. Return whether it is done.
     """
     try:
-        if not project or redis.get(ended) == project.encode():
-            redis.delete(ended)
+        if not project or redis.get(*ended) == project.encode():
+            redis.delete(*ended)
         _delete_dead_rows(redis, series)
     except _store_errors() as error:
         _log.warning("online_rows_left_behind", series=series, reason=str(error))
+        return False
+    return True
 
 
 def _delete_dead_rows(redis: Any, series: str) -> None:

@@ -10,7 +10,7 @@ import signal
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import partial, partialmethod
 from pathlib import Path
 
 import pytest
@@ -91,33 +91,81 @@ async def test_an_append_fails_at_once_while_the_server_is_away(
     assert [each.data for each in await take(log, EVENTS, "away")] == [b"before", b"after"]
 
 
-async def test_appends_under_way_fail_when_the_connection_is_lost(
-    nats: RunningNats, log: JetStreamLog
+async def test_appends_under_way_fail_with_the_connection_and_leave_the_next_one_alone(
+    nats: RunningNats, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await log.append(EVENTS, "lost", b"before")
-    nats.hang()
-    under_way = asyncio.gather(
-        *(log.append(EVENTS, "lost", b"while") for _ in range(10)), return_exceptions=True
-    )
-    await asyncio.sleep(0)
-    nats.kill()
-    assert all(isinstance(each, LogAwayError) for each in await under_way)
-    await asyncio.to_thread(nats.start)
+    """However long they might wait for an answer."""
+    for each, name in ((JetStreamLog, "_answered"), (Connection, "ask")):
+        monkeypatch.setattr(each, name, partialmethod(getattr(each, name), seconds=600.0))
+    log = JetStreamLog(settings_of(nats, nats))  # another address, so servers may be left
+    with structlog.testing.capture_logs() as logs:
+        await log.append(EVENTS, "lost", b"before")
+        nats.hang()
+        appends = [asyncio.create_task(log.append(EVENTS, "lost", b"while")) for _ in range(10)]
+        await asyncio.sleep(0)
+        nats.kill()
+        await asyncio.to_thread(nats.start)
+        await append(log, "lost", b"after", "lost-after")
+        async with asyncio.timeout(60):
+            failed = await asyncio.gather(*appends, return_exceptions=True)
+        assert all(isinstance(each, LogAwayError) for each in failed)
+        await log.append(EVENTS, "lost", b"still")
+    assert [each["event"] for each in logs].count("connected to the log") == 2
+    await log.close()
+
+
+async def test_a_timeout_is_the_fault_of_the_connection_that_was_asked_alone(
+    nats: RunningNats,
+) -> None:
+    log = JetStreamLog(settings_of(nats, nats))
+
+    async def ask() -> None:
+        async with log._answered("read"):
+            await log.end(EVENTS)
+            raise TimeoutError
+
+    async def time_out() -> Connection:
+        with pytest.raises(LogAwayError, match="no answer in time"):
+            await ask()
+        assert log._connection is not None
+        return log._connection
+
+    first = await time_out()
+    assert not first.lost.done(), "it has been opened since"
+    assert await time_out() is first
+    assert first.lost.done()
+    await append(log, "0", b"x", "after a timeout")
+    await log.close()
 
 
 async def test_a_server_that_hangs_is_left(nats: RunningNats, log: JetStreamLog) -> None:
     """It may be gone for good, with the connection half open: TCP notices after minutes."""
-    await log.append(EVENTS, "hangs", b"before")
-    before = log._connection
+    hasty = JetStreamLog(settings_of(nats))  # all its callers leave before an append times out
+    for each in (log, hasty):
+        await each.append(EVENTS, "hangs", b"before")
+    before, hasty_before = log._connection, hasty._connection
+    assert before is not None
+    assert hasty_before is not None
+
+    async def ask_hastily() -> None:
+        while not hasty_before.lost.done():
+            with contextlib.suppress(TimeoutError, LogAwayError):
+                async with asyncio.timeout(0.2):
+                    await hasty.append(EVENTS, "hangs", b"while")
+            await asyncio.sleep(0.01)
+
     nats.hang()
     try:
+        asking = asyncio.create_task(ask_hastily())
         with pytest.raises(LogAwayError, match="no answer in time"):
             await log.append(EVENTS, "hangs", b"while")
-        assert before is not None
         await until(before.lost.done)
+        await asyncio.wait_for(asking, 60)
     finally:
         nats.go_on()
-    await append(log, "hangs", b"after", "hangs-after")
+    for number, each in enumerate((log, hasty)):
+        await append(each, "hangs", b"after", f"hangs-after-{number}")
+    await hasty.close()
 
 
 async def test_streams_are_made_again_by_a_server_that_lost_its_data(
@@ -140,6 +188,13 @@ async def test_streams_are_made_again_by_a_server_that_lost_its_data(
     await append(log, "forgotten", b"new", "new")
     await until(lambda: read[10:] == [b"new"])
     reader.cancel()
+
+
+async def test_a_stream_that_is_deleted_is_made_again_by_the_next_append(log: JetStreamLog) -> None:
+    await log.append(EVENTS, "deleted", b"x")
+    assert log._connection is not None
+    await log._connection.ask("$JS.API.STREAM.DELETE.vireo_events")
+    assert await log.append(EVENTS, "deleted", b"y") == 1
 
 
 async def test_a_server_that_is_away_at_the_start_is_waited_for(
@@ -202,6 +257,22 @@ async def test_a_wrong_token_is_named(nats: RunningNats) -> None:
     with pytest.raises(LogAwayError, match=r"Authorization Violation.*VIREO_NATS_TOKEN"):
         await log.append(EVENTS, "0", b"x")
     await log.close()
+
+
+async def test_what_a_user_may_not_do_is_named(tmp_path: Path) -> None:
+    with running_nats(tmp_path) as server:
+        server.kill()
+        may = {"publish": {"deny": ["vireo.events.>"]}}
+        user = {"user": "reader", "password": "of-reader", "permissions": may}
+        server.configuration["authorization"] = {"users": [user]}
+        await asyncio.to_thread(server.start)
+        log = JetStreamLog(
+            settings_of(server, nats_user="reader", nats_token=SecretStr("of-reader"))
+        )
+        assert await log.end(EVENTS) == 0
+        with pytest.raises(LogAwayError, match=r"(?i)permissions violation.*vireo\.events\.0"):
+            await log.append(EVENTS, "0", b"x")
+        await log.close()
 
 
 async def fill(log: JetStreamLog, size: int) -> tuple[list[bytes], str]:

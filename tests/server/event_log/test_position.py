@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,6 +16,7 @@ from tests.builders.nats import RunningNats, running_nats, settings_of
 from tests.builders.reading import take
 from tests.builders.waiting import until
 from vireo.server.errors import VireoError
+from vireo.server.event_log.connection import Connection
 from vireo.server.event_log.jetstream import MISSED, JetStreamLog
 from vireo.server.event_log.log import BEGIN, CATALOG, EVENTS, LogAwayError, Position, Start, Stream
 
@@ -218,3 +220,22 @@ async def test_the_number_of_partitions_is_fixed_with_the_log(
     again = JetStreamLog(settings_of(nats))
     assert await again.end(EVENTS) == 1
     await again.close()
+
+
+async def test_a_log_of_an_earlier_build_gets_the_number_that_comes_first(
+    nats: RunningNats,
+) -> None:
+    connection = await Connection.open(settings_of(nats))
+    earlier = {"name": "vireo_events", "subjects": ["vireo.events.>"], "max_bytes": 1 << 20}
+    await connection.ask("$JS.API.STREAM.CREATE.vireo_events", json.dumps(earlier).encode())
+    first = JetStreamLog(settings_of(nats, event_partitions=2))
+    await append(first, EVENTS, b"a")
+    await first.close()
+    info = await connection.ask("$JS.API.STREAM.INFO.vireo_events")
+    assert info["config"]["metadata"]["vireo.partitions"] == "2"
+    assert info["config"]["max_bytes"] == 1 << 20, "all else stays as it was"
+    await connection.close()
+    second = JetStreamLog(settings_of(nats))
+    with pytest.raises(VireoError, match=r"VIREO_EVENT_PARTITIONS=1, .* have 2 partitions"):
+        await second.end(EVENTS)
+    await second.close()

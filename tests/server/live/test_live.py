@@ -83,6 +83,36 @@ async def test_a_removal_that_an_earlier_build_recorded_holds(
         await until(lambda: 9 in videos.removed_rows)
 
 
+async def test_without_the_log_a_release_is_served_and_follows_once_it_is_back(
+    nats: RunningNats, known: KnownVideos
+) -> None:
+    async with writing(nats) as log:
+        await log.append(CATALOG, key_of("early"), change("early", tags=["cat"]))
+    nats.kill()
+    async with following(nats) as live:
+        live.overlay.takedowns.as_of = 1.0  # as a copy of them says
+        try:
+            videos = await completed(live, known)
+            assert not live.caught_up.is_set()
+            assert videos.places == {}
+        finally:
+            await asyncio.to_thread(nats.start)
+        await until(lambda: video_key("early") in videos.places)
+
+
+async def test_removals_hold_while_the_log_is_away(nats: RunningNats, known: KnownVideos) -> None:
+    async with writing(nats) as log:
+        await remove(log, "video-7")
+    async with following(nats) as live:
+        await until(live.takedowns_read.is_set)
+        await until(live.caught_up.is_set)
+        nats.kill()
+        try:
+            assert 7 in (await completed(live, known)).removed_rows
+        finally:
+            await asyncio.to_thread(nats.start)
+
+
 async def test_a_pod_hears_of_changes_after_the_log_lost_its_data(
     nats: RunningNats, known: KnownVideos
 ) -> None:

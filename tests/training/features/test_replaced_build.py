@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import multiprocessing
 import os
 import re
@@ -16,7 +17,7 @@ from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import pandas as pd
 import pytest
@@ -25,7 +26,6 @@ from pydantic import SecretStr
 
 from tests.builders.datasets import random_interactions, write_small_dataset
 from tests.builders.redis import RunningRedis, running_redis
-from tests.builders.waiting import wait_until
 from vireo.server.errors import VireoError
 from vireo.server.features.online_store import CONFIGURATION, RedisSettings, open_rows, read_viewer
 from vireo.server.features.viewer_store import active_key
@@ -39,9 +39,9 @@ from vireo.training.features.online_store import OnlineStoreSettings
 
 pytestmark = pytest.mark.integration
 
-MOMENTS = ("before", "amid", "exchanged", "swapped", "announced")
-"""When a build is killed: before and amid its rows, while the old folder lies in the draft, after
-that, and before the old rows are deleted."""
+MOMENTS = ("before", "amid", "exchanged", "announced", "swapped", "ended")
+"""When a build is killed: before and amid its rows, while the old folder lies in the draft, before
+it gets there, after that, and before the old rows are deleted."""
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,8 @@ def vireo_features_build(environment: Mapping[str, str], moment: str = "") -> No
         "amid": (build, "fill_online", fill_once),
         "exchanged": (folder, "_swap", partial(swap_and_die, swap=folder._swap)),
         "swapped": (online_store, "replaced_folder", dying_folder),
-        "announced": (online_store, "_clean", die),
+        "announced": (folder, "_swap", die),
+        "ended": (online_store, "_clean", die),
     }
     if moment:
         setattr(*at[moment])
@@ -134,7 +135,7 @@ def test_builds_that_are_killed_or_overlap_leave_one_copy(
         process = processes.Process(target=vireo_features_build, args=(environment, moment))
         process.start()
         process.join()
-        killed = kind == "redis" or moment != "announced"
+        killed = kind == "redis" or moment != "ended"
         assert process.exitcode == (-signal.SIGKILL if killed else 0), moment
         if moment not in ("before", "amid"):
             assert read_viewer(home.features("small"), "w1").watch_count
@@ -182,7 +183,12 @@ def test_readers_see_old_rows_or_new_ones_whatever_their_volume_shows(
     home, settings = Home(tmp_path / "home"), OnlineStoreSettings(online_store="redis")
     interactions = random_interactions()
     write_small_dataset(home, "small", interactions)
-    build_features(home, "small", "none", settings=settings)
+    with monkeypatch.context() as earlier:  # as Vireo built before it announced builds
+        earlier.setattr(online_store, "BUILD_MARK", "_")
+        build_features(home, "small", "none", settings=settings)
+    client = connected(server)
+    client.delete(*client.keys("vireo:features:*"))
+    (home.root / "features" / ".small.builds").unlink()
     # As NFS may show it to another node for a minute.
     stale = shutil.copytree(home.features("small"), tmp_path / "stale" / "small")
     rows = open_rows(stale, 5)
@@ -241,5 +247,77 @@ def test_a_build_that_another_overtook_is_not_announced(
     configuration = (home.features("small") / CONFIGURATION).read_text()
     assert any(project in configuration for project in first), "the folder wasn't replaced"
     assert read_viewer(home.features("small"), "w1").watch_count
-    build_features(home, "small", "none", settings=OnlineStoreSettings(online_store="sqlite"))
-    wait_until(lambda: not stored_builds(server) | announced(server))
+
+
+def test_a_build_that_another_overtakes_as_it_is_announced_is_not(
+    server: RunningRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = redis.Redis(port=server.port)
+    client.set(online_store._building("series"), "ours")
+
+    def overtaken(series: str) -> str:
+        client.set(online_store._building(series), "another")
+        return active_key(series)
+
+    monkeypatch.setattr(online_store, "active_key", overtaken)
+    with pytest.raises(VireoError, match="another build of the features began meanwhile"):
+        online_store._announce(client, "series", "ours")
+    assert announced(server) == set()
+
+
+@pytest.mark.parametrize("before", ["redis", "sqlite"])
+def test_a_build_whose_folder_cannot_be_replaced_leaves_all_as_it_was(
+    before: Literal["redis", "sqlite"],
+    server: RunningRedis,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("VIREO_REDIS_URL", server.url)
+    home, settings = Home(tmp_path / "home"), OnlineStoreSettings(online_store="redis")
+    write_small_dataset(home, "small", random_interactions())
+    build_features(home, "small", "none", settings=OnlineStoreSettings(online_store=before))
+    first = announced(server)
+    assert len(first) == (before == "redis")
+
+    def refuse(*_: Path) -> None:
+        assert announced(server) - first, "it is announced by now"
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    with monkeypatch.context() as full:
+        full.setattr(folder, "_swap", refuse)
+        with pytest.raises(VireoError, match="Read-only file system"):
+            build_features(home, "small", "none", settings=settings)
+    assert stored_builds(server) == announced(server) == first
+    assert read_viewer(home.features("small"), "w1").watch_count
+
+
+@pytest.mark.parametrize("moment", ["amid", "announced"])
+@pytest.mark.parametrize("before", ["redis", "sqlite"])
+def test_a_build_in_sqlite_deletes_what_killed_ones_left_in_redis(
+    before: str,
+    moment: str,
+    server: RunningRedis,
+    processes: ForkServerContext,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("VIREO_REDIS_URL", server.url)
+    home = Home(tmp_path / "home")
+    write_small_dataset(home, "small", random_interactions())
+    environment = {"VIREO_HOME": str(home.root), "VIREO_REDIS_URL": server.url}
+    for kind, killed in ((before, ""), ("redis", moment)):
+        arguments = ({**environment, "VIREO_ONLINE_STORE": kind}, killed)
+        process = processes.Process(target=vireo_features_build, args=arguments)
+        process.start()
+        process.join()
+        assert process.exitcode == (-signal.SIGKILL if killed else 0)
+    assert len(stored_builds(server)) == (2 if before == "redis" else 1)
+    sqlite = OnlineStoreSettings(online_store="sqlite")
+    with monkeypatch.context() as away:  # its rows are deleted by the build after it
+        away.setenv("VIREO_REDIS_URL", "redis://127.0.0.1:1")
+        build_features(home, "small", "none", settings=OnlineStoreSettings(online_store="sqlite"))
+    assert stored_builds(server)
+    build_features(home, "small", "none", settings=sqlite)
+    assert connected(server).keys("*") == []
+    noted = (home.root / "features" / ".small.builds").read_text()
+    assert "redis" not in noted, "builds from now on don't need Redis"
