@@ -137,7 +137,7 @@ CASES = {
     ),
     6: Case(
         "no control plane while pods come and go; one that Envoy rejects",
-        (_PODS_CHANGE, _NO_CONTROL, _REJECTED),
+        (_PODS_CHANGE, _REJECTED),
     ),
     7: Case("four times the sustainable load", (_FLOODED,), overload.flood),
     8: Case("a host cut off: packets dropped, not refused", (_HOST_CUT_OFF,)),

@@ -6,7 +6,7 @@ import asyncio
 import json
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any, BinaryIO, cast
@@ -33,10 +33,10 @@ from vireo.server.event_log.settings import EventLogSettings
 from vireo.server.event_log.streams import (
     Limits,
     Streams,
-    fingerprint,
     message,
     name_of,
     position_of,
+    start_after,
     subject_of,
 )
 from vireo.v1.event_pb2 import EventKind
@@ -185,7 +185,7 @@ class JetStreamLog:
                 connection = await self._connected()
                 info = await self._streams.info(connection, stream)
                 created = info["created"]
-                start = await _start(connection, stream, info, reversed(read))
+                start = await start_after(connection, stream, info, reversed(read))
                 known = read[-1] != BEGIN
                 if not start.after:
                     read.clear()
@@ -272,7 +272,7 @@ class JetStreamLog:
             try:
                 connection = await self._connected()
                 info = await self._streams.info(connection, stream)
-                return await _start(connection, stream, info, [stored])
+                return await start_after(connection, stream, info, [stored])
             except NotFoundError:
                 return Start(0)
 
@@ -415,36 +415,6 @@ class JetStreamLog:
         if last is not None and last["seq"] > read.sequence:
             return read
         return await position_of(connection, stream, info, end)
-
-
-async def _start(
-    connection: Connection, stream: Stream, info: dict[str, Any], read: Iterable[Position]
-) -> Start:
-    """Return where to go on: by the first of some positions, latest first, to compare with."""
-    state, replaced = info["state"], 0
-    for position in read:
-        sequence = position.sequence
-        lost = position.log not in ("", info["created"]) or sequence > state["last_seq"]
-        if not lost:
-            if sequence < state["first_seq"] and not stream.compacted:
-                return Start(sequence, range(sequence + 1, state["first_seq"]), state["first_ts"])
-            if not sequence or position.fingerprint is None:
-                return Start(sequence)
-            found = await message(connection, stream, seq=sequence)
-            if found is None:
-                replaced = replaced or sequence
-                continue
-            if fingerprint(found) == position.fingerprint:
-                return Start(sequence)
-        log.error(
-            "the log lost messages, or is another one: it is read from its begin",
-            stream=stream.name,
-            position=str(position),
-        )
-        replaced = 0
-        break
-    missing = range(1, 1 if stream.compacted else state["first_seq"])
-    return Start(0, missing, state["first_ts"], replaced)
 
 
 def _reason(error: Exception) -> str:

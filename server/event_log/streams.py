@@ -6,7 +6,7 @@ import asyncio
 import json
 import time
 from base64 import b64decode
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from datetime import datetime
 from typing import Any, BinaryIO, Literal
@@ -18,7 +18,7 @@ from nats.js.errors import APIError, NotFoundError
 
 from vireo.server.errors import VireoError
 from vireo.server.event_log.connection import Connection
-from vireo.server.event_log.log import EVENTS, STREAMS, Position, Stream, fingerprint_of
+from vireo.server.event_log.log import EVENTS, STREAMS, Position, Start, Stream, fingerprint_of
 from vireo.server.event_log.settings import EventLogSettings
 
 log = structlog.get_logger()
@@ -82,6 +82,36 @@ async def position_of(
 def fingerprint(described: Mapping[str, Any]) -> int:
     """Return the fingerprint of a message that JetStream describes."""
     return fingerprint_of(b64decode(described.get("data", "")))
+
+
+async def start_after(
+    connection: Connection, stream: Stream, info: dict[str, Any], read: Iterable[Position]
+) -> Start:
+    """Return where to go on: by the first of some positions, latest first, to compare with."""
+    state, replaced = info["state"], 0
+    for position in read:
+        sequence = position.sequence
+        lost = position.log not in ("", info["created"]) or sequence > state["last_seq"]
+        if not lost:
+            if sequence < state["first_seq"] and not stream.compacted:
+                return Start(sequence, range(sequence + 1, state["first_seq"]), state["first_ts"])
+            if not sequence or position.fingerprint is None:
+                return Start(sequence)
+            found = await message(connection, stream, seq=sequence)
+            if found is None:
+                replaced = replaced or sequence
+                continue
+            if fingerprint(found) == position.fingerprint:
+                return Start(sequence)
+        log.error(
+            "the log lost messages, or is another one: it is read from its begin",
+            stream=stream.name,
+            position=str(position),
+        )
+        replaced = 0
+        break
+    missing = range(1, 1 if stream.compacted else state["first_seq"])
+    return Start(0, missing, state["first_ts"], replaced)
 
 
 class Streams:
