@@ -90,7 +90,7 @@ SOURCES = (
     Source("popular", 3, 0.05, "what is watched most of late"),
     Source("fresh", 5, 0.02, "new and hardly watched videos, by two-tower score"),
 )
-"""In the order in which they run; quotas are filled in the same order."""
+"""In the order in which they run, those of KEPT first; quotas are filled in the same order."""
 
 TRENDING = Source("trending", 6, 0.05, "what is played more than other videos right now")
 NEW = Source("new", 7, 0.05, "videos that came since the release was trained, by two-tower score")
@@ -98,6 +98,10 @@ LIVE_SOURCES = (TRENDING, NEW)
 """Sources that read the log. They are on wherever there is one: no manifest states their quotas,
 and the ranking model doesn't read which of them proposed a candidate."""
 EVERY_SOURCE = (*SOURCES, *LIVE_SOURCES)
+
+KEPT = frozenset({"fresh"})
+"""Sources that always have their default quota, however full the others and the log's are: held-out
+watches are of videos that others have found, so nothing can be fitted to them."""
 
 COLD_SHARE = 0.5
 """TRENDING's share of the candidates, and of the positions of the page, for viewers without a

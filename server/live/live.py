@@ -88,6 +88,8 @@ class Live:
         """Set once all takedowns were read."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._changed = asyncio.Event()
+        self._uncopied = False
+        """Whether it has read on since the last copy of the takedowns, once it had read all."""
         self._last_read_at: float | None = None
         self._export()
 
@@ -198,17 +200,20 @@ class Live:
             if not entries:
                 self.takedowns_read.set()
             if self.takedowns_read.is_set():
-                takedowns.as_of = time.time()
+                takedowns.as_of, self._uncopied = time.time(), True
             await asyncio.sleep(0)
 
     async def _keep_copy(self) -> None:
-        """Keep the local copy of the takedowns current."""
+        """Keep the local copy of the takedowns current.
+
+        While the log is away nothing is written: other processes may have a newer copy there.
+        """
         takedowns, copied, copied_at = self.overlay.takedowns, None, 0.0
         while self._copy is not None:
-            position = takedowns.position if self.takedowns_read.is_set() else None
+            position = takedowns.position
             idle = time.monotonic() - copied_at >= _IDLE_COPY_SECONDS
-            if position is not None and (idle or position != copied):
-                copied, copied_at = position, time.monotonic()
+            if self._uncopied and (idle or position != copied):
+                self._uncopied, copied, copied_at = False, position, time.monotonic()
                 try:
                     await asyncio.to_thread(takedowns.write, self._copy)
                 except OSError as error:

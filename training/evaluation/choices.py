@@ -25,6 +25,7 @@ from vireo.server.recommend.retrieval.pipeline import SOURCES, CandidateQuery, w
 from vireo.server.recommend.retrieval.query import Retrieval
 from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.server.releases.manifest import Quotas, ScoreWeights
+from vireo.server.signals import KEPT
 from vireo.server.signals import SOURCES as DECLARED
 from vireo.training.evaluation.chain import run_chain
 from vireo.training.evaluation.systems import HeldOutWatches, list_ranks
@@ -39,8 +40,6 @@ CUTOFFS = (100, 200, 500)
 NAMES = tuple(source.name for source in SOURCES)
 STEPS = (0.05, 0.2)
 """Shares by which a source's quota is raised at a time."""
-KEPT = frozenset({"fresh"})
-"""Sources that keep their default: held-out watches are of videos that others have found."""
 MAX_VIEWERS = 10_000
 """Maximum viewers, whose proposals take some 50 kB each."""
 FIT_VIEWERS = 2_000

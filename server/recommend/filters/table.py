@@ -6,6 +6,7 @@ from bisect import bisect_left
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from threading import Lock
 from typing import Any, Protocol
 
 import numpy as np
@@ -150,6 +151,7 @@ class ForwardIndex:
         """Start with no attribute."""
         self.table = table
         self._made: dict[str, tuple[Int64Array, Int32Array]] = {}
+        self._lock = Lock()
 
     def has(self, attribute: str) -> bool:
         """Return whether an attribute is made, so that `labels_of` takes no time to make it."""
@@ -157,16 +159,24 @@ class ForwardIndex:
 
     def labels_of(self, rows: Int64Array, attribute: str) -> list[Int32Array]:
         """Return the numbers of the labels that each of some rows has of an attribute."""
+        # Without the lock, which another thread holds for as long as it makes another attribute.
         offsets, labels = self._made.get(attribute) or self.make(attribute)
         begins, ends = offsets.take(rows).tolist(), offsets.take(rows + 1).tolist()
         return [labels[begin:end] for begin, end in zip(begins, ends, strict=True)]
 
     def make(self, attribute: str) -> tuple[Int64Array, Int32Array]:
-        """Make and return an attribute's labels: 40 ms for a million videos.
+        """Return an attribute's labels, made if they aren't yet: 40 ms for a million videos.
 
         Returns:
             Where each video's labels begin, int64[n + 1], and the labels, int32[t].
         """
+        with self._lock:  # else all calls that wait for them would make them
+            made = self._made.get(attribute)
+            if made is None:
+                made = self._made[attribute] = self._transposed(attribute)
+        return made
+
+    def _transposed(self, attribute: str) -> tuple[Int64Array, Int32Array]:
         table = self.table
         first = bisect_left(table.labels, label(attribute, ""))
         # Labels are sorted, and ">" follows "=".
@@ -178,5 +188,4 @@ class ForwardIndex:
         np.cumsum(np.bincount(rows, minlength=table.count), out=offsets[1:])
         # Sorting row and label as one number takes a tenth of sorting labels by their rows.
         pairs = np.sort(rows.astype(np.int64) << 32 | labels)
-        self._made[attribute] = offsets, pairs.astype(np.int32)
-        return self._made[attribute]
+        return offsets, pairs.astype(np.int32)

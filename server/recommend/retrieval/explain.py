@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vireo.server.arrays import Float32Array
+from vireo.server.arrays import Float32Array, Int64Array
 from vireo.server.columns import encode_columns
 from vireo.server.recommend.catalogue.attributes import labels_of, numbers_of
 from vireo.server.recommend.filters.expression import unmet
@@ -31,6 +31,8 @@ _FILLER = next(source.name for source in SOURCES if source.quota is None)
 _IN_API = {
     source.name: viewer_pb2.Source.Value(f"SOURCE_{source.name.upper()}") for source in EVERY_SOURCE
 }
+_RANK_ALL = {_FILLER, NEW.name}
+"""The sources that rank every video that they may propose, unless there is no viewer's vector."""
 _OF_NEW = {source.name for source in LIVE_SOURCES}
 """The sources that may propose a video that the release doesn't have."""
 
@@ -149,16 +151,23 @@ class _Asked:
         # So many that an answer costs no more than a few retrievals: a search that compares every
         # vector finds more for nearly the same, and one in cells looks in more of them.
         most = MAX_CANDIDATES if release.index.exact else min(2 * count, MAX_CANDIDATES)
+        if self.is_new and release.live is not None:
+            most = max(most, release.live.count)  # NEW compares all of them anyway
         for stage in self.pipeline.sources:
             may = stage.name in _OF_NEW if self.is_new else stage.name != NEW.name
             if may and stage.name not in self.found.failures:
-                first = stage.best(asked, stage.limit(count))
-                order = stage.best(asked, max(most, count))
+                first = self._alike(stage.best(asked, stage.limit(count)))
+                order = self._alike(stage.best(asked, max(most, count)))
                 # A filtered search for more looks in other cells.
                 order = np.concatenate([first, order[~np.isin(order, first)]])
                 rank = 1 + int((order == self.row).argmax()) if self.row in order else 0
                 ranks.append(SourceRank(stage.name, rank, len(first), len(order)))
         return ranks
+
+    def _alike(self, rows: Int64Array) -> Int64Array:
+        """Return those rows that are new if it is, else the others: TRENDING ranks them apart."""
+        new = rows >= len(self.retrieval.release.keys)
+        return rows[new if self.is_new else ~new]
 
     def why_not_retrieved(self, ranks: Sequence[SourceRank]) -> str:
         """Return why it isn't among the candidates, given how the sources ranked it."""
@@ -180,7 +189,7 @@ class _Asked:
             for each in missing
             if each.source == _FILLER
         ]
-        if names := [each.source for each in missing if each.source != _FILLER]:
+        if names := [each.source for each in missing if each.source not in _RANK_ALL]:
             parts.append(f"{listed(names)} {'do' if len(names) > 1 else 'does'} not rank it")
         if failed := [name for name in self.found.failures if name in _IN_API]:
             parts.append(f"{listed(failed)} failed")

@@ -56,9 +56,15 @@ PINNED = SourceStage("pinned", 0)
 
 
 def within(quotas: Quotas) -> tuple[SourceStage, ...]:
-    """Return the sources with their shares, last the one without, which takes what they leave."""
+    """Return the sources with their shares, last the one without, which takes what they leave.
+
+    Those of KEPT come first: where quotas leave too little for the sources of the log, which come
+    before all, the candidates that are too many are those of the last.
+    """
     stages = [replace(stage, share=quotas.root.get(stage.name)) for stage in SOURCES]
-    return tuple(sorted(stages, key=lambda stage: stage.share is None))
+    return tuple(
+        sorted(stages, key=lambda stage: (stage.share is None, stage.name not in signals.KEPT))
+    )
 
 
 @dataclass(frozen=True)

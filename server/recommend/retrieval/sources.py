@@ -177,13 +177,23 @@ def trending(query: Retrieval, limit: int) -> Int64Array:
 
 
 def new(query: Retrieval, limit: int) -> Int64Array:
-    """Return the nearest videos of those that came since the release was trained."""
-    live = query.release.live
+    """Return the nearest videos of those that came since the release was trained.
+
+    There are none without the viewer's vector, whose failure two_tower reports.
+    """
+    release, live = query.release, query.release.live
     places = np.empty(0, np.int64) if live is None else query.free_live.nonzero()[0]
     if live is None or not len(places):
         return places
-    scores = (live.vectors[: live.count] @ query.vector).take(places)
-    rows: Int64Array = best(places, scores, live.keys, limit) + live.first
+    try:
+        vector = query.vector
+    except Exception:  # noqa: BLE001  # whatever it is, two_tower meets it too
+        return places[:0]
+    if release.index.exact:
+        scores = query.once(_every_product)[live.first :]
+    else:
+        scores = live.vectors[: live.count] @ vector
+    rows: Int64Array = best(places, scores.take(places), live.keys, limit) + live.first
     return rows
 
 

@@ -12,7 +12,7 @@ import pytest
 from tests.builders.catalogue import followed, removed, upserted
 from tests.builders.cells import release_in_cells
 from tests.builders.filters import condition, expression
-from tests.builders.releases import video_ids
+from tests.builders.releases import build_release, poison_model, video_ids
 from tests.builders.rpc import serving
 from tests.builders.viewers import viewer_of_rows
 from vireo.server.candidate.service import CANDIDATE_POD
@@ -23,6 +23,7 @@ from vireo.server.recommend.retrieval.pipeline import CandidatePipeline, Candida
 from vireo.server.recommend.retrieval.query import Retrieval
 from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.server.recommend.retrieval.sources import two_tower
+from vireo.server.releases import layout
 from vireo.v1 import candidate_pb2, viewer_pb2
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1.candidate_pb2_grpc import CandidateServiceStub
@@ -159,6 +160,44 @@ def test_new_videos_are_told_how_the_sources_of_the_log_ranked_them(release_fold
         assert "and proposed 2" in answer.reason
     forbidden = told(release, "new-0", filter=expression(condition("tag", any_of=["dog"])))
     assert forbidden.lost_at == pb.LOST_AT_FILTER
+
+
+def test_the_farthest_new_video_is_told_its_rank(
+    release_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vireo.server.recommend.retrieval.explain.MAX_CANDIDATES", 12)
+    names = [f"new-{each}" for each in range(30)]
+    live = followed(*(upserted(1 + each, name, tags=["cat"]) for each, name in enumerate(names)))
+    release = CandidateRelease.load(release_folder, live=live)
+    reasons = [told(release, name).reason for name in names]
+    last = "No source proposed it: new ranked it 30th and proposed 1; trending does not rank it."
+    assert last in reasons
+
+
+def test_trending_ranks_new_videos_apart(release_folder: Path) -> None:
+    mixed = ["video-20", "new-0", "video-21", "new-1"]
+    entries = [upserted(1 + each, f"new-{each}", tags=["cat"]) for each in range(2)]
+    live = followed(*entries, trending={"": mixed})
+    release = CandidateRelease.load(release_folder, live=live)
+    for place, name in enumerate(mixed):
+        [trending] = [
+            each
+            for each in told(release, name).source_ranks
+            if each.source == viewer_pb2.SOURCE_TRENDING
+        ]
+        assert (trending.rank, trending.proposed) == (1 + place // 2, 1)
+
+
+def test_a_failed_viewer_tower_leaves_a_new_video_without_a_rank(tmp_path: Path) -> None:
+    folder = build_release(tmp_path)
+    poison_model(folder, layout.VIEWER_TOWER, "bias")
+    live = followed(upserted(1, "new", tags=["cat"]))
+    pipeline = CandidatePipeline(CandidateRelease.load(folder, live=live))
+    query = CandidateQuery(viewer_of_rows(3), 5)
+    explained = explain(pipeline, query, pipeline.retrieve(query), video_key("new"))
+    assert explained.reason == (
+        "No source proposed it: trending does not rank it; fresh and two_tower failed."
+    )
 
 
 def request(**fields: Any) -> candidate_pb2.RetrieveCandidatesRequest:

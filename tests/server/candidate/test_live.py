@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from tests.builders.catalogue import followed, removed, upserted
+from tests.builders.cells import release_in_cells
+from tests.builders.releases import build_release
 from tests.builders.retrieving import retrieve
 from tests.builders.viewers import viewer_of_rows
 from vireo.server.candidate.service import encode
@@ -24,14 +26,26 @@ from vireo.server.recommend.retrieval.pipeline import (
     UnknownSeedError,
 )
 from vireo.server.recommend.retrieval.release import CandidateRelease
-from vireo.server.signals import COLD_SHARE, NEW, SCORES, TRENDING
+from vireo.server.releases.manifest import Quotas
+from vireo.server.signals import COLD_SHARE, NEW, SCORES, SOURCES, TRENDING
 
-VIDEOS = 40
+VIDEOS = 43
+"""Rows of live videos begin at the next multiple of 8."""
 
 
 def proposed(found: RetrievedCandidates, bit: int) -> list[int]:
     keys: list[int] = found.keys[found.source_masks & bit > 0].tolist()
     return keys
+
+
+@pytest.fixture(scope="module")
+def release_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_release(tmp_path_factory.mktemp("release"), videos=VIDEOS)
+
+
+@pytest.fixture(scope="module")
+def release(release_folder: Path) -> CandidateRelease:
+    return CandidateRelease.load(release_folder)
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +56,12 @@ def news() -> Live:
     )
 
 
-def test_new_videos_are_found_by_their_exact_scores(release_folder: Path, news: Live) -> None:
+@pytest.mark.parametrize("exact", [True, False])
+def test_new_videos_are_found_by_their_exact_scores(
+    release_folder: Path, news: Live, exact: bool
+) -> None:
     release = CandidateRelease.load(release_folder, live=news)
+    release = release if exact else release_in_cells(release, cells=2, probes=2)
     viewer = viewer_of_rows(3, 9)
 
     found = retrieve(release, viewer, 40)
@@ -133,12 +151,27 @@ def test_new_videos_take_no_place_of_a_source_with_a_quota(release_folder: Path)
     viewer = viewer_of_rows(3, 9)
     plain = retrieve(CandidateRelease.load(release_folder, live=followed()), viewer, 20)
     worst = plain.keys[-1]
-    [last] = [name for name in map(str, range(40)) if video_key(f"video-{name}") == worst]
+    [last] = [name for name in map(str, range(VIDEOS)) if video_key(f"video-{name}") == worst]
     live = followed(*upserts, trending={"": [f"video-{last}"]})
     found = retrieve(CandidateRelease.load(release_folder, live=live), viewer, 20)
     assert len(proposed(found, NEW.bit)) == 1
     assert proposed(found, TRENDING.bit) == [worst]
     assert len(found) == 20
+    for source in SOURCES[1:]:
+        assert proposed(found, source.bit) == proposed(plain, source.bit), source.name
+
+
+def test_where_quotas_leave_no_place_the_last_source_gives_it(release_folder: Path) -> None:
+    live = followed(upserted(1, "new", tags=["cat"]), trending={"": ["video-30"]})
+    release = CandidateRelease.load(release_folder, live=live)
+    shares = {"co_watch": 0.3, "ease": 0.15, "popular": 0.45, "fresh": 0.1}
+    query = CandidateQuery(viewer_of_rows(20), 20)
+    found = CandidatePipeline(release, Quotas(shares)).retrieve(query)
+    counts = {
+        source.name: len(proposed(found, source.bit)) for source in (*SOURCES[1:], TRENDING, NEW)
+    }
+    wanted = {"co_watch": 6, "ease": 3, "popular": 9 - 2, "fresh": 2, "trending": 1, "new": 1}
+    assert counts == wanted
 
 
 def test_candidates_can_follow_a_video_that_is_new(release_folder: Path, news: Live) -> None:

@@ -1,5 +1,6 @@
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import faiss
 import numpy as np
@@ -12,6 +13,7 @@ from tests.builders.retrieving import retrieve
 from tests.builders.viewers import viewer_of_rows
 from vireo.server.features.keys import video_key
 from vireo.server.features.viewer import ViewerFeatures
+from vireo.server.recommend.retrieval import sources
 from vireo.server.recommend.retrieval.index import VideoIndex
 from vireo.server.recommend.retrieval.pipeline import (
     CandidatePipeline,
@@ -122,6 +124,15 @@ def test_failed_source_is_left_out_and_reported(release: CandidateRelease) -> No
     assert (np.diff(found.scores["two_tower"]) <= 0).all(), (
         "the viewer tower works: scores stay exact"
     )
+
+
+def test_if_every_source_failed_the_last_failure_is_raised(
+    release: CandidateRelease, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in sources.PROPOSE:
+        monkeypatch.setitem(sources.PROPOSE, name, Mock(side_effect=RuntimeError(name)))
+    with pytest.raises(RuntimeError, match="two_tower"):
+        CandidatePipeline(release).retrieve(CandidateQuery(viewer_of_rows(10), 30))
 
 
 def test_a_score_that_failed_is_reported_by_its_source(release: CandidateRelease) -> None:

@@ -1,11 +1,13 @@
+import asyncio
 from dataclasses import replace
 from pathlib import Path
-from threading import current_thread, main_thread
+from threading import Event, current_thread, main_thread
 
 import grpc
 import grpc.aio
 import pytest
 
+from tests.builders.catalogue import followed, upserted
 from tests.builders.releases import build_release, poison_model
 from tests.builders.rpc import serving
 from vireo.server.candidate.service import CANDIDATE_POD
@@ -59,20 +61,29 @@ async def test_unknown_seed_is_not_found_and_named(release_folder: Path) -> None
 async def test_labels_that_a_cap_counts_are_made_once_and_off_the_event_loop(
     release_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    asked_for, both_ask = list[str](), Event()
     made = list[tuple[str, bool]]()
-    make = ForwardIndex.make
+    make, transposed = ForwardIndex.make, ForwardIndex._transposed
+
+    def asked_to_make(self: ForwardIndex, attribute: str) -> object:
+        asked_for.append(attribute)
+        if len(asked_for) == 2:
+            both_ask.set()
+        return make(self, attribute)
 
     def recorded(self: ForwardIndex, attribute: str) -> object:
         made.append((attribute, current_thread() is main_thread()))
-        return make(self, attribute)
+        assert both_ask.wait(20)
+        return transposed(self, attribute)
 
-    monkeypatch.setattr(ForwardIndex, "make", recorded)
+    monkeypatch.setattr(ForwardIndex, "make", asked_to_make)
+    monkeypatch.setattr(ForwardIndex, "_transposed", recorded)
     asked = request(20, 5, 3)
     for attribute in ("tag", "none such"):
         asked.rules.caps.add(attribute=attribute, max=2)
     async with serving(CANDIDATE_POD, release_folder) as (_, channel):
         service = CandidateServiceStub(channel)
-        answers = [await service.RetrieveCandidates(asked) for _ in range(2)]
+        answers = await asyncio.gather(*(service.RetrieveCandidates(asked) for _ in range(2)))
     assert made == [("tag", False)]
     for answer in answers:
         tags, unknown = answer.rules.labels
@@ -80,11 +91,15 @@ async def test_labels_that_a_cap_counts_are_made_once_and_off_the_event_loop(
         assert not any(unknown.counts)
 
 
-async def test_failed_source_is_reported_on_the_wire(tmp_path: Path) -> None:
+@pytest.mark.parametrize("with_log", [False, True])
+async def test_failed_source_is_reported_on_the_wire(tmp_path: Path, with_log: bool) -> None:
     folder = build_release(tmp_path)
     poison_model(folder, layout.VIEWER_TOWER, "bias")
+    live = followed(upserted(1, "new", tags=["cat"])) if with_log else None
     # Built without its goldens, which would refuse it.
-    pod = replace(CANDIDATE_POD, build=lambda path: CandidatePipeline(CandidateRelease.load(path)))
+    pod = replace(
+        CANDIDATE_POD, build=lambda path: CandidatePipeline(CandidateRelease.load(path, live=live))
+    )
     async with serving(pod, folder) as (_, channel):
         answer = await CandidateServiceStub(channel).RetrieveCandidates(request(20, 5, 3))
     assert len(answer.keys) == 20

@@ -56,6 +56,17 @@ def test_a_cache_of_size_0_keeps_nothing() -> None:
     assert tower.runs == 2
 
 
+def test_a_failed_run_is_not_kept() -> None:
+    vectors = ViewerVectors(2)
+
+    def fails(_: Mapping[str, np.ndarray]) -> np.ndarray:
+        raise ValueError("no vector")
+
+    with pytest.raises(ValueError, match="no vector"):
+        vectors.of(inputs(1), fails)
+    assert vectors.of(inputs(1), Tower())[0] == 1
+
+
 def test_a_release_answers_alike_with_kept_vectors(release: CandidateRelease) -> None:
     keeps = replace(release, viewers=ViewerVectors(5))
     viewer = ViewerFeatures(history_keys=release.keys[:4], history_times=np.arange(4) * 60)

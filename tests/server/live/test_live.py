@@ -22,10 +22,12 @@ from vireo.server.event_log.jetstream import JetStreamLog
 from vireo.server.event_log.log import CATALOG, REMOVED, STATE, Entry, Stream
 from vireo.server.event_log.settings import EventLogSettings
 from vireo.server.features.keys import video_key
+from vireo.server.live import live as live_module
 from vireo.server.live.live import Live
 from vireo.server.live.settings import LiveSettings
 from vireo.server.recommend.catalogue.live_videos import LiveVideos
 from vireo.server.recommend.catalogue.placement import KnownVideos
+from vireo.server.recommend.catalogue.takedowns import Takedowns
 from vireo.v1.log_pb2 import Trending, TrendingVideos
 
 NO_RELEASE = Path("no release")
@@ -200,6 +202,33 @@ async def test_a_release_waits_for_removals_of_the_build_before_however_many_cha
     following = asyncio.create_task(live.run())
     await asyncio.to_thread(live.wait, NO_RELEASE, 0.5)
     assert video_key("video-9") in live.overlay.takedowns
+    following.cancel()
+
+
+async def test_a_pod_that_cannot_read_the_log_leaves_the_copy_to_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live_module, "_COPY_SECONDS", 0.001)
+    monkeypatch.setattr(live_module, "_IDLE_COPY_SECONDS", 0.0)
+    copy, back, written = tmp_path / "takedowns", asyncio.Event(), list[Path]()
+
+    async def read(_: JetStreamLog, _stream: Stream, **_more: object) -> AsyncIterator[Any]:
+        yield []
+        await back.wait()
+        yield []
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(JetStreamLog, "read", read)
+    monkeypatch.setattr(Takedowns, "write", lambda _, path: written.append(path))
+    live = Live(JetStreamLog(EventLogSettings()), LiveSettings(), copy)
+    following = asyncio.create_task(live.run())
+    await until(lambda: written == [copy])
+    live.overlay.takedowns.merge_copy(Takedowns())  # of a release
+    for _ in range(20):
+        await asyncio.sleep(0.002)
+    assert written == [copy]
+    back.set()
+    await until(lambda: written == [copy] * 2)
     following.cancel()
 
 

@@ -84,7 +84,7 @@ def test_filters_follow_every_change(seed: int) -> None:
     index = VideoIndex(faiss.IndexFlatIP(1), IndexDescription())
     filters = [random_expression(draw, LABELS, NUMBERS)[1] for _ in range(5)]
     kept = [(each, AppliedFilter(each, base, index, videos)) for each in filters]
-    places = dict[str, int]()
+    places, unused = dict[str, int](), list[int]()
     known: dict[str, Video] = {}
     most_parts = 0
     for _ in range(40):
@@ -92,14 +92,18 @@ def test_filters_follow_every_change(seed: int) -> None:
         name = video.video_id
         if draw.random() < 0.3:
             if known.pop(name, None):
-                attributes.drop(places[name])
-                videos.own_rows[places[name]] = -1
+                place = places.pop(name)
+                attributes.drop(place)
+                videos.own_rows[place] = -1
+                unused.append(place)
         else:
             known[name] = video
-            place = places.setdefault(name, len(places))
+            if name not in places:
+                places[name] = unused.pop() if unused else videos.count
+            place = places[name]
             attributes.put(place, video)
             videos.own_rows[place] = int(name) if int(name) < 10 else -1
-            videos.count = len(places)
+            videos.count = max(videos.count, place + 1)
         for asked, each in draw.sample(kept, 2):
             with patch("vireo.server.recommend.retrieval.allowed._PART", draw.randrange(1, 9)):
                 next(each.updates(asked), None)  # others ask meanwhile
