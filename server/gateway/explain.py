@@ -130,14 +130,17 @@ def _lost_in_fallback(
 
 
 def _moved_by_pins(made: Made, video_id: str, rank: int) -> str:
-    """Return a sentence on how pins moved a video of this rank; empty if they didn't."""
+    """Return a sentence on what pins did to a video of this rank; empty if nothing."""
     names, rules = [item.video_id for item in made.slate.items], made.query.rules
-    if video_id not in names:
-        taken = 0 < rank <= len(names)
-        return " Videos that the site's rules pin have taken its place." if taken else ""
-    position = 1 + names.index(video_id)
-    if rules is not None and rules.pinned.get(position - 1) == video_id:
-        return f" The site's rules pin it to position {position}."
+    if rules is None:
+        return ""
+    pinned = next((1 + at for at, name in rules.pinned.items() if name == video_id), 0)
+    if pinned > made.query.page_size:
+        return f" The site's rules pin it to position {pinned}, after the page's end."
+    if pinned and names[pinned - 1 : pinned] == [video_id]:
+        return f" The site's rules pin it to position {pinned}."
+    if video_id not in names and 0 < rank <= len(names):
+        return " Videos that the site's rules pin have taken its place."
     return ""
 
 

@@ -272,6 +272,7 @@ async def test_pins_after_the_pages_end_move_nothing(
             assert f"it is the {ordinal(names.index(name) + 1)} of" in told[name].reason
             pinned = f"The site's rules pin it to position {place}." in told[name].reason
             assert pinned == (name == names[8])
+        assert "pin it to position 20, after the page's end." in told[names[1]].reason
     if away != "ranking":  # then it is the place in the order of retrieval, whatever is pinned
         assert [told[name].position for name in lost] == [6, 7, 8, 9]
 
