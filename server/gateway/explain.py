@@ -12,9 +12,11 @@ from vireo.server.gateway.check import blocked_keys
 from vireo.server.gateway.pipeline import Made, RecommendPipeline, site_and_request
 from vireo.server.gateway.query import RecommendQuery
 from vireo.server.gateway.release import GatewayRelease
+from vireo.server.gateway.rules import ActiveRules
 from vireo.server.gateway.slate import TASKS, sources_of
 from vireo.server.gateway.slate_metrics import kind_of
-from vireo.server.recommend.wording import REMOVED, UNPUBLISHED, ordinal
+from vireo.server.recommend.filters.expression import unmet
+from vireo.server.recommend.wording import REMOVED, UNPUBLISHED, ordinal, why_blocked
 from vireo.v1 import ranking_pb2, viewer_pb2
 from vireo.v1 import recommendation_pb2 as pb
 
@@ -47,42 +49,104 @@ async def explain_video(
         response.lost_at = pb.LOST_AT_BLOCKED
         response.reason = REMOVED if key in pipeline.overlay.takedowns else UNPUBLISHED
     elif fallback:
-        _explain_fallback(response, made, key)
+        _explain_fallback(response, pipeline, made, video_id)
     else:
-        _explain_retrieval(response, made, key)
+        _explain_retrieval(response, made, video_id)
     if slate.degradations:
         kinds = ", ".join(kind_of(each).replace("_", " ") for each in slate.degradations)
         response.reason += f" The slate is degraded: {kinds}."
     return response
 
 
-def _explain_fallback(response: pb.ExplainVideoResponse, made: Made, key: int) -> None:
+def _explain_fallback(
+    response: pb.ExplainVideoResponse, pipeline: RecommendPipeline, made: Made, video_id: str
+) -> None:
     """Explain a slate of the popular list."""
-    expression = site_and_request(made.query, made.release)
-    if response.position:
-        response.reason = "Retrieval failed: the page has the first of the popular list."
-    elif expression is not None and not expression.applies_to(made.release.declared):
-        response.lost_at = pb.LOST_AT_FILTER
-        response.reason = (
-            "A filter of the site names an attribute that the release doesn't declare: nothing is "
-            "shown."
-        )
-    elif key in blocked_keys(made.request):
-        response.lost_at = pb.LOST_AT_BLOCKED
-        response.reason = (
-            "The viewer has watched or hidden it, or the request excludes it or follows it."
-        )
-    else:
-        response.lost_at = pb.LOST_AT_RETRIEVAL
-        response.reason = (
-            "Retrieval failed: the page has the first of the popular list that meet all filters, "
-            "and it isn't one of them."
-        )
+    query, release = made.query, made.release
+    rules, size = query.rules, query.page_size
+    if rules is not None:
+        # What is pinned after the page's end is on it by its place in the list, or not at all.
+        rules = replace(rules, pinned={at: name for at, name in rules.pinned.items() if at < size})
+    blocked, count = {*blocked_keys(made.request)}, len(release.popular.keys)
+
+    def place(rules: ActiveRules | None) -> int:
+        """Return its place among all that may be shown of the list; 0 if it has none."""
+        whole = pipeline.popular(query._replace(page_size=count, rules=rules), release, blocked)
+        return next((each.position for each in whole.items if each.video_id == video_id), 0)
+
+    position = place(rules)
+    if not position:
+        response.lost_at, response.reason = _lost_in_fallback(pipeline, made, video_id)
+        return
+    if not response.position:
+        response.lost_at, response.position = pb.LOST_AT_RANKING, position
+    rank = place(rules and replace(rules, pinned={}))  # 0 if without its pin a cap keeps it off
+    placed = f"it is the {ordinal(rank)} of the popular list; " if rank else ""
+    response.reason = (
+        f"Retrieval failed: {placed}the page has the first {size:,}."
+        f"{_moved_by_pins(made, video_id, rank)}"
+    )
 
 
-def _explain_retrieval(response: pb.ExplainVideoResponse, made: Made, key: int) -> None:
+def _lost_in_fallback(
+    pipeline: RecommendPipeline, made: Made, video_id: str
+) -> tuple[pb.LostAt.ValueType, str]:
+    """Return where and why a video was lost that isn't in what may be shown of the list."""
+    key, request, release = video_key(video_id), made.request, made.release
+    blocked = why_blocked(
+        key,
+        seed_key=request.seed_key if request.HasField("seed_key") else None,
+        hidden=request.viewer.hidden_keys,
+        watched=request.viewer.watched_keys,
+        excluded=request.excluded_keys,
+    )
+    if blocked:
+        return pb.LOST_AT_BLOCKED, blocked
+    popular = release.popular
+    if video_id not in popular.keys:
+        count = len(popular.keys)
+        return (
+            pb.LOST_AT_RETRIEVAL,
+            f"Retrieval failed, and the popular list of {count:,} videos lacks it.",
+        )
+    expression = site_and_request(made.query, release)
+    if expression is not None:
+        if not expression.applies_to(release.declared):
+            return (
+                pb.LOST_AT_FILTER,
+                "A filter of the site names an attribute that the release doesn't declare: nothing "
+                "is shown.",
+            )
+        if pipeline.overlay.changed_after(key, release.merged):
+            return (
+                pb.LOST_AT_FILTER,
+                "It changed in the catalogue: while retrieval fails, nobody knows whether it meets "
+                "the filter.",
+            )
+        video = popular.attributes[key]
+        if unfit := unmet(expression, video.labels, video.numbers):
+            return pb.LOST_AT_FILTER, f"A filter forbids it: {unfit}."
+    return pb.LOST_AT_RANKING, "Retrieval failed, and a cap of the site's rules keeps it off."
+
+
+def _moved_by_pins(made: Made, video_id: str, rank: int) -> str:
+    """Return a sentence on what pins did to a video of this rank; empty if nothing."""
+    names, rules = [item.video_id for item in made.slate.items], made.query.rules
+    if rules is None:
+        return ""
+    pinned = next((1 + at for at, name in rules.pinned.items() if name == video_id), 0)
+    if pinned > made.query.page_size:
+        return f" The site's rules pin it to position {pinned}, after the page's end."
+    if pinned and names[pinned - 1 : pinned] == [video_id]:
+        return f" The site's rules pin it to position {pinned}."
+    if video_id not in names and 0 < rank <= len(names):
+        return " Videos that the site's rules pin have taken its place."
+    return ""
+
+
+def _explain_retrieval(response: pb.ExplainVideoResponse, made: Made, video_id: str) -> None:
     """Explain a slate for which a candidate pod has found videos."""
-    found, ranked = made.candidates, made.ranked
+    key, found, ranked = video_key(video_id), made.candidates, made.ranked
     assert found is not None
     explained = found.explained
     response.retrieval_scores.extend(
@@ -105,6 +169,7 @@ def _explain_retrieval(response: pb.ExplainVideoResponse, made: Made, key: int) 
             f"Ranking was skipped: it is the {ordinal(response.retrieval_rank)} of "
             f"{response.candidates:,} candidates in the order of retrieval; the page has the "
             f"first {made.query.page_size:,}."
+            f"{_moved_by_pins(made, video_id, response.retrieval_rank)}"
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 MAX_LISTED = 3
 """Maximum items of a list that are named; the others are counted."""
@@ -25,3 +25,23 @@ def listed(items: Sequence[str], last: str = "and") -> str:
         shown[MAX_LISTED:] = [f"{len(items) - MAX_LISTED} more"]
     *begin, end = shown
     return f"{', '.join(begin)} {last} {end}" if begin else end
+
+
+def why_blocked(
+    key: int,
+    *,
+    seed_key: int | None,
+    hidden: Container[int],
+    watched: Container[int],
+    excluded: Container[int],
+) -> str:
+    """Return why a request's slates must not have a video; empty if they may."""
+    if key == seed_key:
+        return "It is the video that is playing."
+    if key in hidden:
+        return "The viewer has hidden it."
+    if key in watched:
+        return "The viewer has watched it."
+    if key in excluded:
+        return "The request excludes it."
+    return ""

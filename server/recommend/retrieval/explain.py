@@ -19,7 +19,7 @@ from vireo.server.recommend.retrieval.pipeline import (
 )
 from vireo.server.recommend.retrieval.query import CandidateQuery, Retrieval
 from vireo.server.recommend.retrieval.sources import SCORE
-from vireo.server.recommend.wording import REMOVED, UNPUBLISHED, listed, ordinal
+from vireo.server.recommend.wording import REMOVED, UNPUBLISHED, listed, ordinal, why_blocked
 from vireo.server.releases.manifest import MAX_CANDIDATES
 from vireo.server.signals import EVERY_SOURCE, LIVE_SOURCES, NEW, SOURCES
 from vireo.v1 import recommendation_pb2 as pb
@@ -116,16 +116,19 @@ class _Asked:
         if self.row < 0 and not removed:
             log = "" if live is None else ", and the log of the catalogue's changes neither"
             return pb.LOST_AT_CATALOG, f"Release {name} doesn't have it{log}."
-        for is_so, why in (
-            (self.key == query.seed_key, "It is the video that is playing."),
-            (self.key in query.viewer.hidden_keys, "The viewer has hidden it."),
-            (self.key in query.viewer.watched_keys, "The viewer has watched it."),
-            (self.key in query.excluded_keys, "The request excludes it."),
-            (removed, REMOVED),
-            (self.row in release.embargo.unpublished(), UNPUBLISHED),
-        ):
-            if is_so:
-                return pb.LOST_AT_BLOCKED, why
+        blocked = why_blocked(
+            self.key,
+            seed_key=query.seed_key,
+            hidden=query.viewer.hidden_keys,
+            watched=query.viewer.watched_keys,
+            excluded=query.excluded_keys,
+        )
+        if not blocked and removed:
+            blocked = REMOVED
+        if not blocked and self.row in release.embargo.unpublished():
+            blocked = UNPUBLISHED
+        if blocked:
+            return pb.LOST_AT_BLOCKED, blocked
         if query.filter is not None and (unfit := unmet(query.filter, *self._attributes())):
             return pb.LOST_AT_FILTER, f"A filter forbids it: {unfit}."
         if not self.has_vector:

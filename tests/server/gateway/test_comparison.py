@@ -46,7 +46,7 @@ def test_score_shift_and_latencies_compare_shadow_with_served() -> None:
     assert [each.nanos for each in (summary.served_time, summary.shadow_time)] == [10**8, 3 * 10**8]
 
 
-def test_a_summary_starts_afresh_with_another_release_of_either_pool() -> None:
+def test_a_summary_is_of_one_release_of_either_pool() -> None:
     comparisons = Comparisons()
     assert comparisons.summary().compared == 0
     comparisons.add(slate(), slate(("other", *TEN[:9]), release_id="first"))
@@ -60,3 +60,15 @@ def test_a_summary_starts_afresh_with_another_release_of_either_pool() -> None:
         summary = comparisons.summary()
         assert (summary.release_id, summary.compared, summary.failed) == ("second", 1, 0)
         assert summary.mean_overlap_10 == pytest.approx(1.0)
+
+
+def test_shadow_pods_on_two_releases_keep_each_others_comparisons_and_few_others() -> None:
+    comparisons = Comparisons()
+    for _ in range(5):
+        for release_id in ("first", "second"):
+            comparisons.add(slate(), slate(release_id=release_id))
+            assert comparisons.summary().release_id == release_id
+    assert comparisons.summary().compared == 5
+    for release_id in ("a", "b", "c", "d", "first"):
+        comparisons.add(slate(), slate(release_id=release_id))
+    assert comparisons.summary().compared == 1, "that of long ago is forgotten"

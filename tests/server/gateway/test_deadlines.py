@@ -44,6 +44,20 @@ async def test_with_too_little_time_for_pods_the_popular_list_comes_and_no_pod_i
         assert (len(candidate.requests), len(ranking.requests)) == asked
 
 
+async def test_without_candidates_in_time_no_ranking_pod_is_asked(chain: Chain) -> None:
+    candidate, ranking = Relay(chain.candidate, delay=lambda _: 60.0), Relay(chain.ranking)
+    async with (
+        relaying(candidate) as candidates_at,
+        relaying(ranking) as ranking_at,
+        chain.gateway(candidates_at, ranking_at, default_deadline=1.0) as stub,
+        asyncio.timeout(60),
+    ):
+        while not candidate.requests:  # or the machine was too busy to ask for any
+            response = await stub.Recommend(pb.RecommendRequest(viewer_id=VIEWER))
+            assert response.degradations[-1] == POPULAR
+    assert not ranking.requests
+
+
 async def test_a_ranking_pod_that_hangs_leaves_time_to_answer(chain: Chain) -> None:
     async with (
         relaying(Relay(chain.ranking, delay=lambda _: 60.0)) as ranking_at,

@@ -234,6 +234,17 @@ async def test_a_stream_that_fails_says_how_much_of_it_is_recorded(
     assert len(recorded(await take(log, EVENTS, after=end))) == 3
 
 
+async def test_what_was_recorded_of_a_stream_that_its_caller_leaves_stays(
+    recorder: Recorder, log: JetStreamLog, end: int
+) -> None:
+    call = recorder.events.StreamEvents()
+    await call.write(pb.StreamEventsRequest(events=[play("left")]))
+    await take(log, EVENTS, after=end, count=1)
+    call.cancel()
+    await until(lambda: not recorder.server.under_way)
+    assert len(recorded(await take(log, EVENTS, after=end))) == 1
+
+
 async def test_a_caller_with_all_streams_gives_one_to_another_and_learns_what_is_recorded(
     log: JetStreamLog,
     monkeypatch: pytest.MonkeyPatch,

@@ -8,15 +8,18 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import pytest
 
+from tests.builders.attributes import labels_of
 from tests.builders.chain import NOWHERE, Chain
 from tests.builders.filters import condition, message
 from tests.builders.refusals import failure_of
 from tests.builders.relay import Relay, relaying
-from tests.builders.releases import video_ids
+from tests.builders.releases import CREATORS, video_ids
 from tests.builders.tiny_home import VIEWER, WATCHED
 from vireo.server.features.keys import video_key
 from vireo.server.live.live import Live
+from vireo.server.recommend.catalogue.overlay import Overlay
 from vireo.server.recommend.catalogue.takedowns import Takedowns
+from vireo.server.recommend.wording import ordinal
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1 import viewer_pb2
 
@@ -121,14 +124,23 @@ async def test_a_video_that_retrieval_lost_is_told_its_score_as_a_candidate(
         ),
     ],
 )
-async def test_a_video_that_must_not_be_shown_is_told_why(
-    whole: RecommendationServiceAsyncStub,
+@pytest.mark.parametrize("fallback", [False, True])
+async def test_a_video_that_must_not_be_shown_is_told_why_whoever_makes_the_slate(
+    chain: Chain,
     video_id: str,
     fields: dict[str, Any],
     lost_at: pb.LostAt.ValueType,
     reason: str,
+    *,
+    fallback: bool,
 ) -> None:
-    told = await whole.ExplainVideo(asked(video_id, **fields))
+    async with chain.gateway(candidate=NOWHERE if fallback else "") as stub:
+        told = await stub.ExplainVideo(asked(video_id, **fields))
+    if fallback and video_id == "nowhere":  # the gateway has only the popular list
+        lost_at = pb.LOST_AT_RETRIEVAL
+        reason = "Retrieval failed, and the popular list of 40 videos lacks it."
+    if fallback:
+        reason += " The slate is degraded: popular fallback."
     assert told.lost_at == lost_at
     assert told.reason == reason
     assert not told.position
@@ -150,20 +162,56 @@ async def test_a_removed_video_is_told_so_even_if_pods_do_not_know_of_it(
         assert told.reason.startswith("It was removed from the catalogue.")
 
 
-async def test_the_popular_fallback_tells_what_is_on_its_page_and_what_the_viewer_must_not_see(
-    chain: Chain,
-) -> None:
+async def test_the_popular_fallback_tells_the_place_in_the_list(chain: Chain) -> None:
     names = [name for name in video_ids(40) if name not in WATCHED]
     async with chain.gateway(candidate=NOWHERE) as stub:
-        first, later, watched = [
-            await stub.ExplainVideo(asked(name)) for name in (names[2], names[20], WATCHED[0])
-        ]
+        first, later = [await stub.ExplainVideo(asked(names[place])) for place in (2, 20)]
     assert (first.lost_at, first.position) == (pb.LOST_AT_UNSPECIFIED, 3)
-    assert (later.lost_at, later.position) == (pb.LOST_AT_RETRIEVAL, 0)
-    assert later.reason.startswith("Retrieval failed: ")
-    assert later.reason.endswith(" The slate is degraded: popular fallback.")
-    assert watched.lost_at == pb.LOST_AT_BLOCKED
-    assert watched.reason.startswith("The viewer has watched or hidden it")
+    assert (later.lost_at, later.position) == (pb.LOST_AT_RANKING, 21)
+    assert later.reason == (
+        "Retrieval failed: it is the 21st of the popular list; the page has the first 5. "
+        "The slate is degraded: popular fallback."
+    )
+
+
+async def test_the_popular_fallback_tells_of_a_change_that_the_filter_may_not_allow(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = video_key("video-30")
+    monkeypatch.setenv("VIREO_NATS_URL", "nats://127.0.0.1:1")
+    monkeypatch.setattr(Live, "wait", lambda *_: None)
+    monkeypatch.setattr(Overlay, "changed_after", lambda _, changed, _position: changed == key)
+    cats = message(condition("tag", any_of=["cat"]))
+    async with chain.gateway(candidate=NOWHERE) as stub:
+        told, unfiltered = [
+            await stub.ExplainVideo(asked("video-30", **fields))
+            for fields in ({"filter": cats}, {})
+        ]
+    assert told.lost_at == pb.LOST_AT_FILTER
+    assert told.reason.startswith(
+        "It changed in the catalogue: while retrieval fails, nobody knows"
+    )
+    assert unfiltered.lost_at == pb.LOST_AT_RANKING
+
+
+async def test_the_popular_fallback_tells_what_a_cap_keeps_off_and_a_pin_brings_back(
+    chain: Chain, tmp_path: Path
+) -> None:
+    names = [name for name in video_ids(40) if name not in WATCHED]
+    cats = [name for name in names if "tag=cat" in labels_of(int(name[6:]), CREATORS)]
+    rules = tmp_path / "rules.toml"
+    cap = '[[caps]]\nname = "one"\nattribute = "tag"\nvalues = ["cat"]\nmax = 1\n'
+    pin = f'[[pins]]\nname = "pin"\nvideo_id = "{cats[1]}"\nposition = 2\n'
+    told = []
+    for text in (cap, cap + pin):
+        rules.write_text(text)
+        async with chain.gateway(candidate=NOWHERE, rules=rules) as stub:
+            told.append(await stub.ExplainVideo(asked(cats[1])))
+    off, back = told
+    assert (off.lost_at, off.position) == (pb.LOST_AT_RANKING, 0)
+    assert off.reason.startswith("Retrieval failed, and a cap of the site's rules keeps it off.")
+    assert (back.lost_at, back.position) == (pb.LOST_AT_UNSPECIFIED, 2)
+    assert "The site's rules pin it to position 2." in back.reason
 
 
 async def test_skipped_ranking_tells_the_place_in_the_order_of_retrieval(
@@ -196,8 +244,12 @@ async def test_an_explanation_that_is_garbage_is_a_bad_answer(
     assert list(told.degradations) == [viewer_pb2.DEGRADATION_POPULAR_FALLBACK]
 
 
-async def test_pins_after_the_pages_end_move_nothing(chain: Chain, tmp_path: Path) -> None:
-    async with chain.gateway() as stub:
+@pytest.mark.parametrize("away", ["", "ranking", "candidate"])
+async def test_pins_after_the_pages_end_move_nothing(
+    chain: Chain, tmp_path: Path, away: str
+) -> None:
+    targets = {away: NOWHERE} if away else {}
+    async with chain.gateway(**targets) as stub:
         longer = await stub.Recommend(pb.RecommendRequest(viewer_id=VIEWER, page_size=9))
     names = [item.video_id for item in longer.items]
     rules = tmp_path / "rules.toml"
@@ -207,14 +259,22 @@ async def test_pins_after_the_pages_end_move_nothing(chain: Chain, tmp_path: Pat
             for name, position in ((names[1], 20), (names[8], 3))
         )
     )
-    async with chain.gateway(rules=rules) as stub:
+    async with chain.gateway(**targets, rules=rules) as stub:
         page = [item.video_id for item in (await stub.Recommend(SLATE)).items]
         told = {name: await stub.ExplainVideo(asked(name)) for name in names}
     assert page == [*names[:2], names[8], *names[2:4]]
     assert [told[name].position for name in page] == [1, 2, 3, 4, 5]
     lost = [name for name in names if told[name].lost_at == pb.LOST_AT_RANKING]
     assert lost == names[4:8]
-    assert [told[name].position for name in lost] == [6, 7, 8, 9]
+    if away:
+        assert "pin have taken its place" in told[names[4]].reason
+        for place, name in enumerate(page, start=1):
+            assert f"it is the {ordinal(names.index(name) + 1)} of" in told[name].reason
+            pinned = f"The site's rules pin it to position {place}." in told[name].reason
+            assert pinned == (name == names[8])
+        assert "pin it to position 20, after the page's end." in told[names[1]].reason
+    if away != "ranking":  # then it is the place in the order of retrieval, whatever is pinned
+        assert [told[name].position for name in lost] == [6, 7, 8, 9]
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from prometheus_client import REGISTRY
 
 from tests.builders.chain import Chain, GatewayStub, gateway
 from tests.builders.redis import RunningRedis, running_redis
@@ -59,6 +60,11 @@ def gateway_over(chain: Chain, features: Path) -> AbstractAsyncContextManager[Ga
     """A gateway that reads these features."""
     targets = chain.candidate, chain.ranking
     return gateway(chain.release, features, *targets, features_timeout=TIMEOUT)
+
+
+def circuit_open() -> bool:
+    """Whether requests skip the store, but for one now and then."""
+    return REGISTRY.get_sample_value("vireo_feature_store_circuit_open") == 1
 
 
 def names(response: pb.RecommendResponse) -> list[str]:
@@ -178,8 +184,10 @@ async def test_redis_that_hangs_or_dies_is_done_without_until_it_is_back(
         assert names(stale) == names(whole)
         for _ in range(10):
             assert list((await ask(stub, "nobody")).degradations) == [MISSING]
+        assert circuit_open(), "most requests don't wait for it"
         bring_back(redis)
         assert names(await ask_until(stub, [])) == names(whole)
+        assert not circuit_open()
 
 
 @pytest.mark.parametrize("lose", [RunningRedis.hang, RunningRedis.kill])

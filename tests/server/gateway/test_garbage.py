@@ -16,6 +16,7 @@ from tests.builders.chain import Chain
 from tests.builders.relay import Relay, relaying
 from tests.builders.releases import video_ids
 from tests.builders.tiny_home import VIEWER, WATCHED
+from vireo.server.gateway import pods
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1 import viewer_pb2
 
@@ -67,6 +68,13 @@ async def test_a_pod_that_answers_garbage_is_found_and_costs_its_stage_and_nothi
     assert len(relay.requests) == 2, "another pod might have done better"
     assert bad_answers(stage) == before + 2
     assert len([line for line in logs if line["event"] == "bad answer of a pod"]) == 2
+
+
+def test_a_counter_names_so_many_pods_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pods, "_labels", set())
+    names = [f"10.0.0.{number}" for number in range(102)]
+    assert [pods._label(name) for name in names] == [*names[:100], "other", "other"]
+    assert pods._label(names[0]) == names[0]
 
 
 async def test_a_second_try_that_meets_a_sound_pod_makes_the_answer_whole(

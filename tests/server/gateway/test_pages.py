@@ -87,6 +87,16 @@ async def test_fifty_pages_repeat_nothing_while_releases_swap_and_pods_are_away(
     assert not set(names) & set(WATCHED)
 
 
+async def test_what_the_caller_says_was_watched_is_on_no_page(large: Path, features: Path) -> None:
+    async with chain(large, features) as stub:
+        usual = [name for page in await follow([stub], 3) for name in page]
+        watched = usual[::SIZE]
+        profile = pb.RequestProfile(history=[pb.WatchedVideo(video_id=each) for each in watched])
+        found = await follow([stub], 3, profile=profile)
+    assert len(watched) == 3
+    assert not {name for page in found for name in page} & {*watched}
+
+
 async def test_pages_end_with_the_videos(release: Path, features: Path) -> None:
     async with chain(release, features) as stub:
         found = await follow([stub], PAGES)

@@ -15,7 +15,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def progress(clock: Clock) -> Progress:
-    return Progress(None, 4, 10.0, clock)  # type: ignore[arg-type]
+    return Progress(None, 4, 10.0, clock, lambda: 1000.0)  # type: ignore[arg-type]
 
 
 def told(partition: int = partition_of("v", 4), oldest: int | None = None) -> bytes:
@@ -48,3 +48,14 @@ def test_features_of_a_partition_are_behind_while_its_oldest_pending_event_is_to
     assert not progress.behind(other)
     progress.update(told(oldest=995))
     assert not progress.behind("v")
+
+
+def test_a_wall_clock_that_is_set_silences_no_consumer() -> None:
+    clock, wall = Clock(5.0), Clock()
+    progress = Progress(None, 4, 10.0, clock, wall)  # type: ignore[arg-type]
+    wall.now += 3600
+    assert not progress.behind("v")
+    progress.update(told(oldest=4590))
+    assert not progress.behind("v"), "events have wall times"
+    wall.now += 20
+    assert progress.behind("v")

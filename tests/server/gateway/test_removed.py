@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.builders.attributes import labels_of
 from tests.builders.catalogue import change, key_of, removed
 from tests.builders.chain import NOWHERE, Chain, gateway, gateway_settings
 from tests.builders.nats import running_nats, settings_of
-from tests.builders.releases import video_ids
+from tests.builders.releases import CREATORS, video_ids
 from tests.builders.rpc import serving
 from tests.builders.tiny_home import VIEWER, WATCHED
 from vireo.server.event_log.jetstream import JetStreamLog
@@ -66,6 +67,35 @@ async def test_removed_videos_are_in_no_slate(
     assert not gone & {item.video_id for item in short.items}
     if pods == "both":
         assert len(short.items) == 10
+
+
+async def test_a_removed_video_moves_no_pin_and_counts_for_no_cap(
+    chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def is_cat(name: str) -> bool:
+        return "tag=cat" in labels_of(int(name.removeprefix("video-")), CREATORS)
+
+    pinned = next(name for name in reversed(video_ids(40)) if not is_cat(name))
+    rules = tmp_path / "rules.toml"
+    rules.write_text(
+        f'[[pins]]\nname = "launch"\nvideo_id = "{pinned}"\nposition = 4\n'
+        '[[caps]]\nname = "one"\nattribute = "tag"\nvalues = ["cat"]\nmax = 1\n'
+    )
+    down: set[int] = set()
+    monkeypatch.setenv("VIREO_NATS_URL", "nats://127.0.0.1:1")
+    monkeypatch.setattr(Live, "wait", lambda *_: None)
+    monkeypatch.setattr(Takedowns, "among", lambda _, keys: down & {*keys})
+    async with chain.gateway(rules=rules) as stub:
+        before = [item.video_id for item in (await stub.Recommend(SLATE)).items]
+        [cat] = filter(is_cat, before)
+        gone = {cat, next(name for name in before if not is_cat(name))}
+        down.update(map(video_key, gone))
+        after = [item.video_id for item in (await stub.Recommend(SLATE)).items]
+    assert before[3] == after[3] == pinned
+    assert pinned not in gone
+    assert len(after) == 10
+    assert not gone & {*after}
+    assert sum(map(is_cat, after)) == 1, "another cat has the place of the one that is gone"
 
 
 async def test_without_a_log_what_a_release_says_is_taken_down_is_in_no_slate(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vireo.server.recommend.wording import listed, ordinal
+from vireo.server.recommend.wording import listed, ordinal, why_blocked
 
 
 def test_ordinals_are_english() -> None:
@@ -17,3 +17,16 @@ def test_a_list_names_three_and_counts_the_rest() -> None:
     assert listed(["a", "b"]) == "a and b"
     assert listed(["a", "b", "c", "d"], "or") == "a, b, c or d"
     assert listed(["a", "b", "c", "d", "e"]) == "a, b, c and 2 more"
+
+
+def test_what_blocks_a_video_is_named() -> None:
+    def why(key: int) -> str:
+        return why_blocked(key, seed_key=1, hidden=[2], watched=[2, 3], excluded=[4])
+
+    assert [why(key) for key in range(1, 6)] == [
+        "It is the video that is playing.",
+        "The viewer has hidden it.",
+        "The viewer has watched it.",
+        "The request excludes it.",
+        "",
+    ]
