@@ -178,7 +178,7 @@ def made(**places: int | None) -> Proposals:
 
 
 def test_sources_have_the_quotas_that_add_to_recall_and_none_if_they_add_nothing() -> None:
-    nothing = {"co_watch": 0, "ease": 0, "popular": 0, "fresh": 0.02}
+    nothing = {**dict.fromkeys(Quotas().root, 0), "fresh": 0.02}
     first, *_, last = fit_quotas(made(ease=12, co_watch=99), 100)
     assert first == {**nothing, "recall": 0}
     assert last == {**nothing, "ease": 0.2, "recall": 1}

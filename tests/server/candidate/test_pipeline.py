@@ -28,8 +28,8 @@ from vireo.server.releases.manifest import IndexDescription, Quotas
 from vireo.server.signals import SOURCES
 
 VIDEOS = 40
-TWO_TOWER, CO_WATCH, EASE, POPULAR, FRESH = (source.bit for source in SOURCES)
-NONE = Quotas({"co_watch": 0, "ease": 0, "popular": 0, "fresh": 0})
+TWO_TOWER, CO_WATCH, EASE, POPULAR, FRESH = (source.bit for source in SOURCES[:5])
+NONE = Quotas({source.name: 0 for source in SOURCES if source.quota is not None})
 
 
 def mask_of(found: RetrievedCandidates, row: int) -> int:
@@ -60,7 +60,7 @@ def test_history_that_the_release_does_not_know_is_ignored(release: CandidateRel
 
 def test_each_source_is_sure_of_its_quota(release: CandidateRelease) -> None:
     viewer = viewer_of_rows(10)
-    quotas = Quotas({"co_watch": 0.3, "ease": 0.2, "popular": 0.3, "fresh": 0.1})
+    quotas = Quotas({**NONE.root, "co_watch": 0.3, "ease": 0.2, "popular": 0.3, "fresh": 0.1})
     found = CandidatePipeline(release, quotas).retrieve(CandidateQuery(viewer, 10))
     # In the tiny release rows 11, 12, 13 follow row 10 most, EASE expects rows 9 and 8 most
     # after it, 0, 1, 2 are most popular, and the last 8 are fresh.
@@ -149,7 +149,7 @@ def test_failed_viewer_tower_leaves_the_quotas_of_the_others(tmp_path: Path) -> 
     folder = build_release(tmp_path)
     poison_model(folder, layout.VIEWER_TOWER, "bias")
     release = CandidateRelease.load(folder)
-    quotas = Quotas({"co_watch": 0.5, "ease": 0.25, "popular": 0.25, "fresh": 0})
+    quotas = Quotas({**NONE.root, "co_watch": 0.5, "ease": 0.25, "popular": 0.25})
     found = CandidatePipeline(release, quotas).retrieve(CandidateQuery(viewer_of_rows(10), 4))
     assert found.rows.tolist() == [11, 12, 9, 0]
     assert not found.scores["two_tower"].any()
@@ -158,7 +158,7 @@ def test_failed_viewer_tower_leaves_the_quotas_of_the_others(tmp_path: Path) -> 
 
 def test_a_mask_beyond_the_quotas_also_names_every_source(release: CandidateRelease) -> None:
     broken = replace(release, index=_approximate(np.zeros((VIDEOS, 3), np.float32)))
-    quotas = Quotas({"co_watch": 0.2, "ease": 0, "popular": 0.2, "fresh": 0})
+    quotas = Quotas({**NONE.root, "co_watch": 0.2, "popular": 0.2})
     found = CandidatePipeline(broken, quotas).retrieve(CandidateQuery(viewer_of_rows(0), 5))
     assert len(found.rows) == 5
     # Row 1 is the quota of both; 2 and 3 are what they propose next.
@@ -178,7 +178,7 @@ def test_quotas_beyond_one_are_refused() -> None:
 
 
 def test_the_manifest_says_the_quotas(tmp_path: Path) -> None:
-    quotas = Quotas({"co_watch": 0, "ease": 0.5, "popular": 0, "fresh": 0})
+    quotas = Quotas({**NONE.root, "ease": 0.5})
     release = CandidateRelease.load(build_release(tmp_path, quotas=quotas))
     viewer = viewer_of_rows(10)
     found = CandidatePipeline(release).retrieve(CandidateQuery(viewer, 6))
@@ -228,7 +228,7 @@ def test_ease_counts_all_watches_alike_in_releases_before_recency(
 
 
 def test_ease_proposes_no_video_with_a_negative_score(release: CandidateRelease) -> None:
-    quotas = Quotas({"co_watch": 0, "ease": 1, "popular": 0, "fresh": 0})
+    quotas = Quotas({**NONE.root, "ease": 1})
     found = CandidatePipeline(release, quotas).retrieve(CandidateQuery(viewer_of_rows(10), 20))
     assert sorted(found.rows[(found.source_masks & EASE) > 0].tolist()) == [7, 8, 9]
 
@@ -249,16 +249,16 @@ def test_a_release_without_ease_does_without_it(release: CandidateRelease) -> No
     history=st.lists(st.integers(0, VIDEOS - 1), max_size=30, unique=True),
     excluded=st.lists(st.integers(0, VIDEOS - 1), max_size=30),
     count=st.integers(1, 2 * VIDEOS),
-    shares=st.tuples(*[st.floats(0, 0.25)] * 4),
+    shares=st.tuples(*[st.floats(0, 1 / len(NONE.root))] * len(NONE.root)),
 )
 def test_each_source_in_turn_gives_its_quota_until_there_are_as_many_as_the_catalogue_allows(
     release: CandidateRelease,
     history: list[int],
     excluded: list[int],
     count: int,
-    shares: tuple[float, float, float, float],
+    shares: tuple[float, ...],
 ) -> None:
-    quotas = Quotas(dict(zip(Quotas().root, shares, strict=True)))
+    quotas = Quotas(dict(zip(NONE.root, shares, strict=True)))
     query = CandidateQuery(viewer_of_rows(*history), count, release.keys[excluded])
     asked = Retrieval.of(release, query)
     expected: dict[int, int] = {}

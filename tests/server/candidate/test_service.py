@@ -16,7 +16,7 @@ from vireo.server.recommend.filters.table import ForwardIndex
 from vireo.server.recommend.retrieval.pipeline import CandidatePipeline
 from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.server.releases import layout
-from vireo.server.signals import SCORES
+from vireo.server.signals import SCORES, SOURCES
 from vireo.v1 import candidate_pb2, viewer_pb2
 from vireo.v1.candidate_pb2_grpc import CandidateServiceStub
 
@@ -40,7 +40,7 @@ async def test_answer_has_equal_columns_and_the_ids_of_its_first_page(release_fo
     assert all(any(column.values) for column in answer.scores)
     assert [video_key(video_id) for video_id in answer.ids] == list(answer.keys)[:7]
     assert answer.release_id == "tiny-1"
-    assert [source.source for source in answer.sources] == [1, 2, 4, 3, 5]
+    assert [source.source for source in answer.sources] == [source.number for source in SOURCES]
     for source in answer.sources:
         having = sum(mask >> source.source & 1 for mask in answer.source_masks)
         assert source.proposed == having

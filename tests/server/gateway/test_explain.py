@@ -20,6 +20,7 @@ from vireo.server.live.live import Live
 from vireo.server.recommend.catalogue.overlay import Overlay
 from vireo.server.recommend.catalogue.takedowns import Takedowns
 from vireo.server.recommend.wording import ordinal
+from vireo.server.signals import SCORES
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1 import viewer_pb2
 
@@ -53,7 +54,7 @@ async def test_each_video_of_a_page_is_told_its_place_and_scores(
         assert told.task_scores.watch == pytest.approx(item.task_scores.watch)
         assert told.task_scores.like == pytest.approx(item.task_scores.like)
         assert values(told.task_weights) == {"watch": 1, "like": 0.5}
-        assert set(values(told.retrieval_scores)) == {"two_tower", "co_watch", "ease"}
+        assert set(values(told.retrieval_scores)) == {score.name for score in SCORES}
         assert values(told.retrieval_scores).items() <= values(told.ranking_features).items()
         assert 0 < told.retrieval_rank <= told.candidates == len(video_ids(40)) - len(WATCHED)
         assert told.score_factor == 1

@@ -16,6 +16,7 @@ from tests.builders.recording import failure_of
 from tests.builders.releases import build_release, video_ids
 from tests.builders.rpc import serving
 from tests.builders.viewers import viewer_of_rows
+from vireo.server import signals
 from vireo.server.features.keys import video_key, video_keys
 from vireo.server.features.model_inputs import RETRIEVAL_FEATURES, VIDEO_FEATURES
 from vireo.server.ranking.service import RANKING_POD
@@ -27,7 +28,7 @@ from vireo.server.releases.manifest import ScoreWeights
 from vireo.v1 import ranking_pb2, viewer_pb2
 from vireo.v1.ranking_pb2_grpc import RankingServiceStub
 
-SCORES = ("two_tower", "co_watch", "ease")
+SCORES = tuple(score.name for score in signals.SCORES)
 LOST = {name: np.full(1, 0.25, np.float32) for name in SCORES}
 
 

@@ -287,7 +287,7 @@ OTHER_SCHEMAS = [
         "names mood, from_mood, which this build lacks; train the release again, or serve it with "
         "the build that it was made for",
     ),
-    (("tasks",), [*of_schema("tasks"), "share"], "names share, which this build lacks; train the"),
+    (("tasks",), [*of_schema("tasks"), "mood"], "names mood, which this build lacks; train the"),
     (("retrieval_features",), without("retrieval_features", "ease"), "lacks ease, which this"),
     (("tasks",), without("tasks", "like"), "lacks like, which this build has; train the release"),
     (("context_features",), {"hour": 25, "mood": 3}, r"\[mood\] is 3, this build has None"),
@@ -303,7 +303,7 @@ def test_a_manifest_of_another_build_is_refused_by_what_differs(
     place: Place, value: Any, message: str
 ) -> None:
     # Other fields of such a release may go by the names of its features too.
-    document = manifest() | {"quotas": {"mood": 0.1}, "score_weights": {"share": 1}}
+    document = manifest() | {"quotas": {"mood": 0.1}, "score_weights": {"mood": 1}}
     text = json.dumps(changed(document, ("feature_schema", *place), value)).encode()
     with pytest.raises(ReleaseError, match=rf"feature_schema\.{place[0]}.* ?{message}"):
         Manifest.parse(text, "here")

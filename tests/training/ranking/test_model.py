@@ -47,7 +47,9 @@ def ranker(schema: FeatureSchema = SCHEMA) -> Ranker:
             part.mean.normal_()
             part.scale.uniform_(0.5, 2.0)
         model.co_watch_unit.fill_(0.3)
-        model.calibration.copy_(torch.tensor([[1.4, -0.6], [0.7, 0.2], [0.9, 0.1], [1.2, -0.3]]))
+        tasks = len(model.calibration)
+        offsets = torch.linspace(-0.6, 0.3, tasks)
+        model.calibration.copy_(torch.stack([torch.linspace(1.4, 0.7, tasks), offsets], 1))
     return model
 
 
