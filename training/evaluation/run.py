@@ -194,7 +194,7 @@ def measured_baselines(
     watched = bed.viewers.watched
     systems = {
         name: of_chunks(
-            lambda part, model=baseline: model.scores(watched[part]),  # type: ignore[misc]
+            lambda part, scores=baseline: scores(watched[part]),  # type: ignore[misc]
             bed.viewers,
             bed.past.videos,
         )

@@ -10,15 +10,12 @@ from vireo.training.evaluation.baselines import (
     BASELINES,
     QUICK,
     Config,
-    Ease,
     EaseConfig,
     Fitter,
     IalsConfig,
     ItemKnnConfig,
-    MarkovBlend,
     MarkovConfig,
     Past,
-    Popularity,
     PopularityConfig,
     fitted,
     possible,
@@ -37,7 +34,7 @@ def test_each_baseline_prefers_videos_watched_together(name: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         [(_, baseline)] = fitted([name], PAST)
-        scores = baseline.scores([rows(0), rows(3, 4), rows()])
+        scores = baseline([rows(0), rows(3, 4), rows()])
     assert scores.shape == (3, 6)
     assert scores.dtype == np.float32
     assert scores[0, [1, 2]].min() > scores[0, [3, 4, 5]].max()
@@ -47,15 +44,15 @@ def test_each_baseline_prefers_videos_watched_together(name: str) -> None:
 
 def test_popularity_scores_every_viewer_alike_by_all_or_by_the_last_watches() -> None:
     [(_, baseline)] = fitted(["popularity"], PAST)
-    assert baseline.scores([rows(), rows(1)]).tolist() == [[200, 200, 200, 201, 200, 200]] * 2
-    past = Past([rows(0, 1, 2), rows(2, 1)], 3)
-    scores = Popularity(past, PopularityConfig(half_life=1.0)).scores([rows()])
-    assert scores.tolist() == [[0.25, 1.5, 1.5]]
+    assert baseline([rows(), rows(1)]).tolist() == [[200, 200, 200, 201, 200, 200]] * 2
+    past = Fitter(Past([rows(0, 1, 2), rows(2, 1)], 3))
+    assert PopularityConfig(half_life=1.0).fit(past)([rows()]).tolist() == [[0.25, 1.5, 1.5]]
 
 
 def test_with_recency_a_watch_one_half_life_back_says_half_as_much() -> None:
-    weights = np.arange(16, dtype=np.float32).reshape(4, 4)
-    scores = Ease(weights, half_life=2.0).scores([rows(3, 0, 1)])
+    fitter = Fitter(PAST)
+    weights = fitter.ease(300.0)
+    scores = EaseConfig(300.0, half_life=2.0).fit(fitter)([rows(3, 0, 1)])
     expected = weights[1] + 0.5**0.5 * weights[0] + 0.5 * weights[3]
     assert scores[0] == pytest.approx(expected)
 
@@ -74,14 +71,14 @@ def test_each_baseline_has_the_settings_that_it_is_given(name: str, config: Conf
     [(_, started)] = fitted([name], PAST)
     [(_, changed)] = fitted([name], PAST, settings={name: config})
     asked = [rows(0, 4)]
-    assert np.array_equal(changed.scores(asked), Fitter(PAST).fit(config).scores(asked))
-    assert not np.allclose(changed.scores(asked), started.scores(asked))
+    assert np.array_equal(changed(asked), config.fit(Fitter(PAST))(asked))
+    assert not np.allclose(changed(asked), started(asked))
 
 
 def test_what_is_too_large_for_the_catalogue_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     def reached() -> int:
         [(_, baseline)] = fitted(["item_knn"], PAST)
-        return int(np.count_nonzero(baseline.scores([rows(0)])))
+        return int(np.count_nonzero(baseline([rows(0)])))
 
     assert possible(QUICK, 10_000_000) == ["popularity", "item_knn"]
     assert reached() == 3
@@ -95,17 +92,12 @@ def test_what_is_too_large_for_the_catalogue_is_left_out(monkeypatch: pytest.Mon
 
 
 def test_the_blend_adds_what_followed_the_last_watch_and_the_one_before() -> None:
-    class Nothing:
-        def scores(self, histories: list[np.ndarray]) -> np.ndarray:
-            return np.zeros((len(histories), 4), np.float32)
-
-    past = Past([rows(0, 1, 2), rows(0, 1, 3), rows(1, 3)], 4)
-    prior, weight = 400.0, 6.0
-    config = MarkovConfig(weight=weight, prior=prior, steps=(1.0, 0.6, 0.4))
-    blend = MarkovBlend(past, Nothing(), config)  # type: ignore[arg-type]
-    scores = blend.scores([rows(0, 1), rows(1), rows()])
+    fitter = Fitter(Past([rows(0, 1, 2), rows(0, 1, 3), rows(1, 3)], 4))
+    prior, weight, asked = 400.0, 6.0, [rows(0, 1), rows(1), rows()]
+    config = MarkovConfig(weight, prior, (1.0, 0.6, 0.4), None, 500.0)
+    scores = config.fit(fitter)(asked) - EaseConfig(500.0).fit(fitter)(asked)
     one_step = np.array([0, 0, 1, 2]) / (3 + prior)
     two_steps = np.array([0, 0, 1, 1]) / (2 + prior)
-    assert scores[0] == pytest.approx(weight * (one_step + 0.6 * two_steps))
-    assert scores[1] == pytest.approx(weight * one_step)
+    assert scores[0] == pytest.approx(weight * (one_step + 0.6 * two_steps), rel=1e-4)
+    assert scores[1] == pytest.approx(weight * one_step, rel=1e-4)
     assert not scores[2].any()

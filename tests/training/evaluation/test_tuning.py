@@ -138,7 +138,7 @@ def test_every_baseline_gets_its_best_on_validation_and_the_test_watch_is_never_
     past = [np.array(watched[:-2], np.int64) for watched in histories.values()]
     targets = rows(*(watched[-2] for watched in histories.values()))
     by_hand = HeldOut(Past(past, len(VIDEOS)), tuple(past), targets)
-    measured = by_hand.ndcg_10(Fitter(by_hand.past).fit(found.configs()["ease_recency"]))
+    measured = by_hand.ndcg_10(found.configs()["ease_recency"].fit(Fitter(by_hand.past)))
     assert measured == pytest.approx(found.baselines["ease_recency"].ndcg_10)
 
 
