@@ -108,7 +108,7 @@ def model(ring: RetrievalData, small: RetrievalConfig) -> TwoTower:
 
 @pytest.fixture(scope="module")
 def batch(ring: RetrievalData, small: RetrievalConfig) -> WindowBatch:
-    return next(epoch_batches(ring, small, 0)).encode()
+    return next(epoch_batches(ring, small, 0))
 
 
 @pytest.mark.parametrize("counts", ["its own", "skewed"])
