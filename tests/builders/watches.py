@@ -18,6 +18,7 @@ def videos_frame(ids: Sequence[str], tags: Sequence[Sequence[str]] | None = None
             "tags": [list(bag) for bag in tags] if tags else [[] for _ in ids],
             "published": pd.Series([pd.NaT] * len(ids), dtype="datetime64[us, UTC]"),
             "duration": pd.Series([None] * len(ids), dtype="float32"),
+            "creator": [None] * len(ids),
         }
     )
 

@@ -148,7 +148,7 @@ def write_attributes(folder: Path, dataset: Dataset, popular: Int64Array) -> Non
 
     Args:
         folder: the release, which has a folder for the tables of videos.
-        dataset: the data set; a column that it lacks is unknown of all videos.
+        dataset: the data set.
         popular: rows of the videos of layout.POPULAR_IDS, int64[p].
     """
     declared = all_attributes(dataset.info.attributes)
@@ -159,8 +159,7 @@ def write_attributes(folder: Path, dataset: Dataset, popular: Int64Array) -> Non
     # Column by column, as filters read it.
     numbers = np.full((count, len(declared.numbers)), np.nan, order="F")
     for place, name in enumerate(declared.numbers):
-        if (column := _column(dataset, name)) is not None:
-            numbers[:, place] = _numbers(column)
+        numbers[:, place] = _numbers(_column(dataset, name))
     write_texts(folder / layout.LABELS, labels.texts)
     np.save(folder / layout.LABEL_OFFSETS, np.concatenate([[0], np.cumsum(labels.counts)]))
     np.save(folder / layout.LABEL_ROWS, labels.rows)
@@ -174,16 +173,13 @@ def write_attributes(folder: Path, dataset: Dataset, popular: Int64Array) -> Non
         (folder / path).write_text(json.dumps(document, ensure_ascii=False))
 
 
-def _column(dataset: Dataset, name: str) -> pa.ChunkedArray | None:
-    """Return the catalogue's column of an attribute; None if the data set lacks it."""
-    table = dataset.video_columns(attribute_column(name))
-    return table.column(0) if table.num_columns else None
+def _column(dataset: Dataset, name: str) -> pa.ChunkedArray:
+    """Return the catalogue's column of an attribute."""
+    return dataset.video_columns(attribute_column(name)).column(0)
 
 
-def _labels(name: str, column: pa.ChunkedArray | None) -> _Labels:
+def _labels(name: str, column: pa.ChunkedArray) -> _Labels:
     """Return the labels of one attribute."""
-    if column is None:
-        return _Labels([], np.zeros(0, np.int64), np.zeros(0, np.int32))
     rows: Int32Array = np.arange(len(column), dtype=np.int32)
     if pa.types.is_list(column.type):
         rows = rows.repeat(pc.list_value_length(column).fill_null(0).to_numpy())
