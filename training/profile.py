@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import tomllib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import psutil
@@ -38,8 +38,8 @@ class Profile:
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
-    retrieval: RetrievalConfig = RetrievalConfig()
-    ranking: RankingConfig = RankingConfig()
+    retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
+    ranking: RankingConfig = field(default_factory=RankingConfig)
 
 
 _PROFILE = TypeAdapter(Profile)

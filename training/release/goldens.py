@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from vireo.server.features.content import CONTENT_LIMIT
 from vireo.server.features.keys import VideoRows
 from vireo.server.features.model_inputs import (
     RANKER_HISTORY,
@@ -22,11 +23,12 @@ from vireo.server.features.viewer import ViewerFeatures
 from vireo.server.recommend.retrieval.pipeline import CandidatePipeline, CandidateQuery
 from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.training.retrieval.data import RetrievalData
-from vireo.training.retrieval.export import ContentTower, golden_videos, video_outputs
+from vireo.training.retrieval.export import ContentTower
 from vireo.training.retrieval.model import TwoTower, readable, viewer_vectors
 
 GOLDEN_VIEWERS = 8
 GOLDEN_CANDIDATES = 32
+GOLDEN_VIDEOS = 64
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 Answer = Callable[[dict[str, npt.NDArray[Any]]], npt.NDArray[np.float32]]
@@ -71,10 +73,14 @@ def write_tower_goldens(
     save_golden(path, inputs, {"viewer_vector": answers})
 
 
+@torch.no_grad()
 def write_video_goldens(tower: ContentTower, data: RetrievalData, path: Path) -> None:
-    """Write the content of some videos, and the vectors that PyTorch gives them."""
-    content = golden_videos(data)
-    save_golden(path, {"content": content}, {"video_vectors": video_outputs(tower, content)})
+    """Write the content of some videos and of one without any, and PyTorch's vectors of them."""
+    chosen = np.linspace(0, data.video_count - 1, min(GOLDEN_VIDEOS, data.video_count)).astype(int)
+    empty = np.zeros((1, CONTENT_LIMIT), np.int64)
+    content = np.concatenate([data.content[chosen].astype(np.int64), empty])
+    vectors = tower(torch.from_numpy(content)).numpy()
+    save_golden(path, {"content": content}, {"video_vectors": vectors})
 
 
 def write_ranker_goldens(
@@ -84,15 +90,10 @@ def write_ranker_goldens(
     table: VideoTable,
     path: Path,
 ) -> None:
-    """Write one batch of ranker requests over retrieved candidates, and the outputs."""
-    inputs = ranker_batch(viewers, release, table)
-    save_golden(path, inputs, {"scores": answer(inputs)})
+    """Write a batch of ranker requests over retrieved candidates, and the outputs.
 
-
-def ranker_batch(
-    viewers: Sequence[ViewerFeatures], release: CandidateRelease, table: VideoTable
-) -> dict[str, npt.NDArray[Any]]:
-    """Return the ranking inputs of several viewers as one batch, histories padded on the right."""
+    Histories are padded on the right.
+    """
     pipeline = CandidatePipeline(release, fail_open=False)
     retrieved = [
         (viewer, pipeline.retrieve(CandidateQuery(viewer=viewer, count=GOLDEN_CANDIDATES)))
@@ -118,7 +119,8 @@ def ranker_batch(
         missing = RANKER_HISTORY - history.shape[1]
         inputs["history_vectors"] = np.pad(history, ((0, 0), (0, missing), (0, 0)))
         single.append(inputs)
-    return {name: np.concatenate([inputs[name] for inputs in single]) for name in single[0]}
+    batch = {name: np.concatenate([inputs[name] for inputs in single]) for name in single[0]}
+    save_golden(path, batch, {"scores": answer(batch)})
 
 
 def save_golden(path: Path, inputs: Arrays, outputs: Arrays) -> None:

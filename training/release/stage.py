@@ -54,7 +54,7 @@ from vireo.training.release.goldens import (
 )
 from vireo.training.release.tables import EXACT_LIMIT, build_index, write_attributes
 from vireo.training.retrieval.data import RetrievalData
-from vireo.training.retrieval.export import content_tower, export_video_tower, export_viewer_tower
+from vireo.training.retrieval.export import ContentTower, export_video_tower, export_viewer_tower
 from vireo.training.retrieval.model import TwoTower
 from vireo.training.retrieval.neighbours import co_watch_neighbours, co_watch_table, ease_table
 from vireo.training.retrieval.validation import viewer_queries
@@ -124,7 +124,7 @@ def stage_retrieval(
     export_viewer_tower(model, folder / layout.VIEWER_TOWER, stored_as)
     vectors = np.load(folder / layout.VIDEO_VECTORS).astype(np.float32)
     write_triton_config(folder / layout.VIEWER_TOWER)
-    placing = content_tower(model, stored_as)
+    placing = ContentTower(model, stored_as)
     export_video_tower(placing, folder / layout.VIDEO_TOWER)
     write_triton_config(folder / layout.VIDEO_TOWER)
     index, description = build_index(vectors, viewer_queries(model, data))

@@ -104,7 +104,9 @@ class Windows:
         return WindowBatch(*map(torch.from_numpy, arrays))
 
 
-def epoch_batches(data: RetrievalData, config: RetrievalConfig, epoch: int) -> Iterator[WindowBatch]:
+def epoch_batches(
+    data: RetrievalData, config: RetrievalConfig, epoch: int
+) -> Iterator[WindowBatch]:
     """Yield the batches of one epoch, which are determined by seed and epoch.
 
     Groups of viewers are taken in random order until they have `config.shuffle_watches`; their

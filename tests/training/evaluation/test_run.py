@@ -33,7 +33,7 @@ from vireo.training.evaluation.systems import (
     past_watches,
 )
 from vireo.training.evaluation.tuning import read_settings
-from vireo.training.features.publication import of_the_past
+from vireo.training.features.publication import of_the_past, published_of
 from vireo.training.features.statistics import just_before, video_features_at
 
 SYSTEMS = {"popularity", "item_knn", "ease", "two_tower", "chain", "ranker"}
@@ -41,7 +41,7 @@ SYSTEMS = {"popularity", "item_knn", "ease", "two_tower", "chain", "ranker"}
 
 @pytest.fixture(scope="module")
 def viewers(trained_watches: pd.DataFrame, release: CandidateRelease) -> TestViewers:
-    return TestBed.of(trained_watches, release.ids).viewers
+    return TestBed.of(trained_watches, release.ids, published_of(release)).viewers
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +141,8 @@ def test_a_system_measures_the_same_by_scores_and_by_its_full_lists() -> None:
     scores = random.random((20, 90)).astype(np.float32)
     watched = tuple(random.permutation(80)[:10] for _ in range(20))
     targets = np.arange(20) % 10 + 80
-    viewers = TestViewers(tuple(map(str, range(20))), targets, np.ones(20, bool), watched, targets)
+    ids, none = tuple(map(str, range(20))), np.zeros(90)
+    viewers = TestViewers(ids, targets, np.ones(20, bool), watched, targets, none)
     by_scores = of_chunks(lambda part: scores[part], viewers, 90)
     by_lists = of_lists(best_unwatched(scores, watched), viewers)
     assert by_scores.measures(90) == by_lists.measures(90)
@@ -242,6 +243,7 @@ def test_viewers_are_cut_by_activity_and_targets_by_popularity_and_age() -> None
         outcomes=np.array([[1], [0]], np.float32),
         watched=(np.array([0]), np.array([0, 9])),
         moments=np.array([10, 20]),
+        published=np.zeros(10),
     )
     cut = slicings(watches, videos, viewers, np.array([2, 0, 0, 0, 0, 0, 0, 0, 0, 1]))
     assert {
