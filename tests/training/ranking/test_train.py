@@ -1,7 +1,10 @@
+"""Training of the ranker: what it learns, which part it chooses, and how sure it is."""
+
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,12 +29,16 @@ from vireo.training.config import RankingConfig
 from vireo.training.metrics import auc
 from vireo.training.modules import Checkpoints
 from vireo.training.ranking.loss import Batches, HeldOut
+from vireo.training.ranking.model import Ranker
 from vireo.training.ranking.train import (
     CURVE,
+    FOLDS,
     RankingTrainer,
     TrainedRanker,
+    calibrate,
     calibrated,
     choose,
+    fit_platt,
     fit_ranker,
     with_known_tasks,
 )
@@ -39,6 +46,7 @@ from vireo.training.ranking.training_set import RankingSet, load_ranking_set, sa
 
 pytestmark = pytest.mark.slow
 BATCHES = Batches(VECTORS)
+LIKE_RATE = VIDEO_FEATURES.index("like_rate")
 
 
 def trained(data: RankingSet, folder: Path, config: RankingConfig = CONFIG) -> TrainedRanker:
@@ -57,6 +65,14 @@ def co_watched(tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainedRanker,
     return trained(ranking_set("co_watch"), folder), folder
 
 
+def predicted(ranker: TrainedRanker, data: RankingSet, task: str) -> np.ndarray:
+    """The probability of an outcome of each label."""
+    with torch.no_grad():
+        scores = ranker.model(**BATCHES.outcome_inputs(data.outcomes, np.arange(LIKES)))
+    found: np.ndarray = scores[:, 0, ranker.model.schema.tasks.index(task)].numpy()
+    return found
+
+
 def test_it_learns_a_signal_that_retrieval_ignores_and_draws_the_curve(
     co_watched: tuple[TrainedRanker, Path],
 ) -> None:
@@ -65,6 +81,10 @@ def test_it_learns_a_signal_that_retrieval_ignores_and_draws_the_curve(
     assert ranker.model.watch_part != "retrieval"
     assert chosen.ndcg_10 > retrieval.ndcg_10 + 0.2
     assert chosen.watch_loss < retrieval.watch_loss
+    assert ranker.model.schema.tasks == ("watch", "like")
+    data = ranking_set("co_watch")
+    rate = data.outcomes.features[:, LIKE_RATE]
+    assert np.corrcoef(predicted(ranker, data, "like"), rate)[0, 1] > 0.8
     points = [json.loads(line) for line in (folder / CURVE).read_text().splitlines()]
     linear = [point["epoch"] for point in points if point["part"] == "linear"]
     assert linear == list(range(1, len(linear) + 1))
@@ -117,42 +137,24 @@ def test_the_network_orders_slates_only_if_loss_and_ndcg_improve(
     assert (trainer.model.watch_linear.weight == len(watch_part)).all()
 
 
-@pytest.mark.parametrize(("task", "column"), [("like", 1), ("finish", 2), ("hide", 2)])
+@pytest.mark.parametrize("task", ["finish", "hide"])
 def test_outcomes_that_the_data_knows_of_are_predicted_and_calibrated(
-    tmp_path: Path, task: str, column: int
+    tmp_path: Path, task: str
 ) -> None:
     data = ranking_set("two_tower")
-    rate = data.outcomes.features[:, VIDEO_FEATURES.index("like_rate")]
+    rate = data.outcomes.features[:, LIKE_RATE]
     labels = data.outcomes.labels.copy()
-    happened = labels[:, 0] > 0
-    if task != "like":
-        happened = rate > 0.8 if task == "finish" else rate < 0.2
-        if task == "hide":  # What is hidden isn't known to be liked, or not.
-            labels[happened] = np.nan
-        labels[:, [each.name for each in OUTCOMES].index(task)] = happened
+    happened = rate > 0.8 if task == "finish" else rate < 0.2
+    if task == "hide":  # What is hidden isn't known to be liked, or not.
+        labels[happened] = np.nan
+    labels[:, [each.name for each in OUTCOMES].index(task)] = happened
     known = replace(data, outcomes=replace(data.outcomes, labels=labels))
     ranker = trained(known, tmp_path)
-    tasks = tuple(dict.fromkeys(("watch", "like", task)))
-    assert ranker.model.schema.tasks == tasks
-    assert set(ranker.calibration_error) == {*tasks}
-    with torch.no_grad():
-        inputs = BATCHES.outcome_inputs(known.outcomes, np.arange(LIKES))
-        found = ranker.model(**inputs)[:, 0, column].numpy()
+    assert ranker.model.schema.tasks == ("watch", "like", task)
+    assert set(ranker.calibration_error) == {"watch", "like", task}
+    found = predicted(ranker, known, task)
     assert found.mean() == pytest.approx(happened.mean(), abs=0.01)
-    if task == "like":
-        assert np.corrcoef(found, rate)[0, 1] > 0.8
-    else:
-        assert auc(found, happened) > 0.8
-
-
-def test_watch_probabilities_add_up_to_the_lists_that_hold_their_video(tmp_path: Path) -> None:
-    data = ranking_set("co_watch", missed=100)
-    ranker = trained(data, tmp_path)
-    assert ranker.model.watch_part != "retrieval", "or features would make no difference"
-    with torch.no_grad():
-        inputs, _ = BATCHES.watch_inputs(data.watches, np.arange(len(data.watches.label)))
-        expected = ranker.model(**inputs)[..., 0].sum(1).mean().item()
-    assert expected == pytest.approx((data.watches.label >= 0).mean(), abs=0.01)
+    assert auc(found, happened) > 0.8
 
 
 class Interrupted(Checkpoints):
@@ -205,3 +207,59 @@ def test_the_ranking_set_is_read_back_unchanged_or_drawn_again(tmp_path: Path) -
                 np.testing.assert_array_equal(found, column, name)
     path.write_bytes(b"not a set")
     assert load_ranking_set(path, "one") is None
+
+
+@pytest.fixture
+def uncertain(co_watched: tuple[TrainedRanker, Path]) -> tuple[Ranker, RankingSet]:
+    """A trained ranker to calibrate anew, and what it was trained on: watches and likes."""
+    return deepcopy(co_watched[0].model), with_known_tasks(SCHEMA, ranking_set("co_watch"))[1]
+
+
+def test_the_mean_probability_of_each_task_equals_its_mean_label_whoever_was_held_out(
+    uncertain: tuple[Ranker, RankingSet],
+) -> None:
+    model, data = uncertain
+    # As of a model that is too sure of itself, and of likes.
+    model.calibration[:] = torch.tensor([[3.0, 1.0], [3.0, 1.0]])
+    calibrate(model, BATCHES, data)
+    before = model.calibration.clone()
+    with torch.no_grad():
+        every = np.arange(len(data.outcomes.labels))
+        like = model(**BATCHES.outcome_inputs(data.outcomes, every))[:, 0, 1]
+        inputs, real = BATCHES.watch_inputs(data.watches, np.arange(len(data.watches.rows)))
+        watch = model(**inputs)[..., 0][real]
+    assert float(like.mean()) == pytest.approx(data.outcomes.labels[:, 0].mean(), abs=1e-3)
+    hits = (data.watches.label >= 0).sum()
+    assert float(watch.mean()) == pytest.approx(hits / int(real.sum()), abs=1e-3)
+    others = ~data.outcomes.viewers.held_out
+    viewers = replace(data.outcomes.viewers, held_out=others)
+    calibrate(model, BATCHES, replace(data, outcomes=replace(data.outcomes, viewers=viewers)))
+    assert torch.equal(model.calibration, before)
+
+
+def test_calibration_is_measured_on_viewers_that_it_was_not_fitted_on(
+    uncertain: tuple[Ranker, RankingSet],
+) -> None:
+    """All likes are one fold's: a fit on everybody expects them, one on the others doesn't."""
+    model, data = uncertain
+    liked = data.outcomes.viewers.viewer % FOLDS == 0
+    outcomes = replace(data.outcomes, labels=liked[:, None].astype(np.float32))
+    found = calibrate(model, BATCHES, replace(data, outcomes=outcomes))
+    assert found["like_ece"] > 0.2
+    assert found["watch_ece"] < 0.02
+    assert found["watch_predicted_over_observed"] == pytest.approx(1, abs=0.02)
+
+
+def test_a_task_whose_labels_are_all_alike_is_left_as_it_is(
+    uncertain: tuple[Ranker, RankingSet],
+) -> None:
+    model, data = uncertain
+    outcomes = replace(data.outcomes, labels=np.zeros_like(data.outcomes.labels))
+    calibrate(model, BATCHES, replace(data, outcomes=outcomes))
+    assert model.calibration[1].tolist() == [1, 0]
+    assert model.calibration[0].tolist() != [1, 0]
+
+
+def test_the_fit_never_turns_the_order_around() -> None:
+    logits = torch.randn(500, generator=torch.Generator().manual_seed(2))
+    assert fit_platt(logits, (logits < 0).float())[0] > 0
