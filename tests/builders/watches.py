@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
+from vireo.training.retrieval.data import RetrievalData
+
 EPOCH = pd.Timestamp("2024-01-01", tz="UTC")
 
 
@@ -52,3 +54,15 @@ def viewers_frame(attributes: Mapping[str, Sequence[str]]) -> pd.DataFrame:
             "attributes": [list(bag) for bag in attributes.values()],
         }
     )
+
+
+def towers_data(
+    walks: Mapping[str, Sequence[str]],
+    ids: Sequence[str],
+    tags: Sequence[Sequence[str]] | None = None,
+    attributes: Mapping[str, Sequence[str]] | None = None,
+    held_out: int = 1,
+) -> RetrievalData:
+    """What the towers learn from of viewers who walk through some of these videos."""
+    videos, viewers = videos_frame(ids, tags), viewers_frame(attributes or {})
+    return RetrievalData.build(watches_frame(walks, held_out), videos, viewers)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.builders.towers import random_towers
-from tests.builders.watches import videos_frame, viewers_frame, watches_frame
+from tests.builders.watches import towers_data
 from vireo.server.features.content import CONTENT_LIMIT
 from vireo.server.models.model import Model
 from vireo.server.models.signature import VIDEOS, tower_signature
@@ -113,8 +113,6 @@ def test_a_catalogue_that_was_watched_whole_has_a_tower_too(
 
 
 def test_a_data_set_of_ids_alone_exports(small: RetrievalConfig, tmp_path: Path) -> None:
-    data = RetrievalData.build(
-        watches_frame({"a": ["x", "y"]}), videos_frame(["x", "y"]), viewers_frame({})
-    )
+    data = towers_data({"a": ["x", "y"]}, ["x", "y"])
     export_viewer_tower(TwoTower(data, small), tmp_path / "model.onnx")
     assert (tmp_path / "model.onnx").exists()
