@@ -35,11 +35,7 @@ _MICROS = 1e6
 
 
 def build_index(
-    vectors: Float32Array,
-    queries: Float32Array,
-    *,
-    exact_limit: int = EXACT_LIMIT,
-    recall_wanted: float = RECALL_WANTED,
+    vectors: Float32Array, queries: Float32Array, *, exact_limit: int = EXACT_LIMIT
 ) -> tuple[Any, IndexDescription]:
     """Return a faiss inner-product index whose ids are rows, and its description.
 
@@ -47,7 +43,6 @@ def build_index(
         vectors: video vectors, float32[n, d].
         queries: viewer vectors to measure recall with, float32[q, d].
         exact_limit: maximum catalogue for exact search.
-        recall_wanted: recall of the nearest NEIGHBOURS that sets the number of probes.
     """
     count, size = vectors.shape
     if count <= exact_limit:
@@ -72,7 +67,7 @@ def build_index(
         hits = [len(np.intersect1d(*pair)) for pair in zip(wanted, found, strict=True)]
         return float(np.mean(hits) / neighbours)
 
-    probes = min_probes(recall, recall_wanted, cells)
+    probes = min_probes(recall, RECALL_WANTED, cells)
     approximate.nprobe = probes
     return approximate, IndexDescription(
         kind="ivf_int8",
@@ -80,7 +75,7 @@ def build_index(
         probes=probes,
         neighbours=neighbours,
         queries=len(queries),
-        recall_wanted=recall_wanted,
+        recall_wanted=RECALL_WANTED,
         recall=recall(probes),
     )
 
