@@ -275,10 +275,7 @@ def _evaluated(inputs: Inputs, ranker: TrainedRanker) -> dict[str, float]:
     # A report of an earlier run doesn't describe this release.
     shutil.rmtree(run.report, ignore_errors=True)
     if (inputs.watches["part"] == "test").any():
-        found = evaluate_release(
-            run.draft, inputs.watches, inputs.repo, run.checkpoints, run.report
-        )
-        metrics |= flat(found)
+        metrics |= flat(evaluate_release(run.draft, inputs.watches, inputs.repo, run))
     return metrics
 
 

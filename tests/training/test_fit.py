@@ -30,7 +30,6 @@ from vireo.server.releases import layout
 from vireo.server.releases.manifest import Manifest
 from vireo.training import fit as fitting
 from vireo.training.data.dataset import (
-    DatasetMissingError,
     LogPositions,
     describe_dataset,
     load_dataset,
@@ -310,11 +309,6 @@ def test_without_a_second_fit_the_measured_release_is_staged(copy: Home) -> None
     assert manifest.holdout == "last"
     assert Manifest.read(copy.staged_release(REFITTED)) == manifest
     assert Split.load(copy, REFITTED).holdout == "none", "viewers are served with every watch"
-
-
-def test_an_unknown_data_set_says_how_to_get_it(tmp_path: Path) -> None:
-    with pytest.raises(DatasetMissingError, match="vireo data fetch ml-100k"):
-        trained(Home(tmp_path), "ml-100k")
 
 
 HOLDER = """

@@ -89,7 +89,7 @@ def evaluate_staged(home: Home, dataset: str, baselines: Sequence[str] = QUICK) 
     """
     run, manifest = Run(home.run(dataset)), staged_manifest(home, dataset)
     watches, repo = load_watches(home, dataset), home.features(dataset)
-    metrics = evaluate_release(run.release, watches, repo, run.checkpoints, run.report, baselines)
+    metrics = evaluate_release(run.release, watches, repo, run, baselines)
     videos = load_dataset(home, dataset).videos
     bed = TestBed.of(watches, videos["video_id"].tolist(), published_times(videos))
     finish_report(run, manifest, bed, videos, baselines)
@@ -146,8 +146,7 @@ def evaluate_release(
     folder: Path,
     watches: pd.DataFrame,
     repo: Path,
-    checkpoints: Path,
-    report: Path,
+    run: Run,
     baselines: Sequence[str] = QUICK,
 ) -> Metrics:
     """Measure the release in `folder`, write the report and return its metrics.
@@ -156,11 +155,12 @@ def evaluate_release(
         folder: the release, finished or staged with its ranker.
         watches: the split that it was trained on, with a test part.
         repo: the feature folder.
-        checkpoints: holds the learning curves and the calibration on validation.
-        report: folder of the report; its other systems are kept.
+        run: has the learning curves, the calibration on validation, and the report, whose other
+            systems are kept.
         baselines: the baselines to measure it beside.
     """
     candidates, ranking = CandidateRelease.load(folder), RankingRelease.load(folder)
+    checkpoints, report = run.checkpoints, run.report
     bed = TestBed.of(watches, candidates.ids, published_of(candidates))
     del watches  # The test bed has fewer.
     features = features_before_test(bed.watches, repo)

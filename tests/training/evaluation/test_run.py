@@ -90,8 +90,8 @@ def test_every_viewer_with_a_test_watch_is_known_as_just_before_it(
 def test_the_chain_ranks_retrieved_unwatched_videos(
     answers: ChainAnswers, viewers: TestViewers
 ) -> None:
-    assert np.array_equal(np.sort(answers.ranked, axis=1), np.sort(answers.candidates, axis=1))
     for ranked, watched in zip(answers.ranked, viewers.watched, strict=True):
+        assert len(np.unique(ranked[ranked >= 0])) == (ranked >= 0).sum() > 0
         assert not np.intersect1d(ranked, watched).size
     # The best comes first; those after it give way to diversity, where the release asks for it.
     assert (answers.watch[:, 0] == answers.watch.max(axis=1)).all()
@@ -125,13 +125,11 @@ def test_videos_have_the_features_of_each_requests_time_however_late_the_release
         assert np.array_equal(alone.target_outcomes, answers.target_outcomes[[place]])
 
 
-def test_tower_scores_are_those_that_retrieval_gives_and_depend_on_the_time_of_the_request(
-    release: CandidateRelease, features: list[ViewerFeatures], answers: ChainAnswers
+def test_tower_scores_are_those_of_the_viewers_vector_and_depend_on_the_time_of_the_request(
+    release: CandidateRelease, features: list[ViewerFeatures]
 ) -> None:
     one = release.vectors @ release.viewer_vector(features[3])
     assert np.allclose(tower_scores(release, features)[3], one, atol=1e-4)
-    best = answers.candidates[3]
-    assert (np.diff(one[best[best >= 0]]) <= 1e-5).all()
     back = replace(features[3], asked_at=features[3].asked_at + 30 * 86_400)
     assert not np.allclose(release.vectors @ release.viewer_vector(back), one, atol=1e-3)
 
