@@ -19,7 +19,7 @@ def test_the_gate_measures_what_the_evaluation_does_and_nothing_of_unknown_video
     release = LoadedRelease.load(trained_home.staged_release("trained"))
     found = measure([release, release], trained_watches, trained_repo, max_viewers=1000)
     assert found is not None
-    checks = {check.measure: check for check in judge(*found).checks}
+    checks = {check.measure: check for check in judge(found[0], found[1]).checks}
     for ours in ("ndcg_10", "recall_100", "coverage_10"):
         assert checks[ours].now == checks[ours].candidate
         assert checks[ours].now == pytest.approx(manifest.metrics[f"chain.{ours}"])
