@@ -25,7 +25,6 @@ from vireo.training.evaluation.report import (
     popularity_curves,
     read_json,
     sliced,
-    slicings,
     write_json,
     write_page,
 )
@@ -250,8 +249,8 @@ def finish_report(
     if set(baselines) == set(BASELINES) or (run.report / files.COMPARISON).exists():
         ranks = Systems.load(run.report, bed.viewers.ids).ranks
         write_json(run.report, files.COMPARISON, compare(ranks))
-        cuts = slicings(bed.watches, videos, bed.viewers, bed.past.counts)
-        write_json(run.report, files.SLICES, sliced(cuts, ranks))
+        slices = sliced(bed.watches, videos, bed.viewers, bed.past.counts, ranks)
+        write_json(run.report, files.SLICES, slices)
     write_page(run.report, manifest)
 
 

@@ -19,7 +19,7 @@ from vireo.server.releases.manifest import Manifest
 from vireo.training.evaluation import report as files
 from vireo.training.evaluation.baselines import BASELINES
 from vireo.training.evaluation.chain import ChainAnswers, ranker_measures, run_chain, tower_scores
-from vireo.training.evaluation.report import flat, popularity_shares, read_json, sliced, slicings
+from vireo.training.evaluation.report import flat, popularity_shares, read_json, sliced
 from vireo.training.evaluation.run import evaluate_staged, recall_curves
 from vireo.training.evaluation.systems import (
     Systems,
@@ -243,17 +243,17 @@ def test_viewers_are_cut_by_activity_and_targets_by_popularity_and_age() -> None
         moments=np.array([10, 20]),
         published=np.zeros(10),
     )
-    cut = slicings(watches, videos, viewers, np.array([2, 0, 0, 0, 0, 0, 0, 0, 0, 1]))
+    counts, ranks = np.array([2, 0, 0, 0, 0, 0, 0, 0, 0, 1]), {"chain": np.array([0, 50])}
+    cuts = sliced(watches, videos, viewers, counts, ranks)
     assert {
-        name: {group: part.tolist() for group, part in slicing.groups.items()}
-        for name, slicing in cut.items()
+        name: {
+            group["name"]: (group["n"], group["systems"]["chain"]["hr_10"]["value"])
+            for group in cut["groups"]
+        }
+        for name, cut in cuts.items()
     } == {
-        "activity": {"1 to 1": [True, False], "2 to 2": [False, True]},
-        "popularity": {"middle: the next four tenths": [True, True]},
+        "activity": {"1 to 1": (1, 1.0), "2 to 2": (1, 0.0)},
+        "popularity": {"middle: the next four tenths": (2, 0.5)},
         # The second target's own watch is the first that anyone had of it.
-        "age": {"0 to 0 days": [False, True], "10 to 10 days": [True, False]},
+        "age": {"0 to 0 days": (1, 0.0), "10 to 10 days": (1, 1.0)},
     }
-    groups = sliced(cut, {"chain": np.array([0, 50])})["activity"]["groups"]
-    assert [group["n"] for group in groups] == [1, 1]
-    assert groups[0]["systems"]["chain"]["hr_10"]["value"] == 1.0
-    assert groups[1]["systems"]["chain"]["recall_100"]["value"] == 1.0
