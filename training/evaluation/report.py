@@ -23,7 +23,7 @@ from vireo.server.arrays import BoolArray, Float64Array, Int64Array
 from vireo.server.errors import VireoError
 from vireo.server.releases.manifest import Manifest
 from vireo.server.signals import TASKS
-from vireo.training.evaluation.systems import SYSTEMS, SystemReport, TestViewers
+from vireo.training.evaluation.systems import SYSTEMS, TestViewers
 from vireo.training.evaluation.tuning import described
 from vireo.training.metrics import with_intervals
 
@@ -156,24 +156,8 @@ def write_page(folder: Path, manifest: Manifest, path: Path | None = None) -> Pa
     return path
 
 
-def popularity_curves(
-    counts: Int64Array, watched: Int64Array, systems: Mapping[str, SystemReport]
-) -> dict[str, list[float]]:
-    """Return the `popularity_shares` of all watches, and of each system's ten best.
-
-    Args:
-        counts: watches of each video, int64[n].
-        watched: rows of all watches, in any order.
-        systems: by name.
-    """
-    shares = {"watches": popularity_shares(counts, watched)}
-    for name, system in systems.items():
-        shares[name] = popularity_shares(counts, system.slates[:, :10])
-    return {name: share.tolist() for name, share in shares.items()}
-
-
-def popularity_shares(counts: Int64Array, slates: Int64Array) -> Float64Array:
-    """Return the share of `slates` that each decile of videos has, float64[10].
+def popularity_shares(counts: Int64Array, slates: Int64Array) -> list[float]:
+    """Return the share of `slates` that each decile of videos has.
 
     Args:
         counts: watches of each video, int64[n]; the first decile has the most watched.
@@ -183,7 +167,7 @@ def popularity_shares(counts: Int64Array, slates: Int64Array) -> Float64Array:
     order = np.argsort(-counts, kind="stable")
     decile[order] = np.arange(len(counts)) * 10 // max(len(counts), 1)
     taken = np.bincount(decile[slates[slates >= 0]], minlength=10).astype(np.float64)
-    shares: Float64Array = taken / max(taken.sum(), 1.0)
+    shares: list[float] = (taken / max(taken.sum(), 1.0)).tolist()
     return shares
 
 

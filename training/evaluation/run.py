@@ -22,7 +22,7 @@ from vireo.training.evaluation import report as files
 from vireo.training.evaluation.baselines import BASELINES, QUICK, fitted
 from vireo.training.evaluation.chain import calibration, ranker_measures, run_chain, tower_scores
 from vireo.training.evaluation.report import (
-    popularity_curves,
+    popularity_shares,
     read_json,
     sliced,
     write_json,
@@ -229,8 +229,12 @@ def add_systems(
     write_json(report, files.METRICS, document)
     write_json(report, files.RECALL, recall_curves(together.ranks, videos))
     watched = np.concatenate([np.empty(0, np.int64), *bed.past.histories])
-    curves = popularity_curves(bed.past.counts, watched, together.reports)
-    write_json(report, files.POPULARITY, curves)
+    taken = {name: system.slates[:, :10] for name, system in together.reports.items()}
+    shares = {
+        name: popularity_shares(bed.past.counts, rows)
+        for name, rows in {"watches": watched, **taken}.items()
+    }
+    write_json(report, files.POPULARITY, shares)
     return metrics
 
 

@@ -217,7 +217,7 @@ def test_without_a_release_evaluate_says_how_to_get_one(tmp_path: Path) -> None:
 
 def test_curves_count_places_by_decile_and_hits_up_to_the_size_of_the_catalogue() -> None:
     shares = popularity_shares(np.arange(20)[::-1], np.array([[0, 1, 19], [2, -1, -1]]))
-    assert shares.tolist() == [0.5, 0.25, 0, 0, 0, 0, 0, 0, 0, 0.25]
+    assert shares == [0.5, 0.25, 0, 0, 0, 0, 0, 0, 0, 0.25]
     curves = recall_curves({"chain": np.array([0, 7])}, videos=30)
     assert curves == {"k": [1, 2, 5, 10, 20], "systems": {"chain": [0.5, 0.5, 0.5, 1.0, 1.0]}}
 
