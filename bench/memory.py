@@ -75,7 +75,7 @@ def measure_memory(home: Home, sizes: Sequence[int], progress: Console) -> Itera
             steps = {
                 "import": (
                     [*import_, "--videos", f"{files.videos}", "--name", files.name],
-                    estimate_import(files).memory,
+                    estimate_import(files)[1],
                 ),
                 "features": (["features", "build", _DATA], features_memory(info)),
                 "training": (train, training_memory(info, read_profile(profile))),

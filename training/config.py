@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pydantic import ConfigDict
+
 from vireo.server.features.activity import HISTORY_LIMIT
 from vireo.server.releases.manifest import CANDIDATES
 from vireo.server.signals import TASKS
@@ -16,6 +18,8 @@ _WEIGHTS = {task.name: task.weight for task in TASKS}
 @dataclass(frozen=True)
 class RetrievalConfig:
     """Architecture and hyperparameters of the two towers."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
 
     seed: int = 0
 
@@ -100,6 +104,8 @@ class RetrievalConfig:
 @dataclass(frozen=True)
 class RankingConfig:
     """The `[ranking]` section of a profile."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
 
     seed: int = 1
     candidates: int = CANDIDATES

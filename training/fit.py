@@ -275,10 +275,7 @@ def _evaluated(inputs: Inputs, ranker: TrainedRanker) -> dict[str, float]:
     # A report of an earlier run doesn't describe this release.
     shutil.rmtree(run.report, ignore_errors=True)
     if (inputs.watches["part"] == "test").any():
-        found = evaluate_release(
-            run.draft, inputs.watches, inputs.repo, run.checkpoints, run.report
-        )
-        metrics |= flat(found)
+        metrics |= flat(evaluate_release(run.draft, inputs.watches, inputs.repo, run))
     return metrics
 
 
@@ -379,7 +376,7 @@ def train_all(
         VireoError: another process trains on it, or any other error that the user can fix.
     """
     console = console or Console(stderr=True, highlight=False)
-    settings = _seeded(load_profile(profile), seed)
+    settings = seeded(load_profile(profile), seed)
     tables = load_dataset(home, dataset)
     keep_private(home.root)
     measuring = measuring_home(home)
@@ -398,7 +395,8 @@ def train_all(
         return fit_to_every_watch(home, measuring, tables, settings, console)
 
 
-def _seeded(profile: Profile, seed: int | None) -> Profile:
+def seeded(profile: Profile, seed: int | None) -> Profile:
+    """Return the profile with this random seed, or its own if None."""
     if seed is None:
         return profile
     return replace(

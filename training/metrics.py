@@ -22,6 +22,7 @@ _Z_95 = 1.959964
 CONFIDENCE = 0.95
 _RESAMPLES = 2_000
 _PERMUTATIONS = 9_999
+_BINS = 10
 _BATCH_VALUES = 5_000_000
 """Maximum resampled values in memory at a time."""
 
@@ -118,15 +119,13 @@ def auc(scores: FloatArray, labels: BoolArray) -> float:
     return (rank_sum - positives * (positives + 1) / 2) / (positives * negatives)
 
 
-def expected_calibration_error(
-    probabilities: FloatArray, labels: BoolArray, bins: int = 10
-) -> float:
-    """Return the mean gap between predicted and observed rate over equal-width bins, by size."""
+def expected_calibration_error(probabilities: FloatArray, labels: BoolArray) -> float:
+    """Return the mean gap between predicted and observed rate over _BINS equal widths, by size."""
     if not len(labels):
         return 0.0
-    place = np.minimum((np.asarray(probabilities) * bins).astype(np.int64), bins - 1)
-    predicted = np.bincount(place, probabilities, minlength=bins)
-    observed = np.bincount(place, labels.astype(np.float64), minlength=bins)
+    place = np.minimum((np.asarray(probabilities) * _BINS).astype(np.int64), _BINS - 1)
+    predicted = np.bincount(place, probabilities, minlength=_BINS)
+    observed = np.bincount(place, labels.astype(np.float64), minlength=_BINS)
     return float(np.abs(predicted - observed).sum() / len(labels))
 
 

@@ -5,14 +5,15 @@ The coefficients of memory are fitted to what `vireo bench memory` measures, and
 
 from __future__ import annotations
 
+import json
 import tomllib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
 
 import psutil
 import pyarrow as pa
 import pyarrow.dataset
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from vireo.server.errors import VireoError
 from vireo.training.config import RankingConfig, RetrievalConfig
@@ -21,7 +22,6 @@ from vireo.training.data.files import is_parquet
 from vireo.training.data.importing import ImportRequest
 
 PROFILES = Path(__file__).parent / "profiles"
-Config = TypeVar("Config", RetrievalConfig, RankingConfig)
 _GB = 1e9
 _SAMPLE_BYTES = 1 << 20
 REFIT_SHARE = 0.2
@@ -36,8 +36,13 @@ class ProfileError(VireoError):
 class Profile:
     """Settings of a training run."""
 
-    retrieval: RetrievalConfig
-    ranking: RankingConfig
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
+    ranking: RankingConfig = field(default_factory=RankingConfig)
+
+
+_PROFILE = TypeAdapter(Profile)
 
 
 def load_profile(name: str) -> Profile:
@@ -63,45 +68,25 @@ def read_profile(path: Path) -> Profile:
     """Load the profile in the file at `path`; raises the same errors as `load_profile`."""
     try:
         sections = tomllib.loads(path.read_text())
+        # As JSON, of which 1 counts as 1.0, and true never as 1.
+        return _PROFILE.validate_json(json.dumps(sections, default=str), strict=True)
     except OSError as error:
         raise ProfileError(f"cannot read the profile {path}: {error.strerror}") from error
     except tomllib.TOMLDecodeError as error:
         raise ProfileError(f"{path}: not TOML: {error}") from error
-    allowed = [each.name for each in fields(Profile)]
-    for section in sections:
-        if section not in allowed:
-            raise ProfileError(f"{path}: unknown section [{section}]; there are {_listed(allowed)}")
-    return Profile(
-        retrieval=_config(path, "retrieval", RetrievalConfig, sections),
-        ranking=_config(path, "ranking", RankingConfig, sections),
-    )
+    except ValidationError as error:
+        raise ProfileError(f"{path}: {_mistake(error)}") from error
 
 
-def _config(path: Path, section: str, kind: type[Config], sections: dict[str, Any]) -> Config:
-    types = get_type_hints(kind)
-    values = sections.get(section, {})
-    if not isinstance(values, dict):
-        raise ProfileError(f"{path}: [{section}] must be a section of settings, not {values!r}")
-    for name, value in values.items():
-        if name not in types:
-            raise ProfileError(
-                f"{path}: [{section}] has no setting {name!r}; there are {_listed(list(types))}"
-            )
-        if not _fits(value, types[name]):
-            wanted = getattr(types[name], "__name__", types[name])  # unions have no name
-            raise ProfileError(f"{path}: [{section}] {name} is {value!r}, which isn't {wanted}")
-    return kind(**values)
-
-
-def _fits(value: object, wanted: Any) -> bool:
-    """Return whether a TOML value has a field's type; 1 counts as 1.0, true never as 1."""
-    if isinstance(value, bool):
-        return wanted is bool
-    return isinstance(value, wanted) or (isinstance(value, int) and isinstance(0.0, wanted))
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names)
+def _mistake(error: ValidationError) -> str:
+    """Return the first setting that can't be, and what is allowed."""
+    first = error.errors(include_url=False)[0]
+    section, *setting = map(str, first["loc"])
+    place = " ".join([f"[{section}]", *setting])
+    if first["type"] != "unexpected_keyword_argument":
+        return f"{place} is {first['input']!r}: {first['msg']}"
+    known = fields(getattr(Profile(), section) if setting else Profile)
+    return f"there is no {place}; there are {', '.join(each.name for each in known)}"
 
 
 @dataclass(frozen=True)
@@ -125,40 +110,19 @@ class MemoryEstimate:
         return line if self.needed <= self.free else f"{line}: close other programs first"
 
 
-@dataclass(frozen=True)
-class ImportEstimate:
-    """Approximate size of an import."""
+def estimate_import(request: ImportRequest) -> tuple[str, MemoryEstimate]:
+    """Return in words how much there is in the files, and what memory importing them needs.
 
-    interactions: int
-    videos: int
-    viewers: int
-    """Rows of the viewers file."""
-    attributes: int = 0
-    """Number of declared attributes of a video."""
-
-    @property
-    def memory(self) -> MemoryEstimate:
-        """Peak memory of the import."""
-        # An upper bound for up to a million ids of each kind.
-        entities = 500 * (self.videos + self.viewers)
-        attributes = 100 * self.attributes * self.videos
-        return MemoryEstimate.of(500e6 + 100 * self.interactions + entities + attributes)
-
-    def __str__(self) -> str:
-        known = f"{self.viewers:,} viewers, " if self.viewers else ""
-        return (
-            f"about {self.interactions:,} interactions, {known}{self.videos:,} videos: "
-            f"{self.memory}"
-        )
-
-
-def estimate_import(request: ImportRequest) -> ImportEstimate:
-    """Estimate what importing the files needs; an unreadable file counts as empty."""
-    return ImportEstimate(
-        interactions=_rows(request.interactions),
-        videos=_rows(request.videos),
-        viewers=_rows(request.viewers) if request.viewers else 0,
-        attributes=len(request.attributes),
+    An unreadable file counts as empty.
+    """
+    interactions, videos = _rows(request.interactions), _rows(request.videos)
+    viewers = _rows(request.viewers) if request.viewers else 0
+    known = f"{viewers:,} viewers, " if viewers else ""
+    # An upper bound for up to a million ids of each kind.
+    entities, attributes = 500 * (videos + viewers), 100 * len(request.attributes) * videos
+    return (
+        f"about {interactions:,} interactions, {known}{videos:,} videos",
+        MemoryEstimate.of(500e6 + 100 * interactions + entities + attributes),
     )
 
 

@@ -168,7 +168,8 @@ def import_(
         bounce or USUAL_BOUNCE,
         rating_scale,
     )
-    console.print(f"{name}: {estimate_import(request)}", highlight=False, markup=False)
+    size, memory = estimate_import(request)
+    console.print(f"{name}: {size}: {memory}", highlight=False, markup=False)
     with console.status("checking and importing"):
         positions = None if log_lag is None else partial(_positions_in_log, log_lag)
         info = import_dataset(Home.current(), request, positions)

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
+from vireo.training.retrieval.data import RetrievalData
+
 EPOCH = pd.Timestamp("2024-01-01", tz="UTC")
 
 
@@ -18,6 +20,7 @@ def videos_frame(ids: Sequence[str], tags: Sequence[Sequence[str]] | None = None
             "tags": [list(bag) for bag in tags] if tags else [[] for _ in ids],
             "published": pd.Series([pd.NaT] * len(ids), dtype="datetime64[us, UTC]"),
             "duration": pd.Series([None] * len(ids), dtype="float32"),
+            "creator": [None] * len(ids),
         }
     )
 
@@ -51,3 +54,15 @@ def viewers_frame(attributes: Mapping[str, Sequence[str]]) -> pd.DataFrame:
             "attributes": [list(bag) for bag in attributes.values()],
         }
     )
+
+
+def towers_data(
+    walks: Mapping[str, Sequence[str]],
+    ids: Sequence[str],
+    tags: Sequence[Sequence[str]] | None = None,
+    attributes: Mapping[str, Sequence[str]] | None = None,
+    held_out: int = 1,
+) -> RetrievalData:
+    """What the towers learn from of viewers who walk through some of these videos."""
+    videos, viewers = videos_frame(ids, tags), viewers_frame(attributes or {})
+    return RetrievalData.build(watches_frame(walks, held_out), videos, viewers)

@@ -28,9 +28,10 @@ torch.set_num_threads(1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks whatever needs the training below as slow."""
+    """Marks whatever needs the trainings below as slow."""
     for item in items:
-        if isinstance(item, pytest.Function) and "trained_home" in item.fixturenames:
+        fixtures = item.fixturenames if isinstance(item, pytest.Function) else ()
+        if not {"trained_home", "refitted_home"}.isdisjoint(fixtures):
             item.add_marker(pytest.mark.slow)
 
 

@@ -1,10 +1,14 @@
-"""The measured fit, and the second one, which goes on from it with every watch."""
+"""Both fits: what each has learned from, how it resumes, and what is served of it."""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +19,9 @@ from rich.console import Console
 
 from tests.builders.datasets import random_interactions, write_small_dataset
 from tests.builders.fits import fit_measured
+from vireo.server.errors import VireoError
 from vireo.server.event_log.log import BEGIN, Position
+from vireo.server.features.keys import video_key
 from vireo.server.features.model_inputs import feature_constants
 from vireo.server.features.online_store import read_viewer
 from vireo.server.home import Home
@@ -23,16 +29,20 @@ from vireo.server.recommend.catalogue.takedowns import Takedowns
 from vireo.server.releases import layout
 from vireo.server.releases.manifest import Manifest
 from vireo.training import fit as fitting
-from vireo.training.data.dataset import LogPositions, describe_dataset, load_dataset
-from vireo.training.features.watches import load_watches
+from vireo.training.data.dataset import (
+    LogPositions,
+    describe_dataset,
+    load_dataset,
+)
+from vireo.training.features.watches import Split, load_watches
 from vireo.training.fit import fit_to_every_watch, refit_config, train_all
 from vireo.training.modules import CheckpointError
 from vireo.training.profile import load_profile
 from vireo.training.ranking.training_set import RankingSet, load_ranking_set
 from vireo.training.release.stage import stage_retrieval
-from vireo.training.run import Run
+from vireo.training.retrieval.data import RetrievalData
+from vireo.training.run import Run, only_training
 
-pytestmark = pytest.mark.slow
 TRAINED, REFITTED = "trained", "refitted"
 
 
@@ -42,11 +52,18 @@ def home(trained_home: Home, tmp_path: Path) -> Home:
     return Home(Path(shutil.copytree(trained_home.root, tmp_path / "home")))
 
 
-def fitted(home: Home, **options: Any) -> tuple[Manifest, str]:
-    """The manifest of a fit, and what was said."""
+def said_by(train: Callable[[Console], Manifest]) -> tuple[Manifest, str]:
+    """The manifest of a training, and what it said."""
     output = io.StringIO()
-    manifest = fit_measured(home, TRAINED, console=Console(file=output, width=200), **options)
-    return manifest, output.getvalue()
+    return train(Console(file=output, width=200)), output.getvalue()
+
+
+def fitted(home: Home, **options: Any) -> tuple[Manifest, str]:
+    return said_by(lambda console: fit_measured(home, TRAINED, console=console, **options))
+
+
+def trained(home: Home, dataset: str = REFITTED, **options: Any) -> tuple[Manifest, str]:
+    return said_by(lambda console: train_all(home, dataset, "quick", console=console, **options))
 
 
 def interrupted(*_: object) -> None:
@@ -118,20 +135,23 @@ def test_the_same_seed_gives_the_same_release_with_the_position_and_takedowns_of
 
 
 @pytest.fixture
-def second(refitted_home: Home, tmp_path: Path) -> Home:
-    """A copy of a home with both fits whose second one is still to be made."""
-    root = shutil.copytree(refitted_home.root, tmp_path / "home", symlinks=True)
-    Run(Home(Path(root)).run(REFITTED)).forget()
-    return Home(Path(root))
+def copy(refitted_home: Home, tmp_path: Path) -> Home:
+    """A copy of the home with both fits, to train on in."""
+    return Home(Path(shutil.copytree(refitted_home.root, tmp_path / "home", symlinks=True)))
+
+
+@pytest.fixture
+def second(copy: Home) -> Home:
+    """A home with both fits whose second one is still to be made."""
+    Run(copy.run(REFITTED)).forget()
+    return copy
 
 
 def refitted(home: Home) -> tuple[Manifest, str]:
-    output, settings = io.StringIO(), load_profile("quick")
-    console = Console(file=output, width=200)
-    manifest = fit_to_every_watch(
-        home, home.measuring, load_dataset(home, REFITTED), settings, console
+    dataset, settings = load_dataset(home, REFITTED), load_profile("quick")
+    return said_by(
+        lambda console: fit_to_every_watch(home, home.measuring, dataset, settings, console)
     )
-    return manifest, output.getvalue()
 
 
 def test_the_towers_have_moved_a_little_from_the_measured_ones(refitted_home: Home) -> None:
@@ -159,7 +179,7 @@ def test_an_interrupted_refit_resumes(second: Home, monkeypatch: pytest.MonkeyPa
 
 def test_other_towers_to_start_from_start_it_afresh_and_none_is_an_error(second: Home) -> None:
     refitted(second)
-    train_all(second, REFITTED, "quick", seed=1, refit=False, console=Console(file=io.StringIO()))
+    trained(second, seed=1, refit=False)
     assert "resuming" not in refitted(second)[1]
     Run(second.run(REFITTED)).forget()
     shutil.rmtree(Run(second.measuring.run(REFITTED)).checkpoints)
@@ -178,16 +198,6 @@ FEATURES = ("viewer_profile", "viewer_activity", "video_statistics")
 MEASURED_ON_THE_TEST = {"reference.npz"}
 NUMBERED_BY_EXPORT = {layout.VIEWER_TOWER}
 """Notes of where its operations come from differ from export to export; its goldens don't."""
-
-
-def columns_of(data: RankingSet) -> dict[str, np.ndarray]:
-    return {
-        f"{part}.{name}": column
-        for part in ("watches", "outcomes")
-        for own in [getattr(data, part)]
-        for name, column in (vars(own) | vars(own.viewers)).items()
-        if name != "viewers"
-    }
 
 
 def with_another_end(interactions: pd.DataFrame, watches: pd.DataFrame) -> pd.DataFrame:
@@ -232,7 +242,98 @@ def test_another_end_of_all_histories_makes_the_same_features_ranking_set_and_re
     run = Run(home.run("trained"))
     made = load_ranking_set(run.ranking_set, run.finished_inputs())
     assert made is not None
-    for name, column in columns_of(made).items():
-        np.testing.assert_array_equal(column, columns_of(ranking_set)[name], name)
+    np.testing.assert_equal(asdict(made), asdict(ranking_set))
     differing = {path for path, entry in manifest.files.items() if other.files[path] != entry}
     assert differing <= MEASURED_ON_THE_TEST | NUMBERED_BY_EXPORT
+
+
+def test_what_is_served_knows_every_watch_and_what_is_measured_not_those_held_out(
+    refitted_home: Home,
+) -> None:
+    served, measured = refitted_home, refitted_home.measuring
+    watches, split = load_watches(served, REFITTED), load_watches(measured, REFITTED)
+    columns = ["viewer_id", "video_id", "time"]
+    pd.testing.assert_frame_equal(watches[columns], split[columns])
+    assert [Split.load(home, REFITTED).holdout for home in (served, measured)] == ["none", "last"]
+    newest = watches.drop_duplicates("viewer_id", keep="last").set_index("viewer_id")["video_id"]
+    held_out = split.query("part == 'test'").set_index("viewer_id")["video_id"]
+    for viewer_id, video_id in held_out.head(20).items():
+        assert newest.at[viewer_id] == video_id
+        online = read_viewer(served.features(REFITTED), str(viewer_id))
+        assert online.history_keys[-1] == video_key(video_id)
+        known = read_viewer(measured.features(REFITTED), str(viewer_id))
+        assert video_key(video_id) not in known.watched_keys
+    tables = load_dataset(served, REFITTED)
+    learned = RetrievalData.build(watches, tables.videos, tables.viewers)
+    assert learned.watch_count == len(watches)
+    assert not learned.validation
+    assert learned.last_watches
+
+
+def test_the_released_fit_has_the_ranker_figures_and_files_of_its_measured_twin(
+    refitted_home: Home,
+) -> None:
+    served, twin = (
+        Manifest.read(each.staged_release(REFITTED))
+        for each in (refitted_home, refitted_home.measuring)
+    )
+    assert (served.holdout, twin.holdout) == ("none", "last")
+    assert served.measured == twin.release_id
+    assert not twin.measured
+    assert "chain.ndcg_10" in served.metrics
+    for name in ("metrics", "score_weights", "quotas", "candidates"):
+        assert getattr(served, name) == getattr(twin, name), name
+    assert served.files[layout.RANKER] == twin.files[layout.RANKER]
+    assert served.files[layout.GOLDEN_RANKER] != twin.files[layout.GOLDEN_RANKER]
+    inside = refitted_home.staged_release(REFITTED) / layout.MEASURED
+    assert Manifest.read(inside) == twin
+    for path, entry in twin.files.items():
+        assert served.files[f"{layout.MEASURED}/{path}"] == entry
+    assert f"{layout.MEASURED}/manifest.json" in served.files
+
+
+def test_training_again_fits_neither_again_unless_it_starts_afresh(
+    refitted_home: Home, copy: Home
+) -> None:
+    again, said = trained(refitted_home)
+    assert again == Manifest.read(refitted_home.staged_release(REFITTED))
+    assert said.count("nothing to do") == 2
+    _, said = trained(copy, fresh=True)
+    assert said.count("1 of 5") == 1
+    assert "nothing to do" not in said
+
+
+def test_without_a_second_fit_the_measured_release_is_staged(copy: Home) -> None:
+    shutil.rmtree(copy.features(REFITTED))
+    manifest, _ = trained(copy, refit=False)
+    assert manifest.holdout == "last"
+    assert Manifest.read(copy.staged_release(REFITTED)) == manifest
+    assert Split.load(copy, REFITTED).holdout == "none", "viewers are served with every watch"
+
+
+HOLDER = """
+import pathlib, sys
+from vireo.server.home import Home
+from vireo.training.run import only_training
+with only_training(Home(pathlib.Path(sys.argv[1])), "small"):
+    print("holds", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_second_training_of_a_data_set_is_refused_until_the_first_has_ended(
+    tmp_path: Path,
+) -> None:
+    home = Home(tmp_path)
+    write_small_dataset(home, "small", random_interactions())
+    command, pipe = [sys.executable, "-c", HOLDER, str(tmp_path)], subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "holds\n"
+        with pytest.raises(VireoError, match=f"process {holder.pid} is training on small"):
+            trained(home, "small", fresh=True)
+        with only_training(home, "other"):
+            pass
+        holder.kill()
+    with only_training(home, "small"):
+        pass

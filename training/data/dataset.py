@@ -48,7 +48,7 @@ class DatasetMissingError(VireoError):
 class LogPositions(BaseModel):
     """Positions in the log of events and of the catalogue, up to which a data set has them all."""
 
-    model_config = ConfigDict(frozen=True)  # The build before wrote others, of an unknown log.
+    model_config = ConfigDict(frozen=True)
 
     partitions: dict[int, StoredPosition] = Field(default={}, exclude_if=lambda each: not each)
     """Position up to which the data set has each partition's events."""
@@ -86,7 +86,7 @@ class DatasetInfo(BaseModel):
     """Kind of each declared attribute of its videos."""
 
     bounce: Bounce | None = Field(default=None, exclude_if=lambda bounce: bounce is None)
-    """Which plays became bounces; None if the data says so itself, or an earlier build wrote it."""
+    """Which plays became bounces; None if the data says so itself."""
 
     @property
     def watches(self) -> int:

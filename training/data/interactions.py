@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -129,7 +129,7 @@ class Interactions:
 
     def take(self, chosen: Int64Array | BoolArray) -> Interactions:
         """Return the interactions at some indices."""
-        return Interactions(*(getattr(self, field.name)[chosen] for field in fields(self)))
+        return Interactions(*(column[chosen] for column in vars(self).values()))
 
     def with_bounces(
         self, bounce: Bounce, durations: Float32Array, seconds: Float32Array | None = None
@@ -159,12 +159,8 @@ class Interactions:
     @staticmethod
     def joined(parts: list[Interactions]) -> Interactions:
         """Concatenate the parts, at least one."""
-        return Interactions(
-            *(
-                np.concatenate([getattr(part, field.name) for part in parts])
-                for field in fields(Interactions)
-            )
-        )
+        columns = zip(*(vars(part).values() for part in parts), strict=True)
+        return Interactions(*map(np.concatenate, columns))
 
     def tables(self, order: Int64Array, names: Names) -> Iterator[pa.Table]:
         """Yield them in the given order, int64[m], a row group at a time.

@@ -7,11 +7,10 @@ of later watches of a viewer that halve a watch's weight; without one all weigh 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from types import MappingProxyType
-from typing import Protocol
 
 import numpy as np
 from implicit.cpu.als import AlternatingLeastSquares
@@ -30,17 +29,11 @@ Setting = int | float | tuple[float, ...] | None
 """A value of a baseline's configuration."""
 Grid = Mapping[str, Sequence[Setting]]
 """Values to try by name of the setting, in order of trial."""
+Baseline = Callable[[Sequence[Int64Array]], Float32Array]
+"""A fitted recommender that knows nothing of a viewer but the history.
 
-
-class Baseline(Protocol):
-    """A fitted recommender that knows nothing of a viewer but the history."""
-
-    def scores(self, histories: Sequence[Int64Array]) -> Float32Array:
-        """Return scores of every video given the rows each viewer watched, float32[v, n].
-
-        Rows are oldest first.
-        """
-        ...
+It returns scores of every video, float32[v, n], given the rows that each viewer watched, oldest
+first."""
 
 
 @dataclass(frozen=True)
@@ -95,79 +88,81 @@ def _joined(parts: Sequence[Int64Array]) -> Int64Array:
     return np.concatenate([np.empty(0, np.int64), *parts])
 
 
+class Fitter:
+    """One past, and what several baselines and half-lives share of it.
+
+    Caches the last EASE inverse and iALS factors, which take the most time.
+    """
+
+    def __init__(self, past: Past) -> None:
+        self.past = past
+        # The past keeps its matrix once made, so it isn't made unless a baseline needs it.
+        self.ease = lru_cache(maxsize=1)(lambda weight: closed_form(past.matrix, weight))
+        self.factors = lru_cache(maxsize=1)(lambda config: factorised(past, config))
+
+
 @dataclass(frozen=True)
 class PopularityConfig:
-    """How watches are counted."""
+    """Settings of how often videos were watched, the same for everyone."""
 
     half_life: float | None = None
 
-
-class Popularity:
-    """Scores videos by how often they were watched, the same for everyone."""
-
-    def __init__(self, past: Past, config: PopularityConfig) -> None:
-        matrix = history_matrix(past.histories, past.videos, config.half_life)
-        self._counts = np.ones(len(past.histories), np.float32) @ matrix
-
-    def scores(self, histories: Sequence[Int64Array]) -> Float32Array:
-        """See Baseline."""
-        return np.broadcast_to(self._counts, (len(histories), len(self._counts)))
+    def fit(self, fitter: Fitter) -> Baseline:
+        """Return the fitted baseline."""
+        past = fitter.past
+        matrix = history_matrix(past.histories, past.videos, self.half_life)
+        counts = np.ones(len(past.histories), np.float32) @ matrix
+        return lambda histories: np.broadcast_to(counts, (len(histories), len(counts)))
 
 
 @dataclass(frozen=True)
 class ItemKnnConfig:
-    """How many neighbours a video has, and how a viewer's watches are weighted."""
+    """Settings of the sum of a video's cosines, by who watched them, with its neighbours."""
 
     neighbours: int = 50
     half_life: float | None = 5.0
 
-
-class ItemKnn:
-    """Sums a video's cosines, by who watched them, with those it is a neighbour of."""
-
-    def __init__(self, past: Past, config: ItemKnnConfig) -> None:
-        self._half_life = config.half_life
+    def fit(self, fitter: Fitter) -> Baseline:
+        """Return the fitted baseline."""
+        past = fitter.past
         scale = sparse.diags_array(1 / np.sqrt(np.maximum(past.counts, 1)))  # type: ignore[no-untyped-call]
         units = sparse.csr_matrix(past.matrix @ scale)  # type: ignore[no-untyped-call]
         units.indices, units.indptr = units.indices.astype(np.int32), units.indptr.astype(np.int32)
-        neighbours = min(config.neighbours, max(1, MAX_NEIGHBOURS // past.videos))
+        neighbours = min(self.neighbours, max(1, MAX_NEIGHBOURS // past.videos))
         # Each video is its own nearest.
         model = ItemItemRecommender(K=neighbours + 1, num_threads=1)
         model.fit(units, show_progress=False)
-        self._cosines = sparse.csr_array(model.similarity, dtype=np.float32)  # type: ignore[no-untyped-call]
+        cosines = sparse.csr_array(model.similarity, dtype=np.float32)  # type: ignore[no-untyped-call]
 
-    def scores(self, histories: Sequence[Int64Array]) -> Float32Array:
-        """See Baseline."""
-        matrix = history_matrix(histories, self._cosines.shape[0], self._half_life)
-        return np.asarray((matrix @ self._cosines).toarray(), np.float32)
+        def scores(histories: Sequence[Int64Array]) -> Float32Array:
+            matrix = history_matrix(histories, past.videos, self.half_life)
+            return np.asarray((matrix @ cosines).toarray(), np.float32)
+
+        return scores
 
 
 @dataclass(frozen=True)
 class EaseConfig:
-    """How the weights of EASE (Steck 2019) are fitted and summed."""
+    """Settings of the sum of the weights of EASE (Steck 2019) of what a viewer watched."""
 
     regularisation: float = EASE_LAMBDA
     """L2 regularisation of the weights, the paper's lambda."""
     half_life: float | None = None
 
+    def fit(self, fitter: Fitter) -> Baseline:
+        """Return the fitted baseline."""
+        weights = fitter.ease(self.regularisation)
 
-@dataclass(frozen=True)
-class Ease:
-    """Sums the weights of what a viewer watched."""
+        def scores(histories: Sequence[Int64Array]) -> Float32Array:
+            matrix = history_matrix(histories, len(weights), self.half_life)
+            return np.asarray(matrix @ weights, np.float32)
 
-    weights: Float32Array
-    """Weight of each watched video (row) for each other, float32[n, n], 0 on the diagonal."""
-    half_life: float | None = None
-
-    def scores(self, histories: Sequence[Int64Array]) -> Float32Array:
-        """See Baseline."""
-        matrix = history_matrix(histories, len(self.weights), self.half_life)
-        return np.asarray(matrix @ self.weights, np.float32)
+        return scores
 
 
 @dataclass(frozen=True)
 class IalsConfig:
-    """How videos are factorised, and how a viewer's factors are solved for.
+    """Settings of matrix factorisation; a viewer's factors are solved for on request.
 
     BM25 weights are worse and more iterations are no better: neither is in the grid.
     """
@@ -181,6 +176,23 @@ class IalsConfig:
     """Confidence in a watch; it is 1 for videos that weren't watched."""
     factors: int = 128
     iterations: int = 15
+
+    def fit(self, fitter: Fitter) -> Baseline:
+        """Return the fitted baseline."""
+        model = fitter.factors(replace(self, half_life=None))
+        factors = model.item_factors
+        assert factors is not None, "fitted"
+
+        def scores(histories: Sequence[Int64Array]) -> Float32Array:
+            matrix = history_matrix(histories, len(factors), self.half_life)
+            with threadpool_limits(1, user_api="blas"):
+                viewers = model.recalculate_user(
+                    np.arange(len(histories)),
+                    sparse.csr_matrix(matrix),  # type: ignore[no-untyped-call]
+                )
+            return np.asarray(viewers @ factors.T, np.float32)
+
+        return scores
 
 
 def factorised(past: Past, config: IalsConfig) -> AlternatingLeastSquares:
@@ -199,28 +211,8 @@ def factorised(past: Past, config: IalsConfig) -> AlternatingLeastSquares:
 
 
 @dataclass(frozen=True)
-class Ials:
-    """Matrix factorisation for implicit feedback; a viewer's factors are solved for on request."""
-
-    model: AlternatingLeastSquares
-    half_life: float | None = None
-
-    def scores(self, histories: Sequence[Int64Array]) -> Float32Array:
-        """See Baseline."""
-        factors = self.model.item_factors
-        assert factors is not None, "fitted"
-        matrix = history_matrix(histories, len(factors), self.half_life)
-        with threadpool_limits(1, user_api="blas"):
-            viewers = self.model.recalculate_user(
-                np.arange(len(histories)),
-                sparse.csr_matrix(matrix),  # type: ignore[no-untyped-call]
-            )
-        return np.asarray(viewers @ factors.T, np.float32)
-
-
-@dataclass(frozen=True)
 class MarkovConfig:
-    """Settings of EASE, and how transitions are weighted beside it."""
+    """Settings of EASE, and of what others watched soon after a viewer's last watches beside it."""
 
     weight: float = 6.0
     """Weight of the transitions relative to EASE."""
@@ -231,24 +223,22 @@ class MarkovConfig:
     half_life: float | None = 5.0
     regularisation: float = 500.0
 
-
-class MarkovBlend:
-    """Adds what others watched soon after a viewer's last watches to the scores of EASE."""
-
-    def __init__(self, past: Past, ease: Baseline, config: MarkovConfig) -> None:
-        self._ease = ease
-        self._rates = [
-            _transition_rates(past, step, config.prior) * (config.weight * weight)
-            for step, weight in enumerate(config.steps, 1)
+    def fit(self, fitter: Fitter) -> Baseline:
+        """Return the fitted baseline."""
+        ease = EaseConfig(self.regularisation, self.half_life).fit(fitter)
+        every = [
+            _transition_rates(fitter.past, step, self.prior) * (self.weight * weight)
+            for step, weight in enumerate(self.steps, 1)
         ]
 
-    def scores(self, histories: Sequence[Int64Array]) -> Float32Array:
-        """See Baseline."""
-        scores = self._ease.scores(histories)
-        for step, rates in enumerate(self._rates, 1):
-            viewers = [place for place, rows in enumerate(histories) if len(rows) >= step]
-            last = [histories[place][-step] for place in viewers]
-            scores[viewers] += rates[last].toarray()
+        def scores(histories: Sequence[Int64Array]) -> Float32Array:
+            found = ease(histories)
+            for step, rates in enumerate(every, 1):
+                viewers = [place for place, rows in enumerate(histories) if len(rows) >= step]
+                last = [histories[place][-step] for place in viewers]
+                found[viewers] += rates[last].toarray()
+            return found
+
         return scores
 
 
@@ -340,35 +330,6 @@ MAX_CUBIC_VIDEOS = 20_000
 """Maximum videos for the CUBIC baselines, which take 10 GB there."""
 
 
-class Fitter:
-    """Fits baselines on one past.
-
-    Caches the last EASE inverse and iALS factors, which take the most time and are shared by
-    several baselines and half-lives.
-    """
-
-    def __init__(self, past: Past) -> None:
-        self._past = past
-        # The past keeps its matrix once made, so it isn't made unless a baseline needs it.
-        self._ease = lru_cache(maxsize=1)(lambda weight: closed_form(past.matrix, weight))
-        self._ials = lru_cache(maxsize=1)(lambda config: factorised(past, config))
-
-    def fit(self, config: Config) -> Baseline:
-        """Return the baseline that the type of `config` names, fitted."""
-        match config:
-            case PopularityConfig():
-                return Popularity(self._past, config)
-            case ItemKnnConfig():
-                return ItemKnn(self._past, config)
-            case EaseConfig():
-                return Ease(self._ease(config.regularisation), config.half_life)
-            case IalsConfig():
-                return Ials(self._ials(replace(config, half_life=None)), config.half_life)
-            case MarkovConfig():
-                weights = self._ease(config.regularisation)
-                return MarkovBlend(self._past, Ease(weights, config.half_life), config)
-
-
 def fitted(
     names: Sequence[str], past: Past, settings: Mapping[str, Config] = MappingProxyType({})
 ) -> Iterator[tuple[str, Baseline]]:
@@ -381,7 +342,7 @@ def fitted(
         task = bars.add_task("baselines", total=len(names))
         for name in names:
             bars.update(task, description=f"baseline {name}")
-            yield name, fitter.fit(settings.get(name, DECLARED[name].start))
+            yield name, settings.get(name, DECLARED[name].start).fit(fitter)
             bars.advance(task)
 
 

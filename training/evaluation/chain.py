@@ -34,12 +34,10 @@ _BINS = 10
 
 @dataclass(frozen=True)
 class ChainAnswers:
-    """Responses of the whole chain, and of retrieval within it, to v viewers."""
+    """Responses of the whole chain to v viewers."""
 
-    candidates: Int64Array
-    """Retrieved rows, best first, int64[v, c], -1 for none."""
     ranked: Int64Array
-    """The same rows in the ranker's order, int64[v, c]."""
+    """Rows of all that was retrieved, in the ranker's order, int64[v, c], -1 for none."""
     scores: Float32Array
     """Score of each of `ranked`, float32[v, c], 0 for none."""
     watch: Float32Array
@@ -84,7 +82,7 @@ def run_chain(
         candidates, embargo = of_the_past(candidates)
     retrieval = CandidatePipeline(candidates, fail_open=False)
     shape = (len(viewers), count)
-    drawn, ranked = np.full(shape, -1, np.int64), np.full(shape, -1, np.int64)
+    ranked = np.full(shape, -1, np.int64)
     scores, watch = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
     outcomes = np.zeros((len(viewers), len(OUTCOMES)), np.float32)
     snapshots = Snapshots(repo, ranking.ids) if repo else None
@@ -108,11 +106,10 @@ def run_chain(
         size = len(found.keys)
         if not size:  # Every video of a small catalogue was watched.
             continue
-        drawn[place, :size] = found.rows
         best = ranker.rank(ranking_query(viewer, found))
         ranked[place, :size] = best.rows
         scores[place, :size], watch[place, :size] = best.scores, best.tasks["watch"]
-    return ChainAnswers(drawn, ranked, scores, watch, outcomes)
+    return ChainAnswers(ranked, scores, watch, outcomes)
 
 
 def ranking_query(viewer: ViewerFeatures, found: RetrievedCandidates) -> RankingQuery:
@@ -165,7 +162,7 @@ def ranker_measures(answers: ChainAnswers, viewers: TestViewers) -> dict[str, fl
 
     The AUC of a task whose labels are all equal is undefined and left out.
     """
-    found = (answers.candidates == viewers.targets[:, None]).any(1)
+    found = (answers.ranked == viewers.targets[:, None]).any(1)
     measures = {"candidate_recall": float(found.mean())}
     for task, (predicted, happened, numbers) in tasks(answers, viewers).items():
         measures[f"{task}_auc"] = auc(predicted, happened)

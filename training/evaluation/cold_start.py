@@ -20,7 +20,7 @@ from vireo.server.arrays import BoolArray, Float32Array, Int64Array
 from vireo.server.features.activity import HISTORY_LIMIT
 from vireo.server.features.viewer import ViewerFeatures
 from vireo.training.config import RetrievalConfig
-from vireo.training.evaluation.baselines import Past, Popularity, PopularityConfig, history_matrix
+from vireo.training.evaluation.baselines import Fitter, Past, PopularityConfig, history_matrix
 from vireo.training.metrics import full_ranking, gains, means
 from vireo.training.retrieval.content import weighted_bags
 from vireo.training.retrieval.data import HeldOut, RetrievalData
@@ -205,10 +205,10 @@ def study_cold_start(
 
 def _systems(model: TwoTower, data: RetrievalData) -> dict[str, Scorer]:
     past = [data.watched(viewer) for viewer in range(data.viewer_count)]
-    popularity = Popularity(Past(past, data.video_count), PopularityConfig())
+    popularity = PopularityConfig().fit(Fitter(Past(past, data.video_count)))
     return {
         "vireo": lambda cases: viewer_scores(model, data, [case.viewer for case in cases]),
-        "popularity": lambda cases: popularity.scores([case.watched for case in cases]),
+        "popularity": lambda cases: popularity([case.watched for case in cases]),
         "content_knn": lambda cases: content_scores(data, cases),
     }
 

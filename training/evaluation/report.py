@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from vireo.server.arrays import BoolArray, Float64Array, Int64Array
 from vireo.server.errors import VireoError
 from vireo.server.releases.manifest import Manifest
 from vireo.server.signals import TASKS
-from vireo.training.evaluation.systems import SYSTEMS, SystemReport, TestViewers
+from vireo.training.evaluation.systems import SYSTEMS, TestViewers
 from vireo.training.evaluation.tuning import described
 from vireo.training.metrics import with_intervals
 
@@ -157,24 +156,8 @@ def write_page(folder: Path, manifest: Manifest, path: Path | None = None) -> Pa
     return path
 
 
-def popularity_curves(
-    counts: Int64Array, watched: Int64Array, systems: Mapping[str, SystemReport]
-) -> dict[str, list[float]]:
-    """Return the `popularity_shares` of all watches, and of each system's ten best.
-
-    Args:
-        counts: watches of each video, int64[n].
-        watched: rows of all watches, in any order.
-        systems: by name.
-    """
-    shares = {"watches": popularity_shares(counts, watched)}
-    for name, system in systems.items():
-        shares[name] = popularity_shares(counts, system.slates[:, :10])
-    return {name: share.tolist() for name, share in shares.items()}
-
-
-def popularity_shares(counts: Int64Array, slates: Int64Array) -> Float64Array:
-    """Return the share of `slates` that each decile of videos has, float64[10].
+def popularity_shares(counts: Int64Array, slates: Int64Array) -> list[float]:
+    """Return the share of `slates` that each decile of videos has.
 
     Args:
         counts: watches of each video, int64[n]; the first decile has the most watched.
@@ -184,53 +167,66 @@ def popularity_shares(counts: Int64Array, slates: Int64Array) -> Float64Array:
     order = np.argsort(-counts, kind="stable")
     decile[order] = np.arange(len(counts)) * 10 // max(len(counts), 1)
     taken = np.bincount(decile[slates[slates >= 0]], minlength=10).astype(np.float64)
-    shares: Float64Array = taken / max(taken.sum(), 1.0)
+    shares: list[float] = (taken / max(taken.sum(), 1.0)).tolist()
     return shares
 
 
-@dataclass(frozen=True)
-class Slicing:
-    """A partition of the test viewers."""
-
-    title: str
-    groups: Mapping[str, BoolArray]
-    """Who is in each group, bool[v], by the group's description."""
-
-
-def slicings(
-    watches: pd.DataFrame, videos: pd.DataFrame, viewers: TestViewers, counts: Int64Array
-) -> dict[str, Slicing]:
-    """Partition the test viewers by activity, and by popularity and age of the target.
+def sliced(
+    watches: pd.DataFrame,
+    videos: pd.DataFrame,
+    viewers: TestViewers,
+    counts: Int64Array,
+    ranks: Mapping[str, Int64Array],
+) -> dict[str, Any]:
+    """Measure every system by activity of the test viewers, and popularity and age of the target.
 
     Args:
         watches: the split, whose test part are `viewers`.
         videos: the catalogue, a row a video.
         viewers: the test viewers.
         counts: watches of each video before the test, int64[n].
+        ranks: 0-based rank of each held-out video by system, int64[v].
+
+    Returns:
+        By name of the slicing: `title`, and `groups`: a list of `name`, `n` viewers and
+        `systems`, as in COMPARISON.
     """
     lengths = np.array([len(rows) for rows in viewers.watched], np.float64)
-    return {
-        "activity": Slicing(
-            "Videos that the viewer had watched before", _quarters(lengths, "{:,.0f} to {:,.0f}")
-        ),
-        "popularity": Slicing(
-            "Popularity of the held-out video", _popularity(counts, viewers.targets)
-        ),
-        "age": Slicing(
+    ages = _ages(watches, videos, viewers.targets)
+    cuts = {
+        "activity": ("Videos that the viewer had watched before", _quarters(lengths)),
+        "popularity": ("Popularity of the held-out video", _popularity(counts, viewers.targets)),
+        "age": (
             "Age of the held-out video when it was watched, in days since it was published "
             "(if that isn't known: since anyone's first watch)",
-            _quarters(_ages(watches, videos, viewers.targets), "{:,.0f} to {:,.0f} days"),
+            _quarters(ages, " days"),
         ),
+    }
+    return {
+        name: {
+            "title": title,
+            "groups": [
+                {
+                    "name": group,
+                    "n": int(part.sum()),
+                    "systems": with_intervals({s: places[part] for s, places in ranks.items()}),
+                }
+                for group, part in groups.items()
+            ],
+        }
+        for name, (title, groups) in cuts.items()
     }
 
 
-def _quarters(values: Float64Array, form: str) -> dict[str, BoolArray]:
+def _quarters(values: Float64Array, unit: str = "") -> dict[str, BoolArray]:
     """Return four groups of similar size, smallest values first; fewer if values repeat."""
     cuts = np.unique(np.quantile(values, [0.25, 0.5, 0.75]))
     place = np.searchsorted(cuts, values, side="left")
     parts = [place == number for number in range(len(cuts) + 1)]
     return {
-        form.format(values[part].min(), values[part].max()): part for part in parts if part.any()
+        f"{values[part].min():,.0f} to {values[part].max():,.0f}{unit}": part
+        for part in parts
+        if part.any()
     }
 
 
@@ -253,26 +249,3 @@ def _ages(watches: pd.DataFrame, videos: pd.DataFrame, targets: Int64Array) -> F
     born = videos["published"].fillna(videos["video_id"].map(first)).iloc[targets]
     age = (test["time"].reset_index(drop=True) - born.reset_index(drop=True)).dt.total_seconds()
     return np.asarray(age.fillna(0.0) / _DAY, np.float64)
-
-
-def sliced(cut: Mapping[str, Slicing], ranks: Mapping[str, Int64Array]) -> dict[str, Any]:
-    """Return every system's measures in each group, with intervals.
-
-    Returns:
-        By name of the slicing: `title`, and `groups`: a list of `name`, `n` viewers and
-        `systems`, as in COMPARISON.
-    """
-    return {
-        name: {
-            "title": slicing.title,
-            "groups": [
-                {
-                    "name": group,
-                    "n": int(part.sum()),
-                    "systems": with_intervals({s: places[part] for s, places in ranks.items()}),
-                }
-                for group, part in slicing.groups.items()
-            ],
-        }
-        for name, slicing in cut.items()
-    }

@@ -22,10 +22,9 @@ from vireo.training.evaluation import report as files
 from vireo.training.evaluation.baselines import BASELINES, QUICK, fitted
 from vireo.training.evaluation.chain import calibration, ranker_measures, run_chain, tower_scores
 from vireo.training.evaluation.report import (
-    popularity_curves,
+    popularity_shares,
     read_json,
     sliced,
-    slicings,
     write_json,
     write_page,
 )
@@ -89,7 +88,7 @@ def evaluate_staged(home: Home, dataset: str, baselines: Sequence[str] = QUICK) 
     """
     run, manifest = Run(home.run(dataset)), staged_manifest(home, dataset)
     watches, repo = load_watches(home, dataset), home.features(dataset)
-    metrics = evaluate_release(run.release, watches, repo, run.checkpoints, run.report, baselines)
+    metrics = evaluate_release(run.release, watches, repo, run, baselines)
     videos = load_dataset(home, dataset).videos
     bed = TestBed.of(watches, videos["video_id"].tolist(), published_times(videos))
     finish_report(run, manifest, bed, videos, baselines)
@@ -146,8 +145,7 @@ def evaluate_release(
     folder: Path,
     watches: pd.DataFrame,
     repo: Path,
-    checkpoints: Path,
-    report: Path,
+    run: Run,
     baselines: Sequence[str] = QUICK,
 ) -> Metrics:
     """Measure the release in `folder`, write the report and return its metrics.
@@ -156,11 +154,12 @@ def evaluate_release(
         folder: the release, finished or staged with its ranker.
         watches: the split that it was trained on, with a test part.
         repo: the feature folder.
-        checkpoints: holds the learning curves and the calibration on validation.
-        report: folder of the report; its other systems are kept.
+        run: has the learning curves, the calibration on validation, and the report, whose other
+            systems are kept.
         baselines: the baselines to measure it beside.
     """
     candidates, ranking = CandidateRelease.load(folder), RankingRelease.load(folder)
+    checkpoints, report = run.checkpoints, run.report
     bed = TestBed.of(watches, candidates.ids, published_of(candidates))
     del watches  # The test bed has fewer.
     features = features_before_test(bed.watches, repo)
@@ -194,7 +193,7 @@ def measured_baselines(
     watched = bed.viewers.watched
     systems = {
         name: of_chunks(
-            lambda part, model=baseline: model.scores(watched[part]),  # type: ignore[misc]
+            lambda part, scores=baseline: scores(watched[part]),  # type: ignore[misc]
             bed.viewers,
             bed.past.videos,
         )
@@ -230,8 +229,12 @@ def add_systems(
     write_json(report, files.METRICS, document)
     write_json(report, files.RECALL, recall_curves(together.ranks, videos))
     watched = np.concatenate([np.empty(0, np.int64), *bed.past.histories])
-    curves = popularity_curves(bed.past.counts, watched, together.reports)
-    write_json(report, files.POPULARITY, curves)
+    taken = {name: system.slates[:, :10] for name, system in together.reports.items()}
+    shares = {
+        name: popularity_shares(bed.past.counts, rows)
+        for name, rows in {"watches": watched, **taken}.items()
+    }
+    write_json(report, files.POPULARITY, shares)
     return metrics
 
 
@@ -250,8 +253,8 @@ def finish_report(
     if set(baselines) == set(BASELINES) or (run.report / files.COMPARISON).exists():
         ranks = Systems.load(run.report, bed.viewers.ids).ranks
         write_json(run.report, files.COMPARISON, compare(ranks))
-        cuts = slicings(bed.watches, videos, bed.viewers, bed.past.counts)
-        write_json(run.report, files.SLICES, sliced(cuts, ranks))
+        slices = sliced(bed.watches, videos, bed.viewers, bed.past.counts, ranks)
+        write_json(run.report, files.SLICES, slices)
     write_page(run.report, manifest)
 
 

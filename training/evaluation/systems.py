@@ -52,27 +52,19 @@ class TestViewers:
     """Rows that each watched before."""
     moments: Int64Array
     """Unix seconds of each held-out watch, int64[v]."""
+    published: Float64Array
+    """When each video was published, Unix seconds, 0 if unknown, float64[n]."""
     contexts: tuple[ContextIds, ...] = ()
     """Context of each; empty if none is known."""
-    published: Float64Array | None = None
-    """When each video was published, Unix seconds, 0 if unknown, float64[n]; None if all were
-    before the first held-out watch."""
 
-    def unpublished(self, part: slice) -> BoolArray | None:
-        """Return which videos weren't published when some of them watched another, bool[some, n].
-
-        None if every video was.
-        """
-        if self.published is None:
-            return None
+    def unpublished(self, part: slice) -> BoolArray:
+        """Return which videos weren't out when some of them watched another, bool[some, n]."""
         later = self.published > self.moments[part, None]
         later[np.arange(len(later)), self.targets[part]] = False
         return later
 
     def only_published(self, lists: Int64Array) -> Int64Array:
         """Return lists without what wasn't published then, int64[v, k], -1 at their ends."""
-        if self.published is None:
-            return lists
         known = self.published[lists] <= self.moments[:, None]
         known = (lists >= 0) & (known | (lists == self.targets[:, None]))
         order = np.argsort(~known, axis=1, kind="stable")
@@ -91,9 +83,7 @@ class TestBed:
     past: Past
 
     @staticmethod
-    def of(
-        watches: pd.DataFrame, video_ids: Sequence[str], published: Float64Array | None = None
-    ) -> TestBed:
+    def of(watches: pd.DataFrame, video_ids: Sequence[str], published: Float64Array) -> TestBed:
         """Return the test bed of a split; rows are places in `video_ids`.
 
         `published` is as in TestViewers.
@@ -108,16 +98,15 @@ class TestBed:
             watches = watches[~np.isin(np.arange(len(watches)), np.setdiff1d(test, kept))]
         past = past_watches(watches, video_ids)
         held_out = watches[watches["part"] == "test"]
-        moments = held_out["time"].to_numpy("datetime64[s]").astype(np.int64)
-        first, none = moments.min(initial=np.iinfo(np.int64).max), np.empty(0, np.int64)
+        none = np.empty(0, np.int64)
         viewers = TestViewers(
             ids=tuple(held_out["viewer_id"]),
             targets=_rows(held_out, video_ids),
             outcomes=outcome_labels(held_out),
             watched=tuple(past.get(viewer, none) for viewer in held_out["viewer_id"]),
-            moments=moments,
+            moments=held_out["time"].to_numpy("datetime64[s]").astype(np.int64),
+            published=published,
             contexts=tuple(contexts_of(held_out)),
-            published=None if published is None or (published <= first).all() else published,
         )
         return TestBed(watches, viewers, Past(list(past.values()), len(video_ids)))
 
@@ -262,9 +251,8 @@ def of_chunks(
     ranks = np.empty(len(viewers.ids), np.int64)
     slates = np.empty((len(viewers.ids), SLATE), np.int64)
     for part in viewer_chunks(len(viewers.ids), videos):
-        own, watched = scores(part), viewers.watched[part]
-        if (later := viewers.unpublished(part)) is not None:
-            own = np.where(later, -np.inf, own)
+        watched = viewers.watched[part]
+        own = np.where(viewers.unpublished(part), -np.inf, scores(part))
         ranks[part] = full_ranking(own, watched, viewers.targets[part])
         slates[part] = best_unwatched(own, watched)
     return SystemReport(ranks, slates)

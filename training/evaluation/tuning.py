@@ -201,7 +201,7 @@ class HeldOut:
         ranks = [np.empty(0, np.int64)]
         for part in viewer_chunks(len(self.targets), self.past.videos):
             watched = self.watched[part]
-            ranks.append(full_ranking(baseline.scores(watched), watched, self.targets[part]))
+            ranks.append(full_ranking(baseline(watched), watched, self.targets[part]))
         return ndcg(np.concatenate(ranks), 10)
 
 
@@ -223,7 +223,7 @@ def tune_baselines(watches: pd.DataFrame, video_ids: list[str], console: Console
         for name in bars.track(possible(BASELINES, len(video_ids)), description="tuning"):
             bars.update(bars.task_ids[0], description=f"tuning {name}")
             start, grid = DECLARED[name].start, DECLARED[name].grid
-            tried = search(start, grid, lambda config: held_out.ndcg_10(fitter.fit(config)))
+            tried = search(start, grid, lambda config: held_out.ndcg_10(config.fit(fitter)))
             best = best_of(tried)
             found[name] = BaselineSettings(
                 chosen=asdict(best),

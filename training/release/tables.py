@@ -35,11 +35,7 @@ _MICROS = 1e6
 
 
 def build_index(
-    vectors: Float32Array,
-    queries: Float32Array,
-    *,
-    exact_limit: int = EXACT_LIMIT,
-    recall_wanted: float = RECALL_WANTED,
+    vectors: Float32Array, queries: Float32Array, *, exact_limit: int = EXACT_LIMIT
 ) -> tuple[Any, IndexDescription]:
     """Return a faiss inner-product index whose ids are rows, and its description.
 
@@ -47,7 +43,6 @@ def build_index(
         vectors: video vectors, float32[n, d].
         queries: viewer vectors to measure recall with, float32[q, d].
         exact_limit: maximum catalogue for exact search.
-        recall_wanted: recall of the nearest NEIGHBOURS that sets the number of probes.
     """
     count, size = vectors.shape
     if count <= exact_limit:
@@ -72,7 +67,7 @@ def build_index(
         hits = [len(np.intersect1d(*pair)) for pair in zip(wanted, found, strict=True)]
         return float(np.mean(hits) / neighbours)
 
-    probes = min_probes(recall, recall_wanted, cells)
+    probes = min_probes(recall, RECALL_WANTED, cells)
     approximate.nprobe = probes
     return approximate, IndexDescription(
         kind="ivf_int8",
@@ -80,7 +75,7 @@ def build_index(
         probes=probes,
         neighbours=neighbours,
         queries=len(queries),
-        recall_wanted=recall_wanted,
+        recall_wanted=RECALL_WANTED,
         recall=recall(probes),
     )
 
@@ -148,7 +143,7 @@ def write_attributes(folder: Path, dataset: Dataset, popular: Int64Array) -> Non
 
     Args:
         folder: the release, which has a folder for the tables of videos.
-        dataset: the data set; a column that it lacks is unknown of all videos.
+        dataset: the data set.
         popular: rows of the videos of layout.POPULAR_IDS, int64[p].
     """
     declared = all_attributes(dataset.info.attributes)
@@ -159,8 +154,7 @@ def write_attributes(folder: Path, dataset: Dataset, popular: Int64Array) -> Non
     # Column by column, as filters read it.
     numbers = np.full((count, len(declared.numbers)), np.nan, order="F")
     for place, name in enumerate(declared.numbers):
-        if (column := _column(dataset, name)) is not None:
-            numbers[:, place] = _numbers(column)
+        numbers[:, place] = _numbers(_column(dataset, name))
     write_texts(folder / layout.LABELS, labels.texts)
     np.save(folder / layout.LABEL_OFFSETS, np.concatenate([[0], np.cumsum(labels.counts)]))
     np.save(folder / layout.LABEL_ROWS, labels.rows)
@@ -174,16 +168,13 @@ def write_attributes(folder: Path, dataset: Dataset, popular: Int64Array) -> Non
         (folder / path).write_text(json.dumps(document, ensure_ascii=False))
 
 
-def _column(dataset: Dataset, name: str) -> pa.ChunkedArray | None:
-    """Return the catalogue's column of an attribute; None if the data set lacks it."""
-    table = dataset.video_columns(attribute_column(name))
-    return table.column(0) if table.num_columns else None
+def _column(dataset: Dataset, name: str) -> pa.ChunkedArray:
+    """Return the catalogue's column of an attribute."""
+    return dataset.video_columns(attribute_column(name)).column(0)
 
 
-def _labels(name: str, column: pa.ChunkedArray | None) -> _Labels:
+def _labels(name: str, column: pa.ChunkedArray) -> _Labels:
     """Return the labels of one attribute."""
-    if column is None:
-        return _Labels([], np.zeros(0, np.int64), np.zeros(0, np.int32))
     rows: Int32Array = np.arange(len(column), dtype=np.int32)
     if pa.types.is_list(column.type):
         rows = rows.repeat(pc.list_value_length(column).fill_null(0).to_numpy())

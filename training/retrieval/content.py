@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import repeat
 
 import numpy as np
 import numpy.typing as npt
@@ -29,8 +28,7 @@ def catalogue_tokens(videos: pd.DataFrame) -> list[list[str]]:
     """Return the tokens of each video of `videos.parquet`, in its order."""
     years = [None if pd.isna(time) else int(time.year) for time in videos["published"]]
     durations = [None if pd.isna(seconds) else float(seconds) for seconds in videos["duration"]]
-    creators = videos["creator"] if "creator" in videos else repeat(None, len(videos))
-    columns = (videos["title"], videos["tags"], years, durations, creators)
+    columns = (videos["title"], videos["tags"], years, durations, videos["creator"])
     return [content_tokens(*video) for video in zip(*columns, strict=True)]
 
 

@@ -17,7 +17,6 @@ import torch.nn.functional as F  # noqa: N812
 from onnx import TensorProto, helper
 from torch import Tensor, nn
 
-from vireo.server.arrays import Int64Array
 from vireo.server.features.content import CONTENT_LIMIT
 from vireo.server.features.context import sizes
 from vireo.server.features.model_inputs import ATTRIBUTE_LIMIT, GAP_BUCKETS
@@ -25,7 +24,6 @@ from vireo.server.models.signature import VIDEOS
 from vireo.server.releases import layout
 from vireo.training.onnx_export import Inputs, export
 from vireo.training.retrieval.content import TOKENS
-from vireo.training.retrieval.data import RetrievalData
 from vireo.training.retrieval.model import TwoTower
 
 AXES = {
@@ -38,7 +36,6 @@ AXES = {
 }
 """Inputs, in order, and their dynamic axes; `context` only of towers that read it."""
 OUTPUT = "viewer_vector"
-_GOLDENS = 64
 
 
 class _ViewerTowerWithVideos(nn.Module):
@@ -141,8 +138,13 @@ class ContentTower(nn.Module):
     effects: Tensor
     constant: Tensor
 
-    def __init__(self, model: TwoTower, dtype: torch.dtype) -> None:
+    @torch.no_grad()
+    def __init__(
+        self, model: TwoTower, precision: type[np.float32 | np.float16] = np.float32
+    ) -> None:
+        """Take the rule of a trained model, its large tables in this precision."""
         super().__init__()
+        dtype = torch.float16 if precision is np.float16 else torch.float32
         tower = model.video_tower
         tokens = tower.token_projection(tower.token_embedding.weight)
         size = tokens.shape[1]
@@ -153,6 +155,7 @@ class ContentTower(nn.Module):
         self.register_buffer("weights", torch.from_numpy(weights).float())
         self.register_buffer("effects", torch.from_numpy(effects).to(dtype))
         self.register_buffer("constant", torch.from_numpy(mean).float() + tower.unseen_step)
+        self.eval()
 
     def forward(self, content: Tensor) -> Tensor:
         """Return each video's vector, then its content vector of length 1, float32[b, 2d].
@@ -173,15 +176,6 @@ class ContentTower(nn.Module):
         return torch.cat([part + guess * known.amax(1, keepdim=True), F.normalize(part)], 1)
 
 
-@torch.no_grad()
-def content_tower(
-    model: TwoTower, precision: type[np.float32 | np.float16] = np.float32
-) -> ContentTower:
-    """Return the tower of a trained model, its large tables in this precision."""
-    dtype = torch.float16 if precision is np.float16 else torch.float32
-    return ContentTower(model, dtype).eval()
-
-
 def export_video_tower(tower: ContentTower, path: Path) -> None:
     """Write the tower to `path`.
 
@@ -191,17 +185,3 @@ def export_video_tower(tower: ContentTower, path: Path) -> None:
     content[:, CONTENT_LIMIT // 2 :] = 0
     content[1] = 0
     export(tower, {"content": content}, {"content": ("batch",)}, "video_vectors", path)
-
-
-def golden_videos(data: RetrievalData) -> Int64Array:
-    """Return the content of some videos and of one without any, int64[g, CONTENT_LIMIT]."""
-    chosen = np.linspace(0, data.video_count - 1, min(_GOLDENS, data.video_count)).astype(int)
-    empty = np.zeros((1, CONTENT_LIMIT), np.int64)
-    return np.concatenate([data.content[chosen].astype(np.int64), empty])
-
-
-@torch.no_grad()
-def video_outputs(tower: ContentTower, content: Int64Array) -> np.ndarray:
-    """Return PyTorch's outputs, float32[b, 2d]."""
-    outputs: np.ndarray = tower(torch.from_numpy(content)).numpy()
-    return outputs

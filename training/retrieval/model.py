@@ -225,14 +225,15 @@ class ViewerTower(nn.Module):
             float32[b, l + 1, d], state 0 being that of a viewer without history; or, with
             `lengths`, float32[b, 1, d].
         """
-        profile = self.start + self.attribute_embedding(self._kept(attributes)).sum(1)
+        attributes = self._kept(attributes, self.attribute_dropout)
+        profile = self.start + self.attribute_embedding(attributes).sum(1)
         events = watched + self.gap_embedding(gaps[:, :-1])
         x = torch.cat([profile[:, None], events], dim=1)
         x = x + F.embedding(gaps, self.asked_steps.weight.cumsum(0))
         x = self.dropout(x + self.position_embedding(torch.arange(x.shape[1])))
         asked = None
         if self.context is not None and context is not None:
-            asked = torch.stack(self.context(self._some(context))).sum(0)
+            asked = torch.stack(self.context(self._kept(context, self.context_dropout))).sum(0)
         steps = self.age_steps.weight.cumsum(0)
         age_bias = F.embedding(ages_of(gaps), steps).permute(0, 3, 1, 2)
         last = len(self.blocks) - 1
@@ -270,19 +271,13 @@ class ViewerTower(nn.Module):
         state: Tensor = self(watched, gaps, attributes, lengths, asked)
         return state[:, 0]
 
-    def _kept(self, attributes: Tensor) -> Tensor:
-        if not (self.training and self.attribute_dropout):
-            return attributes
-        kept = torch.rand(attributes.shape) >= self.attribute_dropout
-        kept = kept & (torch.rand(len(attributes), 1) >= self.attribute_dropout)
-        return attributes * kept
-
-    def _some(self, context: Tensor) -> Tensor:
-        if not (self.training and self.context_dropout):
-            return context
-        kept = torch.rand(context.shape) >= self.context_dropout
-        kept = kept & (torch.rand((*context.shape[:-1], 1)) >= self.context_dropout)
-        return context * kept
+    def _kept(self, ids: Tensor, dropped: float) -> Tensor:
+        """Return ids in training without this share of them, and of the rest of whole rows."""
+        if not (self.training and dropped):
+            return ids
+        kept = torch.rand(ids.shape) >= dropped
+        kept = kept & (torch.rand((*ids.shape[:-1], 1)) >= dropped)
+        return ids * kept
 
 
 def ages_of(gaps: Tensor) -> Tensor:

@@ -145,7 +145,7 @@ def local_ease_table(data: RetrievalData, k: int) -> tuple[Int32Array, Float32Ar
     Returns:
         Rows int32[n, k] and weights float32[n, k], the strongest first, padded with 0.
     """
-    weights = _weights(_recent(data))
+    weights = _weights(_watched(data, HISTORY))
     rows, kept = np.empty((data.video_count, k), np.int32), np.empty((data.video_count, k), "f4")
     for part in parts(np.diff(weights.indptr)):
         own = slice(part.start, part.stop)
@@ -153,12 +153,12 @@ def local_ease_table(data: RetrievalData, k: int) -> tuple[Int32Array, Float32Ar
     return np.maximum(rows, 0), kept
 
 
-def _recent(data: RetrievalData) -> sparse.csr_array:
-    """Return 1 where a video is among the last HISTORY that a viewer watched, float32[v, n]."""
+def _watched(data: RetrievalData, last: int = np.iinfo(np.int64).max) -> sparse.csr_array:
+    """Return 1 where a video is among the `last` that a viewer watched, float32[v, n]."""
     lengths = np.diff(data.train.offsets)
     left = np.repeat(data.train.offsets[1:], lengths) - np.arange(data.watch_count)
-    rows = data.train.rows[left <= HISTORY]
-    offsets = np.concatenate([[0], np.cumsum(np.minimum(lengths, HISTORY))])
+    rows = data.train.rows[left <= last]
+    offsets = np.concatenate([[0], np.cumsum(np.minimum(lengths, last))])
     watched: sparse.csr_array = sparse.csr_array(  # type: ignore[no-untyped-call]
         (np.ones(len(rows), np.float32), rows, offsets), shape=(len(lengths), data.video_count)
     )
@@ -262,12 +262,7 @@ def ease_table(
 
 def ease_weights(data: RetrievalData) -> Float32Array:
     """Return the item-to-item weights of all pairs of videos, float32[n, n]."""
-    n = data.video_count
-    ones = np.ones(len(data.train.rows), np.float32)
-    watched: sparse.csr_array = sparse.csr_array(  # type: ignore[no-untyped-call]
-        (ones, data.train.rows, data.train.offsets), shape=(data.viewer_count, n)
-    )
-    return closed_form(watched, EASE_LAMBDA)
+    return closed_form(_watched(data), EASE_LAMBDA)
 
 
 def closed_form(watched: sparse.csr_array, regularisation: float) -> Float32Array:

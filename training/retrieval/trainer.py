@@ -22,7 +22,7 @@ from vireo.training.retrieval.embeddings import first_vectors
 from vireo.training.retrieval.loss import SampledSoftmax, full_softmax_loss
 from vireo.training.retrieval.model import ROWS_AT_ONCE, TwoTower
 from vireo.training.retrieval.validation import validation_metrics
-from vireo.training.retrieval.windows import Batch, epoch_batches
+from vireo.training.retrieval.windows import WindowBatch, epoch_batches
 
 PROGRESS = (
     "best_ndcg", "curve", "epoch", "batch", "step", "tokens", "loss_sum", "seconds",
@@ -259,7 +259,7 @@ class RetrievalTrainer:
         """Validations done."""
         self.finished = False
         self._data = data
-        self._batches: Iterator[Batch] | None = None
+        self._batches: Iterator[WindowBatch] | None = None
         self._bfloat16 = bfloat16_is_fast()
         self._loss: Callable[..., Tensor] = full_softmax_loss
         if data.video_count > config.full_softmax_limit:
@@ -310,7 +310,7 @@ class RetrievalTrainer:
         """Mean loss of this epoch's batches; undefined before its first step."""
         return self.loss_sum / self.batch
 
-    def _next_batch(self) -> Batch:
+    def _next_batch(self) -> WindowBatch:
         if self._batches is None:
             batches = epoch_batches(self._data, self.config, self.epoch)
             self._batches = islice(batches, self.batch, None)
@@ -331,7 +331,7 @@ class RetrievalTrainer:
         batch = self._next_batch()
         self._optimizer.zero_grad()
         with torch.autocast("cpu", torch.bfloat16, enabled=self._bfloat16):
-            loss = self._loss(self.model, batch.encode(), self._published)
+            loss = self._loss(self.model, batch, self._published)
         loss.backward()  # type: ignore[no-untyped-call]
         self._optimizer.clip()
         touched = self._optimizer.touched()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -32,6 +31,11 @@ class WindowBatch(NamedTuple):
     """Ids of the context in which it was watched, int64[b, l + 1, c]; 0 for padding."""
     moments: Tensor
     """When it was watched, Unix seconds, int64[b, l + 1]; undefined for padding."""
+
+    @property
+    def tokens(self) -> int:
+        """Number of positions with a target."""
+        return int((self.targets >= 0).sum())
 
 
 class Windows:
@@ -100,25 +104,9 @@ class Windows:
         return WindowBatch(*map(torch.from_numpy, arrays))
 
 
-@dataclass(frozen=True)
-class Batch:
-    """One batch, not encoded yet."""
-
-    windows: Windows
-    chosen: Int64Array
-    """One batch of `Windows.batches`, int64[b, 3]."""
-
-    @property
-    def tokens(self) -> int:
-        """Number of positions with a target."""
-        return int((self.chosen[:, 2] - self.chosen[:, 1]).sum())
-
-    def encode(self) -> WindowBatch:
-        """Return the batch's tensors."""
-        return self.windows.encode(self.chosen)
-
-
-def epoch_batches(data: RetrievalData, config: RetrievalConfig, epoch: int) -> Iterator[Batch]:
+def epoch_batches(
+    data: RetrievalData, config: RetrievalConfig, epoch: int
+) -> Iterator[WindowBatch]:
     """Yield the batches of one epoch, which are determined by seed and epoch.
 
     Groups of viewers are taken in random order until they have `config.shuffle_watches`; their
@@ -136,5 +124,5 @@ def epoch_batches(data: RetrievalData, config: RetrievalConfig, epoch: int) -> I
         watches, attributes = data.train.take(viewers), data.attributes[viewers]
         windows = Windows(watches, attributes, config.history_limit, config.batch_tokens)
         for chosen in windows.batches(rng):
-            yield Batch(windows, chosen)
+            yield windows.encode(chosen)
         held = []

@@ -118,14 +118,6 @@ def test_what_cant_be_declared_is_refused(declared: list[str], said: str) -> Non
         check_attributes([AttributeColumn.parse(text) for text in declared])
 
 
-def test_an_unknown_column_is_named_before_anything_is_read(home: Home) -> None:
-    with pytest.raises(
-        VireoError, match=r"videos\.csv has no column land for the attribute region; it"
-    ):
-        imported(home, VIDEOS, "region=land")
-    assert not home.data("mine").exists()
-
-
 @pytest.mark.parametrize(
     ("row", "said"),
     [

@@ -270,10 +270,9 @@ def test_takedowns_are_in_the_data_and_outlast_the_log(logged: LoggedData) -> No
     assert begun <= as_of <= time.time()
     logged.replace_log()
     logged.change(upserted("to come"), removed("v3"), stream=REMOVED)
-    logged.change(removed("v4"))  # as a gateway of an earlier build does
     logged.record([event(2, "w1", "v1", second=1)])
     logged.made("live")
-    assert taken_down()[0] == {*map(video_key, ("v1", "v3", "v4"))}
+    assert taken_down()[0] == {*map(video_key, ("v1", "v3"))}
 
 
 def test_attributes_of_the_catalogue_are_in_the_data(logged: LoggedData) -> None:
@@ -291,12 +290,3 @@ def test_attributes_of_the_catalogue_are_in_the_data(logged: LoggedData) -> None
     # An upsert replaces all that was known.
     assert list(frame["attribute.language"]["n2"]) == ["de", "fr"]
     assert frame["attribute.age_rating"]["v1"] == 16
-
-
-def test_a_base_of_an_earlier_build_may_lack_creators(logged: LoggedData) -> None:
-    path = logged.home.data("small") / "videos.parquet"
-    pd.read_parquet(path).drop(columns="creator").to_parquet(path)
-    logged.change(upserted("n1", creator="ana"))
-    logged.made()
-    videos = load_dataset(logged.home, "live").videos.set_index("video_id")
-    assert videos["creator"].dropna().to_dict() == {"n1": "ana"}

@@ -110,7 +110,7 @@ async def test_a_stack_whose_features_include_held_out_watches_is_refused(
     def viewers_of(**watched: int) -> TestViewers:
         none = np.zeros(len(watched), np.int64)
         rows = tuple(np.arange(count) for count in watched.values())
-        return TestViewers(tuple(watched), none, none.astype(bool), rows, none)
+        return TestViewers(tuple(watched), none, none.astype(bool), rows, none, np.zeros(0))
 
     servicer, stack = gateway
     await check_features(stack, viewers_of(a=7, b=8))

@@ -87,7 +87,6 @@ def test_lists_of_a_stack_lose_what_came_later() -> None:
     )
     lists = np.array([[0, 3, 1, 2], [0, 1, -1, -1]])
     assert viewers.only_published(lists).tolist() == [[3, 2, -1, -1], [1, -1, -1, -1]]
-    assert replace(viewers, published=None).only_published(lists) is lists
 
 
 def test_the_catalogue_states_times_to_the_microsecond_and_unknown_ones_as_0() -> None:

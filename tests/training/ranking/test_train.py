@@ -1,8 +1,11 @@
+"""Training of the ranker: what it learns, which part it chooses, and how sure it is."""
+
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
+from copy import deepcopy
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,34 +14,104 @@ import pytest
 import torch
 from rich.progress import Progress
 
-from tests.builders.ranking_sets import (
-    ATTRIBUTES,
-    CANDIDATES,
-    CONFIG,
-    LIKES,
-    SCHEMA,
-    VECTORS,
-    ranking_set,
+from vireo.server.arrays import Float32Array
+from vireo.server.features.model_inputs import (
+    ATTRIBUTE_LIMIT,
+    MATCH_FEATURES,
+    RANKER_HISTORY,
+    RETRIEVAL_FEATURES,
+    VIDEO_FEATURES,
+    VIEWER_FEATURES,
 )
-from vireo.server.features.model_inputs import VIDEO_FEATURES
+from vireo.server.releases.manifest import FeatureSchema
 from vireo.server.signals import OUTCOMES
 from vireo.training.config import RankingConfig
 from vireo.training.metrics import auc
 from vireo.training.modules import Checkpoints
 from vireo.training.ranking.loss import Batches, HeldOut
+from vireo.training.ranking.model import Ranker
 from vireo.training.ranking.train import (
     CURVE,
+    FOLDS,
     RankingTrainer,
     TrainedRanker,
+    calibrate,
     calibrated,
     choose,
+    fit_platt,
     fit_ranker,
     with_known_tasks,
 )
-from vireo.training.ranking.training_set import RankingSet, load_ranking_set, save_ranking_set
+from vireo.training.ranking.training_set import (
+    OutcomeLabels,
+    RankingSet,
+    ViewerColumns,
+    WatchLists,
+    load_ranking_set,
+    save_ranking_set,
+)
 
 pytestmark = pytest.mark.slow
+VIDEOS, VECTOR_SIZE, LISTS, CANDIDATES, LIKES, ATTRIBUTES = 50, 8, 200, 20, 600, 3
+SCHEMA = FeatureSchema.ours(history_limit=200, vector_size=VECTOR_SIZE)
+CONFIG = RankingConfig(hidden=8, epochs=8, patience=8, candidates=CANDIDATES)
+VECTORS: Float32Array = (
+    np.random.default_rng(0).normal(size=(VIDEOS, VECTOR_SIZE)).astype(np.float32)
+)
 BATCHES = Batches(VECTORS)
+LIKE_RATE = VIDEO_FEATURES.index("like_rate")
+
+
+def viewers(random: np.random.Generator, count: int) -> ViewerColumns:
+    lengths = random.integers(0, RANKER_HISTORY + 1, count)
+    history = random.integers(0, VIDEOS, (count, RANKER_HISTORY))
+    history[np.arange(RANKER_HISTORY) >= lengths[:, None]] = -1
+    return ViewerColumns(
+        history_rows=history,
+        history_lengths=lengths,
+        viewer_features=random.random((count, len(VIEWER_FEATURES)), np.float32),
+        attributes=random.integers(0, ATTRIBUTES + 1, (count, ATTRIBUTE_LIMIT)),
+        context=np.empty((count, 0), np.int64),
+        viewer=np.arange(count),
+        held_out=np.arange(count) % 4 == 0,
+    )
+
+
+def ranking_set(column: str, seed: int = 1) -> RankingSet:
+    """The watched video is the one with the most of a retrieval feature, nearly always.
+
+    The liked ones are those with a high like rate of the video; nothing else says anything.
+    """
+    random = np.random.default_rng(seed)
+    retrieval = random.random((LISTS, CANDIDATES, len(RETRIEVAL_FEATURES)), np.float32)
+    sources = RETRIEVAL_FEATURES.index("from_two_tower")
+    retrieval[..., sources:] = retrieval[..., sources:] > 0.5
+    best = retrieval[..., RETRIEVAL_FEATURES.index(column)].argmax(1)
+    label = np.where(random.random(LISTS) < 0.9, best, random.integers(0, CANDIDATES, LISTS))
+    label[:20] = -1
+    rows = np.stack([random.permutation(VIDEOS)[:CANDIDATES] for _ in range(LISTS)])
+    table = random.random((VIDEOS, len(VIDEO_FEATURES)), np.float32)
+    watched = random.integers(0, VIDEOS, LIKES)
+    liked = np.full((LIKES, len(OUTCOMES)), np.nan, np.float32)  # other outcomes are unknown
+    found = RankingSet(
+        WatchLists(
+            viewers=viewers(random, LISTS),
+            rows=rows,
+            features=table[rows],
+            retrieval=retrieval,
+            match=random.random((LISTS, CANDIDATES, len(MATCH_FEATURES)), np.float32),
+            label=label,
+        ),
+        OutcomeLabels(
+            viewers=viewers(random, LIKES),
+            rows=watched,
+            features=table[watched],
+            match=random.random((LIKES, len(MATCH_FEATURES)), np.float32),
+            labels=liked,
+        ),
+    )
+    liked[:, 0] = random.random(LIKES) < table[watched, LIKE_RATE]
+    return found
 
 
 def trained(data: RankingSet, folder: Path, config: RankingConfig = CONFIG) -> TrainedRanker:
@@ -57,6 +130,14 @@ def co_watched(tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainedRanker,
     return trained(ranking_set("co_watch"), folder), folder
 
 
+def predicted(ranker: TrainedRanker, data: RankingSet, task: str) -> np.ndarray:
+    """The probability of an outcome of each label."""
+    with torch.no_grad():
+        scores = ranker.model(**BATCHES.outcome_inputs(data.outcomes, np.arange(LIKES)))
+    found: np.ndarray = scores[:, 0, ranker.model.schema.tasks.index(task)].numpy()
+    return found
+
+
 def test_it_learns_a_signal_that_retrieval_ignores_and_draws_the_curve(
     co_watched: tuple[TrainedRanker, Path],
 ) -> None:
@@ -65,6 +146,10 @@ def test_it_learns_a_signal_that_retrieval_ignores_and_draws_the_curve(
     assert ranker.model.watch_part != "retrieval"
     assert chosen.ndcg_10 > retrieval.ndcg_10 + 0.2
     assert chosen.watch_loss < retrieval.watch_loss
+    assert ranker.model.schema.tasks == ("watch", "like")
+    data = ranking_set("co_watch")
+    rate = data.outcomes.features[:, LIKE_RATE]
+    assert np.corrcoef(predicted(ranker, data, "like"), rate)[0, 1] > 0.8
     points = [json.loads(line) for line in (folder / CURVE).read_text().splitlines()]
     linear = [point["epoch"] for point in points if point["part"] == "linear"]
     assert linear == list(range(1, len(linear) + 1))
@@ -117,42 +202,24 @@ def test_the_network_orders_slates_only_if_loss_and_ndcg_improve(
     assert (trainer.model.watch_linear.weight == len(watch_part)).all()
 
 
-@pytest.mark.parametrize(("task", "column"), [("like", 1), ("finish", 2), ("hide", 2)])
+@pytest.mark.parametrize("task", ["finish", "hide"])
 def test_outcomes_that_the_data_knows_of_are_predicted_and_calibrated(
-    tmp_path: Path, task: str, column: int
+    tmp_path: Path, task: str
 ) -> None:
     data = ranking_set("two_tower")
-    rate = data.outcomes.features[:, VIDEO_FEATURES.index("like_rate")]
+    rate = data.outcomes.features[:, LIKE_RATE]
     labels = data.outcomes.labels.copy()
-    happened = labels[:, 0] > 0
-    if task != "like":
-        happened = rate > 0.8 if task == "finish" else rate < 0.2
-        if task == "hide":  # What is hidden isn't known to be liked, or not.
-            labels[happened] = np.nan
-        labels[:, [each.name for each in OUTCOMES].index(task)] = happened
+    happened = rate > 0.8 if task == "finish" else rate < 0.2
+    if task == "hide":  # What is hidden isn't known to be liked, or not.
+        labels[happened] = np.nan
+    labels[:, [each.name for each in OUTCOMES].index(task)] = happened
     known = replace(data, outcomes=replace(data.outcomes, labels=labels))
     ranker = trained(known, tmp_path)
-    tasks = tuple(dict.fromkeys(("watch", "like", task)))
-    assert ranker.model.schema.tasks == tasks
-    assert set(ranker.calibration_error) == {*tasks}
-    with torch.no_grad():
-        inputs = BATCHES.outcome_inputs(known.outcomes, np.arange(LIKES))
-        found = ranker.model(**inputs)[:, 0, column].numpy()
+    assert ranker.model.schema.tasks == ("watch", "like", task)
+    assert set(ranker.calibration_error) == {"watch", "like", task}
+    found = predicted(ranker, known, task)
     assert found.mean() == pytest.approx(happened.mean(), abs=0.01)
-    if task == "like":
-        assert np.corrcoef(found, rate)[0, 1] > 0.8
-    else:
-        assert auc(found, happened) > 0.8
-
-
-def test_watch_probabilities_add_up_to_the_lists_that_hold_their_video(tmp_path: Path) -> None:
-    data = ranking_set("co_watch", missed=100)
-    ranker = trained(data, tmp_path)
-    assert ranker.model.watch_part != "retrieval", "or features would make no difference"
-    with torch.no_grad():
-        inputs, _ = BATCHES.watch_inputs(data.watches, np.arange(len(data.watches.label)))
-        expected = ranker.model(**inputs)[..., 0].sum(1).mean().item()
-    assert expected == pytest.approx((data.watches.label >= 0).mean(), abs=0.01)
+    assert auc(found, happened) > 0.8
 
 
 class Interrupted(Checkpoints):
@@ -198,10 +265,62 @@ def test_the_ranking_set_is_read_back_unchanged_or_drawn_again(tmp_path: Path) -
     read = load_ranking_set(path, "one")
     assert read is not None
     assert read.watches.rows.shape[1] == CANDIDATES
-    for mine, theirs in ((read.watches, data.watches), (read.outcomes, data.outcomes)):
-        for name, column in (vars(theirs) | vars(theirs.viewers)).items():
-            if name != "viewers":
-                found = getattr(mine, name, getattr(mine.viewers, name, None))
-                np.testing.assert_array_equal(found, column, name)
+    np.testing.assert_equal(asdict(read), asdict(data))
     path.write_bytes(b"not a set")
     assert load_ranking_set(path, "one") is None
+
+
+@pytest.fixture
+def uncertain(co_watched: tuple[TrainedRanker, Path]) -> tuple[Ranker, RankingSet]:
+    """A trained ranker to calibrate anew, and what it was trained on: watches and likes."""
+    return deepcopy(co_watched[0].model), with_known_tasks(SCHEMA, ranking_set("co_watch"))[1]
+
+
+def test_the_mean_probability_of_each_task_equals_its_mean_label_whoever_was_held_out(
+    uncertain: tuple[Ranker, RankingSet],
+) -> None:
+    model, data = uncertain
+    # As of a model that is too sure of itself, and of likes.
+    model.calibration[:] = torch.tensor([[3.0, 1.0], [3.0, 1.0]])
+    calibrate(model, BATCHES, data)
+    before = model.calibration.clone()
+    with torch.no_grad():
+        every = np.arange(len(data.outcomes.labels))
+        like = model(**BATCHES.outcome_inputs(data.outcomes, every))[:, 0, 1]
+        inputs, real = BATCHES.watch_inputs(data.watches, np.arange(len(data.watches.rows)))
+        watch = model(**inputs)[..., 0][real]
+    assert float(like.mean()) == pytest.approx(data.outcomes.labels[:, 0].mean(), abs=1e-3)
+    hits = (data.watches.label >= 0).sum()
+    assert float(watch.mean()) == pytest.approx(hits / int(real.sum()), abs=1e-3)
+    others = ~data.outcomes.viewers.held_out
+    viewers = replace(data.outcomes.viewers, held_out=others)
+    calibrate(model, BATCHES, replace(data, outcomes=replace(data.outcomes, viewers=viewers)))
+    assert torch.equal(model.calibration, before)
+
+
+def test_calibration_is_measured_on_viewers_that_it_was_not_fitted_on(
+    uncertain: tuple[Ranker, RankingSet],
+) -> None:
+    """All likes are one fold's: a fit on everybody expects them, one on the others doesn't."""
+    model, data = uncertain
+    liked = data.outcomes.viewers.viewer % FOLDS == 0
+    outcomes = replace(data.outcomes, labels=liked[:, None].astype(np.float32))
+    found = calibrate(model, BATCHES, replace(data, outcomes=outcomes))
+    assert found["like_ece"] > 0.2
+    assert found["watch_ece"] < 0.02
+    assert found["watch_predicted_over_observed"] == pytest.approx(1, abs=0.02)
+
+
+def test_a_task_whose_labels_are_all_alike_is_left_as_it_is(
+    uncertain: tuple[Ranker, RankingSet],
+) -> None:
+    model, data = uncertain
+    outcomes = replace(data.outcomes, labels=np.zeros_like(data.outcomes.labels))
+    calibrate(model, BATCHES, replace(data, outcomes=outcomes))
+    assert model.calibration[1].tolist() == [1, 0]
+    assert model.calibration[0].tolist() != [1, 0]
+
+
+def test_the_fit_never_turns_the_order_around() -> None:
+    logits = torch.randn(500, generator=torch.Generator().manual_seed(2))
+    assert fit_platt(logits, (logits < 0).float())[0] > 0

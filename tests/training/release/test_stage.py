@@ -31,9 +31,9 @@ from vireo.server.releases.manifest import (
     describe_files,
 )
 from vireo.server.releases.tables import read_mapped_texts
-from vireo.training.data.dataset import describe_dataset, load_dataset
+from vireo.training.data.dataset import load_dataset
 from vireo.training.features.statistics import latest_popularity, latest_video_features
-from vireo.training.ranking.training_set import load_ranking_set
+from vireo.training.ranking.training_set import RankingSet
 from vireo.training.release import stage
 from vireo.training.release.stage import (
     DRAFT,
@@ -45,7 +45,6 @@ from vireo.training.release.stage import (
 )
 from vireo.training.retrieval.data import RetrievalData
 from vireo.training.retrieval.neighbours import EASE_NEIGHBOURS
-from vireo.training.run import Run
 
 
 @pytest.fixture(scope="module")
@@ -73,17 +72,13 @@ def test_the_release_says_when_it_was_made_and_of_what(
     assert manifest.architecture == platform.machine()
     assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?|unknown", manifest.code_commit)
     assert {"chain.ndcg_10", "ease.ndcg_10", "ranker.like_auc"} <= set(manifest.metrics)
-    last = describe_dataset(trained_home, "trained").last
-    assert manifest.metrics[DATA_END] == last.timestamp()
+    assert manifest.metrics[DATA_END] == dataset.info.last.timestamp()
 
 
 def test_the_release_states_how_many_candidates_its_ranker_was_trained_on(
-    manifest: Manifest, trained_home: Home
+    manifest: Manifest, ranking_set: RankingSet
 ) -> None:
-    run = Run(trained_home.run("trained"))
-    made = load_ranking_set(run.ranking_set, run.finished_inputs())
-    assert made is not None
-    assert manifest.candidates == made.watches.rows.shape[1] == VIDEO_COUNT != CANDIDATES
+    assert manifest.candidates == ranking_set.watches.rows.shape[1] == VIDEO_COUNT != CANDIDATES
 
 
 def test_tables_follow_the_order_of_the_catalogue(folder: Path, trained_home: Home) -> None:
@@ -102,22 +97,16 @@ def test_tables_follow_the_order_of_the_catalogue(folder: Path, trained_home: Ho
     assert ranked == sorted(ranked, reverse=True)
 
 
-def test_tables_of_the_sources_name_videos_of_the_catalogue(
-    folder: Path, manifest: Manifest, trained_home: Home
+def test_tables_of_the_sources_name_videos_and_content_vectors_have_length_1_or_none(
+    folder: Path, manifest: Manifest, release: CandidateRelease
 ) -> None:
-    count = len(load_dataset(trained_home, "trained").videos)
-    release = CandidateRelease.load(folder)
     for rows in (release.ease_rows, release.fresh_rows):
-        assert ((rows >= 0) & (rows < count)).all()
+        assert ((rows >= 0) & (rows < VIDEO_COUNT)).all()
     assert len(np.unique(release.fresh_rows)) == len(release.fresh_rows)
-    assert release.ease_rows.shape == (count, min(EASE_NEIGHBOURS, count))
+    assert release.ease_rows.shape == (VIDEO_COUNT, min(EASE_NEIGHBOURS, VIDEO_COUNT))
     assert release.ease_weights.any()
     assert manifest.quotas == Quotas()
-
-
-def test_content_vectors_have_length_1_or_none(folder: Path) -> None:
-    content = np.load(folder / layout.CONTENT_VECTORS)
-    lengths = np.linalg.norm(content, axis=1)
+    lengths = np.linalg.norm(np.load(folder / layout.CONTENT_VECTORS), axis=1)
     assert np.all(np.isclose(lengths, 1, atol=1e-5) | (lengths == 0))
     assert lengths.any()
 
@@ -231,8 +220,7 @@ def signature(value: Any) -> tuple[str, str, list[int]]:
 
 
 @pytest.mark.parametrize("config_path", MODELS)
-def test_a_release_is_a_triton_model_repository(config_path: str, trained_home: Home) -> None:
-    folder = trained_home.staged_release("trained")
+def test_a_release_is_a_triton_model_repository(config_path: str, folder: Path) -> None:
     config = text_format.Parse((folder / config_path).read_text(), ModelConfig())
     session = onnxruntime.InferenceSession(str(folder / MODELS[config_path]))
     assert config.name == config_path.split("/")[0]

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tests.builders.watches import videos_frame, viewers_frame, watches_frame
+from tests.builders.watches import towers_data, videos_frame, viewers_frame, watches_frame
 from vireo.server.features.context import NAMES, sizes
 from vireo.training.config import RetrievalConfig
 from vireo.training.data.context import watch_column
@@ -68,8 +68,7 @@ def cats_and_dogs() -> RetrievalData:
     }
     ids = [*known, "new-cat", "new-dog", "blank"]
     tags = [[name[-3:] if "new" in name else name[:3]] for name in ids[:-1]]
-    videos = videos_frame(ids, [*tags, []])
-    return RetrievalData.build(watches_frame(walks), videos, viewers_frame({}))
+    return towers_data(walks, ids, [*tags, []])
 
 
 @pytest.fixture

@@ -39,9 +39,7 @@ def later(videos: int) -> tuple[Later, Tensor]:
     return Later(published, moments), published > moments[:, None]
 
 
-def full(
-    hidden: bool,
-) -> tuple[list[tuple[int, int]], Callable[..., Tensor], Callable[..., Tensor]]:
+def full(hidden: bool) -> Case:
     targets = torch.randint(VIDEOS, (POSITIONS,), generator=random(1))
     unseen, mask = later(VIDEOS)
     if hidden:
@@ -108,7 +106,7 @@ def model(ring: RetrievalData, small: RetrievalConfig) -> TwoTower:
 
 @pytest.fixture(scope="module")
 def batch(ring: RetrievalData, small: RetrievalConfig) -> WindowBatch:
-    return next(epoch_batches(ring, small, 0)).encode()
+    return next(epoch_batches(ring, small, 0))
 
 
 @pytest.mark.parametrize("counts", ["its own", "skewed"])

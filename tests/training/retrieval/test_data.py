@@ -1,8 +1,8 @@
-"""Watches, viewers and videos in the form that towers learn from."""
+"""Watches, viewers, and videos with their content, in the form that towers learn from."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import unicodedata
 from dataclasses import replace
 from typing import Any
 
@@ -11,26 +11,17 @@ import numpy.typing as npt
 import pandas as pd
 import pytest
 
-from tests.builders.watches import EPOCH, videos_frame, viewers_frame, watches_frame
+from tests.builders.watches import EPOCH, towers_data, videos_frame, viewers_frame, watches_frame
+from vireo.server.features.content import CONTENT_LIMIT, content_ids, content_tokens, title_words
 from vireo.server.features.context import NAMES
 from vireo.server.features.model_inputs import tower_inputs
 from vireo.server.features.viewer import ViewerFeatures
 from vireo.training.config import RetrievalConfig
 from vireo.training.data.context import watch_column
 from vireo.training.retrieval import data as module
-from vireo.training.retrieval.data import RetrievalData
+from vireo.training.retrieval.content import catalogue_tokens, fit_ridge, shared_vocabulary
+from vireo.training.retrieval.data import RetrievalData, Watches
 from vireo.training.retrieval.windows import WindowBatch, Windows, epoch_batches
-
-
-def data_of(
-    walks: dict[str, Sequence[str]],
-    videos: str = "xyz",
-    attributes: dict[str, list[str]] | None = None,
-    **options: Any,
-) -> RetrievalData:
-    """Videos have one letter each."""
-    frames = watches_frame(walks, **options), videos_frame(list(videos))
-    return RetrievalData.build(*frames, viewers_frame(attributes or {}))
 
 
 def targets(data: RetrievalData) -> list[int]:
@@ -38,7 +29,7 @@ def targets(data: RetrievalData) -> list[int]:
 
 
 def test_watches_become_rows_in_order_and_the_validation_watch_is_kept_apart() -> None:
-    data = data_of({"b": "xz", "a": "zyx", "c": "y"})
+    data = towers_data({"b": "xz", "a": "zyx", "c": "y"}, "xyz")
     assert data.viewer_ids == ("a", "b", "c")
     assert [data.watched(viewer).tolist() for viewer in range(3)] == [[2, 1], [0], []]
     assert targets(data) == [0, 2, 1]
@@ -62,7 +53,7 @@ def test_the_test_part_is_never_looked_at() -> None:
 
 def test_attributes_that_viewers_share_have_ids() -> None:
     shared = {viewer: ["age=30", f"zip={viewer}"] for viewer in ("a", "b")}
-    data = data_of({"a": "xy", "b": "yx", "c": "yx"}, attributes=shared)
+    data = towers_data({"a": "xy", "b": "yx", "c": "yx"}, "xyz", attributes=shared)
     assert data.vocabulary == {"age=30": 1}
     assert data.attributes[:, 0].tolist() == [1, 1, 0]
 
@@ -81,9 +72,8 @@ def test_fingerprints_tell_watches_times_and_publications_apart() -> None:
 
 
 def test_viewers_have_the_features_of_a_request_after_or_before_a_watch() -> None:
-    data = data_of(
-        {"a": "xyz", "b": "zy"}, attributes={"b": ["age=30"], "a": ["age=30"]}, held_out=2
-    )
+    ages = {"b": ["age=30"], "a": ["age=30"]}
+    data = towers_data({"a": "xyz", "b": "zy"}, "xyz", attributes=ages, held_out=2)
     assert [data.watched(viewer).tolist() for viewer in range(2)] == [[0], []]
     assert data.video_rows.find(data.viewer_features(0).history_keys).tolist() == [0]
     first, second = data.validation
@@ -122,8 +112,7 @@ def test_a_viewer_with_more_watches_than_a_group_has_one_alone(
 ) -> None:
     monkeypatch.setattr(module, "GROUP_WATCHES", 4)
     ids = [f"v{number}" for number in range(30)]
-    frame = watches_frame({"a": ids[:3], "b": ids, "c": ids[:5]})
-    data = RetrievalData.build(frame, videos_frame(ids), viewers_frame({}))
+    data = towers_data({"a": ids[:3], "b": ids, "c": ids[:5]}, ids)
     assert data.groups == (range(1), range(1, 2), range(2, 3))
     assert np.diff(data.train.offsets).tolist() == [2, 29, 4]
 
@@ -138,7 +127,7 @@ def test_of_many_viewers_validation_asks_a_sample(
 
 
 def test_no_watches_are_data_without_viewers() -> None:
-    data = data_of({})
+    data = towers_data({}, "xyz")
     assert (data.viewer_count, data.watch_count, data.validation) == (0, 0, ())
     assert (data.groups, data.watch_counts.tolist()) == ((), [0, 0, 0])
     assert data.attributes.shape == (0, 16)
@@ -174,7 +163,7 @@ def test_windows_differ_by_epoch_and_repeat_by_seed(
 ) -> None:
     def targets(seed: int, epoch: int) -> bytes:
         batches = epoch_batches(ring, replace(small, seed=seed), epoch)
-        return b"".join(batch.encode().targets.numpy().tobytes() for batch in batches)
+        return b"".join(batch.targets.numpy().tobytes() for batch in batches)
 
     assert targets(1, 0) == targets(1, 0)
     assert len({targets(1, 0), targets(1, 1), targets(2, 0)}) == 3
@@ -224,11 +213,87 @@ def test_a_window_is_encoded_as_serving_encodes_the_same_history(
 
 @pytest.mark.parametrize("together", [1, 300, 10_000])
 def test_an_epoch_has_every_watch_once_and_holds_few_more_than_are_shuffled_together(
-    grouped: RetrievalData, small: RetrievalConfig, together: int
+    grouped: RetrievalData, small: RetrievalConfig, together: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    sizes: list[int] = []
+
+    def counted(watches: Watches, *others: Any) -> Windows:
+        sizes.append(len(watches.rows))
+        return Windows(watches, *others)
+
+    monkeypatch.setattr("vireo.training.retrieval.windows.Windows", counted)
     batches = list(epoch_batches(grouped, replace(small, shuffle_watches=together), 0))
-    targets = np.concatenate([batch.encode().targets.ravel() for batch in batches])
+    targets = np.concatenate([batch.targets.ravel() for batch in batches])
     assert np.sort(targets[targets >= 0]).tolist() == np.sort(grouped.train.rows).tolist()
-    sizes = {id(batch.windows): len(batch.windows.watches.rows) for batch in batches}
     largest = max(len(group) for group in grouped.groups) * 12
-    assert max(sizes.values()) < together + largest
+    assert max(sizes) < together + largest
+
+
+def test_a_video_is_described_by_tags_time_length_and_words() -> None:
+    tokens = content_tokens("The Thin, thin Man", ["Crime"], 1934, 91 * 60.0)
+    words = ["word=the", "word=thin", "word=man"]
+    assert tokens == ["tag=Crime", "decade=193", "year=1934", "duration=25", *words]
+    assert content_tokens("", [], None, None) == []
+
+
+@pytest.mark.parametrize(
+    ("title", "words"),
+    [
+        ("東京タワー 2024", ["東京", "京タ", "タワ", "ワー", "2024"]),
+        ("我爱vlog日常", ["我爱", "vlog", "日常"]),
+        ("猫", ["猫"]),
+        ("ที่นี่", ["ที่นี่"]),
+        ("กินข้าว", ["กิน", "นข้", "ข้า", "าว"]),
+        ("हिन्दी फ़िल्म", ["हिन्दी", "फ़िल्म"]),
+        ("தமிழ் பாடல்", ["தமிழ்", "பாடல்"]),
+        ("한국 드라마", ["한국", "드라마"]),
+        ("\uff21\uff22\uff23 \uff76\uff9e\uff70", ["abc", "ガー"]),
+        ("Cafe\u0301 snake_case, don't", ["café", "snake_case", "don", "t"]),
+    ],
+)
+def test_titles_of_any_script_become_words(title: str, words: list[str]) -> None:
+    assert title_words(title) == [unicodedata.normalize("NFKC", word) for word in words]
+
+
+def test_many_tags_leave_room_for_the_words_of_a_title() -> None:
+    tags = [f"t{number}" for number in range(40)]
+    bag = content_tokens("a longer title of a video", tags, 2024, 60.0, "ana")
+    assert len(bag) == 40 + 4 + 5
+    kept = content_ids([bag], {token: number for number, token in enumerate(bag, start=1)})[0]
+    first = [bag[number - 1] for number in kept.tolist()]
+    words = [each.removeprefix("word=") for each in first if each.startswith("word=")]
+    assert words == ["a", "longer", "title", "of", "video"]
+    assert {"creator=ana", "year=2024", "tag=t0"} <= set(first)
+
+
+def test_what_a_catalogue_lacks_is_left_out() -> None:
+    videos = pd.DataFrame(
+        {
+            "title": ["a", "b", "c"],
+            "tags": [[], ["t"], []],
+            "published": [pd.NaT, pd.Timestamp("1999-05-01", tz="UTC"), pd.NaT],
+            "duration": pd.Series([None, 0.0, None], dtype="float32"),
+            "creator": ["ana", None, None],
+        }
+    )
+    bags = [["creator=ana", "word=a"], ["tag=t", "decade=199", "year=1999", "word=b"], ["word=c"]]
+    assert catalogue_tokens(videos) == bags
+
+
+def test_tokens_of_one_video_alone_are_not_learned_and_ids_are_padded() -> None:
+    assert shared_vocabulary([["a", "b"], ["b", "c"], ["b", "c"]]) == {"b": 1, "c": 2}
+    many = [f"t{index}" for index in range(CONTENT_LIMIT + 5)]
+    vocabulary = {token: index for index, token in enumerate(many, start=1)}
+    ids = content_ids([["t1", "?", "t0"], many, []], vocabulary)
+    assert ids.shape == (3, CONTENT_LIMIT)
+    assert ids[0, :3].tolist() == [2, 1, 0]
+    assert ids[1].all()
+    assert not ids[2].any()
+
+
+def test_an_embedding_is_guessed_from_what_videos_of_the_same_content_have() -> None:
+    content = np.array([[1, 3]] * 30 + [[2, 3]] * 30 + [[1, 0], [2, 0]])
+    counts = np.array([50] * 60 + [0, 0])
+    known = np.repeat(np.eye(2), 30, axis=0)
+    guessed = fit_ridge(content, counts, known).of(content)[counts == 0]
+    assert np.allclose(guessed, [[1, 0], [0, 1]], atol=0.2)

@@ -1,3 +1,5 @@
+"""Id embeddings before training, and the estimates of them after it."""
+
 from __future__ import annotations
 
 from dataclasses import replace
@@ -7,10 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from tests.builders.watches import videos_frame, viewers_frame, watches_frame
+from tests.builders.watches import towers_data
 from vireo.training.config import RetrievalConfig
 from vireo.training.retrieval.data import RetrievalData
-from vireo.training.retrieval.embeddings import best_scores, fair_lift, fill_unseen
+from vireo.training.retrieval.embeddings import (
+    SPREAD,
+    best_scores,
+    fair_lift,
+    fill_unseen,
+    first_vectors,
+)
 from vireo.training.retrieval.model import TwoTower
 from vireo.training.retrieval.train import train_retrieval, trained_weights
 from vireo.training.retrieval.trainer import RetrievalTrainer
@@ -74,10 +82,8 @@ def test_a_video_first_watched_later_goes_on_from_where_it_was_served(
     }
     walks["viewer-00"][-1] = "new-cat"
     ids = [*(f"cat-{number}" for number in range(20)), "new-cat"]
-    tables = videos_frame(ids, [["cat"]] * len(ids)), viewers_frame({})
-    first = RetrievalData.build(watches_frame(walks), *tables)
+    first, every = (towers_data(walks, ids, [["cat"]] * len(ids), held_out=last) for last in (1, 0))
     served = train_retrieval(first, replace(small, epochs=2), tmp_path).video_vectors()[-1]
-    every = RetrievalData.build(watches_frame(walks, held_out=0), *tables)
     trainer = RetrievalTrainer(every, small, trained_weights(tmp_path))
     assert every.watch_counts[-1] == 1
     with torch.no_grad():
@@ -119,3 +125,49 @@ def test_the_best_scores_are_of_some_videos_that_the_viewer_has_not_watched(
     free = sorted(set(range(0, 300, 2)) - set(watched[3].tolist()))
     expected = (states @ vectors.T)[3, free].topk(100).values
     assert torch.allclose(whole[3], expected, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def two_worlds() -> RetrievalData:
+    """Viewers watch some of the even videos, or some of the odd ones; v20 is unwatched."""
+    ids = [f"v{row}" for row in range(21)]
+    random = np.random.default_rng(0)
+    walks = {
+        f"viewer-{number:02}": [ids[2 * row + number % 2] for row in random.permutation(10)[:5]]
+        for number in range(40)
+    }
+    return towers_data(walks, ids)
+
+
+def vectors_of(data: RetrievalData, seed: int = 0) -> np.ndarray:
+    vectors = first_vectors(data, 4, seed)
+    assert vectors is not None
+    return vectors
+
+
+def test_videos_of_one_world_start_nearer_to_each_other_than_to_the_other_world(
+    two_worlds: RetrievalData,
+) -> None:
+    vectors = vectors_of(two_worlds)
+    assert vectors.shape == (21, 4)
+    assert vectors.dtype == np.float32
+    assert vectors.std() == pytest.approx(SPREAD, rel=0.1)
+    likeness = vectors @ vectors.T
+    even, odd = likeness[0, 2:20:2], likeness[0, 1:20:2]
+    assert even.max() > 0
+    assert even.mean() > odd.mean()
+    assert np.allclose(vectors[20], 0, atol=1e-6)
+
+
+def test_the_seed_turns_the_start(two_worlds: RetrievalData) -> None:
+    first, again, other = (vectors_of(two_worlds, seed) for seed in (0, 0, 1))
+    assert np.array_equal(first, again)
+    assert not np.allclose(first, other)
+    # Only turned: how near videos are to each other stays.
+    assert np.allclose(first @ first.T, other @ other.T, atol=1e-6)
+
+
+def test_too_few_videos_or_watches_give_no_start(two_worlds: RetrievalData) -> None:
+    assert first_vectors(two_worlds, 21, seed=0) is None
+    lonely = towers_data({"a": ["v0"], "b": ["v1"]}, ["v0", "v1", "v2"])
+    assert first_vectors(lonely, 2, seed=0) is None

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.builders.towers import random_towers
-from tests.builders.watches import videos_frame, viewers_frame, watches_frame
+from tests.builders.watches import towers_data
 from vireo.server.features.content import CONTENT_LIMIT
 from vireo.server.models.model import Model
 from vireo.server.models.signature import VIDEOS, tower_signature
@@ -19,7 +19,7 @@ from vireo.training.retrieval import embeddings
 from vireo.training.retrieval.data import RetrievalData
 from vireo.training.retrieval.embeddings import fill_unseen
 from vireo.training.retrieval.export import (
-    content_tower,
+    ContentTower,
     example_inputs,
     export_video_tower,
     export_viewer_tower,
@@ -81,7 +81,7 @@ def test_unseen_videos_get_the_vectors_that_training_gives_them(
     monkeypatch.setattr(embeddings, "MAX_SHARE", 0.9)
     fill_unseen(towers, cats_and_dogs)
     path = tmp_path / "model.onnx"
-    export_video_tower(content_tower(towers), path)
+    export_video_tower(ContentTower(towers), path)
     rows = [cats_and_dogs.video_ids.index(name) for name in UNSEEN]
     inputs = {"content": cats_and_dogs.content[rows].astype(np.int64)}
     found = np.asarray(onnxruntime.InferenceSession(path).run(["video_vectors"], inputs)[0])
@@ -102,7 +102,7 @@ def test_a_catalogue_that_was_watched_whole_has_a_tower_too(
 ) -> None:
     model = TwoTower(ring, small).eval()
     fill_unseen(model, ring)
-    tower = content_tower(model, np.float16)
+    tower = ContentTower(model, np.float16)
     export_video_tower(tower, tmp_path / "model.onnx")
     one = np.zeros((1, CONTENT_LIMIT), np.int64)
     one[0, 0] = 1
@@ -113,8 +113,6 @@ def test_a_catalogue_that_was_watched_whole_has_a_tower_too(
 
 
 def test_a_data_set_of_ids_alone_exports(small: RetrievalConfig, tmp_path: Path) -> None:
-    data = RetrievalData.build(
-        watches_frame({"a": ["x", "y"]}), videos_frame(["x", "y"]), viewers_frame({})
-    )
+    data = towers_data({"a": ["x", "y"]}, ["x", "y"])
     export_viewer_tower(TwoTower(data, small), tmp_path / "model.onnx")
     assert (tmp_path / "model.onnx").exists()

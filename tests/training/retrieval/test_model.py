@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests.builders.towers import random_towers
-from tests.builders.watches import videos_frame, viewers_frame, watches_frame
+from tests.builders.watches import towers_data
 from vireo.server.features.context import NAMES, UNKNOWN
 from vireo.server.features.model_inputs import ATTRIBUTE_LIMIT
 from vireo.server.features.viewer import ViewerFeatures
@@ -120,8 +120,7 @@ def test_a_video_never_watched_has_the_vector_of_its_content(
     small: RetrievalConfig, described: bool
 ) -> None:
     tags = [["t"], ["t"], ["t"], ["u"], ["u"]] if described else None
-    videos = videos_frame(["x", "new", "new too", "y", "z"], tags)
-    data = RetrievalData.build(watches_frame({"a": ["x", "y", "z"]}), videos, viewers_frame({}))
+    data = towers_data({"a": ["x", "y", "z"]}, ["x", "new", "new too", "y", "z"], tags)
     vectors = random_towers(data, small).video_vectors()
     assert torch.equal(vectors[1], vectors[2])
     assert bool(vectors[1].any()) is described

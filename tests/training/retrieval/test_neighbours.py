@@ -11,7 +11,7 @@ import pytest
 from scipy import sparse
 
 from tests.builders.co_watch import co_watch_scores
-from tests.builders.watches import videos_frame, viewers_frame, watches_frame
+from tests.builders.watches import towers_data
 from vireo.training.retrieval import neighbours
 from vireo.training.retrieval.data import RetrievalData
 from vireo.training.retrieval.neighbours import (
@@ -36,8 +36,7 @@ def data_of(
 ) -> RetrievalData:
     named = {f"viewer-{n:03}": [f"v{row:02}" for row in own] for n, own in enumerate(sequences)}
     ids = [f"v{row:02}" for row in range(videos)]
-    watches = watches_frame(named, held_out=held_out)
-    return RetrievalData.build(watches, videos_frame(ids), viewers_frame({}))
+    return towers_data(named, ids, held_out=held_out)
 
 
 def matrix_of(table: tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]) -> Matrix:
@@ -158,9 +157,8 @@ LETTERS = [chr(ord("a") + index) for index in range(26)]
 
 def of_letters(*sequences: str) -> RetrievalData:
     """One viewer for each sequence of one-letter videos a to z, all of it train part."""
-    named = {f"viewer-{index:02}": list(sequence) for index, sequence in enumerate(sequences)}
-    watches = watches_frame(named, held_out=0)
-    return RetrievalData.build(watches, videos_frame(LETTERS), viewers_frame({}))
+    named = {f"viewer-{index:02}": sequence for index, sequence in enumerate(sequences)}
+    return towers_data(named, LETTERS, held_out=0)
 
 
 @pytest.mark.parametrize(

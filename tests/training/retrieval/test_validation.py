@@ -8,7 +8,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from tests.builders.watches import videos_frame, viewers_frame, watches_frame
+from tests.builders.watches import towers_data
 from vireo.training.config import RetrievalConfig
 from vireo.training.retrieval.data import RetrievalData
 from vireo.training.retrieval.model import TwoTower
@@ -31,8 +31,7 @@ def of_hits(viewers: int, held_out: int = 1) -> RetrievalData:
         ]
         for viewer in range(viewers)
     }
-    watches = watches_frame(walks, held_out=held_out)
-    return RetrievalData.build(watches, videos_frame(ids), viewers_frame({}))
+    return towers_data(walks, ids, held_out=held_out)
 
 
 def said(model: TwoTower, data: RetrievalData, *, force: bool = False) -> str:
