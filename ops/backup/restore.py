@@ -15,7 +15,7 @@ from pathlib import Path
 
 import typer
 
-from vireo.ops.backup.archive import ERASED, Archive, Manifest, buried
+from vireo.ops.backup.archive import ERASED, Archive, Manifest, parse_tombstone
 from vireo.ops.backup.take import RULES, STORE_SECONDS, STREAMS, note
 from vireo.server.consumer.apply import hide
 from vireo.server.event_log.jetstream import opened_log
@@ -43,7 +43,7 @@ class Restore:
     def erased(self) -> dict[str, int]:
         """Viewers of whom the backup may have something, though they were erased since: when."""
         known = self.archive.fetch(self.manifest.files[ERASED]).read_text().split()
-        return dict(map(buried, sorted({*self.archive.tombstones()} - {*known})))
+        return dict(map(parse_tombstone, sorted({*self.archive.tombstones()} - {*known})))
 
     @cached_property
     def there(self) -> set[str]:

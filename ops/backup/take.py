@@ -14,7 +14,7 @@ from pathlib import Path
 import typer
 from google.protobuf.message import DecodeError
 
-from vireo.ops.backup.archive import ERASED, Archive, Manifest, bury
+from vireo.ops.backup.archive import ERASED, Archive, Manifest, store_tombstone
 from vireo.server.control.channels import MARKER
 from vireo.server.errors import VireoError
 from vireo.server.event_log.jetstream import opened_log
@@ -166,7 +166,7 @@ async def _log(
         if f"log/{EVENTS.name}" in files:
             async for entries in event_log.up_to_end(EVENTS, after=read):
                 for viewer, at in (each for entry in entries for each in _erased(entry.data)):
-                    await asyncio.to_thread(bury, archive.bucket, viewer, at)
+                    await asyncio.to_thread(store_tombstone, archive.bucket, viewer, at)
                 read = entries.position
     return read
 
