@@ -93,8 +93,20 @@ def temporary_server(
     problem: Callable[[], str],
     environment: Mapping[str, str],
     folder: Path | None = None,
+    *,
+    start_seconds: float = _START_SECONDS,
+    stop_seconds: float = _STOP_SECONDS,
 ) -> Iterator[None]:
     """Run a server in `folder` for a block, which begins once there is no `problem` any more.
+
+    Args:
+        command: the server's.
+        log: file of its output.
+        problem: returns why it isn't ready; empty if it is.
+        environment: all of its variables.
+        folder: its working directory; this process's if None.
+        start_seconds: maximum until it is ready.
+        stop_seconds: from the request to end to the kill.
 
     Raises:
         VireoError: it ends or isn't ready in time; the message has what it wrote last.
@@ -107,7 +119,7 @@ def temporary_server(
             stderr=file,
             start_new_session=True,
             cwd=folder,
-            env={**os.environ, **environment},
+            env=environment,
         )
 
     def found() -> str:
@@ -119,21 +131,21 @@ def temporary_server(
         )
 
     try:
-        await_ready(found)
+        await_ready(found, start_seconds)
         yield
     finally:
         process.terminate()
         try:
-            process.wait(_STOP_SECONDS)
+            process.wait(stop_seconds)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
 
 
-def await_ready(problem: Callable[[], str]) -> None:
+def await_ready(problem: Callable[[], str], seconds: float = _START_SECONDS) -> None:
     """Return once there is no problem; raise VireoError after some time."""
-    deadline = time.monotonic() + _START_SECONDS
+    deadline = time.monotonic() + seconds
     while found := problem():
         if time.monotonic() > deadline:
-            raise VireoError(f"{found}; it was not ready after {_START_SECONDS:g} s")
+            raise VireoError(f"{found}; it was not ready after {seconds:g} s")
         time.sleep(_POLL_SECONDS)

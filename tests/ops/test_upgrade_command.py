@@ -48,7 +48,7 @@ def put(store: ReleaseStore, name: str, body: bytes) -> None:
     assert store.bucket.swap(name, body, found[1] if found else None)
 
 
-def record(nats: RunningNats, recorded: log_pb2.RecordedEvents) -> None:
+def record_last(nats: RunningNats, recorded: log_pb2.RecordedEvents) -> None:
     with_log(nats, lambda log: log.append(EVENTS, "0", recorded.SerializeToString()))
 
 
@@ -65,7 +65,7 @@ def test_what_every_part_holds_is_read(
     )
     recorded = log_pb2.RecordedEvents(events=[event])
     recorded.received_at.FromDatetime(pointer.updated_at)
-    record(nats, recorded)
+    record_last(nats, recorded)
     done = vireo("--json")
     assert done.exit_code == 0, done.output
     document = json.loads(done.stdout)
@@ -92,7 +92,7 @@ def test_what_another_build_wrote_is_named_with_why_it_is_not_read_and_what_happ
     put(store, "channels/next.json", json.dumps(record).encode())
     put(store, "channels/bad.json", b"{}")
     event = event_pb2.Event(event_id="e", viewer_id="v", kind=99, video_id="v")  # type: ignore[arg-type]
-    record(nats, log_pb2.RecordedEvents(events=[event]))
+    record_last(nats, log_pb2.RecordedEvents(events=[event]))
     (home.stack / "stack.json").parent.mkdir(parents=True, exist_ok=True)
     dataset = home.data("tiny") / "dataset.json"
     dataset.write_text(json.dumps(json.loads(dataset.read_bytes()) | {"colour": "x"}))
