@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ import grpc
 import urllib3
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from tests.builders.commands import run_vireo
 from tests.builders.stack import Stack, running_stack
 from tests.builders.tokens import Tokens
 from vireo.server.home import Home
@@ -36,14 +36,7 @@ class SecuredStack:
 
     def vireo(self, *arguments: str, **variables: str) -> str:
         """What a `vireo` command for this stack prints; fails where the command does."""
-        done = subprocess.run(
-            ["vireo", *arguments],
-            env={**self.stack.environment, **variables},
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        return done.stdout
+        return run_vireo({**self.stack.environment, **variables}, *arguments).stdout
 
     def channel(self) -> grpc.Channel:
         """A channel to the edge, as callers open it."""
