@@ -22,6 +22,7 @@ from tests.builders.control import running_control
 from tests.builders.http_page import page
 from tests.builders.s3 import unreachable_s3
 from tests.builders.waiting import until
+from vireo.ops.doctor.deployment import reach
 from vireo.ops.stack.envoy import envoy_command, tool, write_envoy_secrets
 from vireo.ops.stack.ports import free_port_base
 from vireo.ops.stack.settings import StackSettings
@@ -217,7 +218,7 @@ async def running_edge(folder: Path) -> AsyncIterator[RunningEnvoy]:
             clients = control.servicer.clients
             await until(lambda: bool(clients))
             envoy.identities = {each.identity for each in clients}
-            await until_open(envoy.edge)
+            await until(lambda: not reach(f"127.0.0.1:{envoy.edge}"))
             yield envoy
         finally:
             process.kill()
@@ -278,19 +279,3 @@ def asked(port: int, path: str) -> tuple[int, bool]:
         return response.status, response.getheader("connection") == "close"
     finally:
         connection.close()
-
-
-async def until_open(port: int, *, holds: bool = True) -> None:
-    """Return once a port takes connections, or no longer does."""
-    async with asyncio.timeout(30):
-        while await _is_open(port) != holds:  # noqa: ASYNC110 - a port has no event
-            await asyncio.sleep(0.05)
-
-
-async def _is_open(port: int) -> bool:
-    try:
-        _, writer = await asyncio.open_connection("127.0.0.1", port)
-    except OSError:
-        return False
-    writer.close()
-    return True
