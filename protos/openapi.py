@@ -184,7 +184,7 @@ class _Document:
             "summary": re.split(r"\.\s", description)[0].rstrip(".") + ".",
             "description": "\n\n".join([description, *(f"Rule: {rule}." for rule in rules)]),
         }
-        parameters = [self._parameter(method.input_type, name, "path") for name in in_path]
+        parameters = [self._parameter(method.input_type, name) for name in in_path]
         errors = dict(_ERRORS)
         if binding.body:
             assert binding.body == "*", f"{method.full_name}: a body that is a field"
@@ -210,11 +210,12 @@ class _Document:
         }
         return operation
 
-    def _parameter(self, message: Descriptor, name: str, place: str) -> Json:
+    def _parameter(self, message: Descriptor, name: str) -> Json:
+        """A field of a message that the path has."""
         field = message.fields_by_name[name]
         return {
             "name": name,
-            "in": place,
+            "in": "path",
             "required": True,
             "description": self._said(field.full_name),
             "schema": self._schema(field),

@@ -63,7 +63,7 @@ def _clear_options(message: Message) -> None:
 def baseline() -> str:
     """The API as it is now: an image that `buf breaking` takes, and a person can compare."""
     described = FileDescriptorSet.FromString(DESCRIPTOR_SET.read_bytes())
-    ours = [file.name for file in described.file if file.name.startswith("vireo/")]
+    ours = [file.name for file in described.file if file.name.startswith(("vireo/", "inference/"))]
     return MessageToJson(wire_descriptors(described, ours)) + "\n"
 
 

@@ -45,7 +45,7 @@ class Manifest(BaseModel):
     """Position in the events up to which those who were erased have tombstones."""
 
 
-def bury(bucket: Bucket, viewer: str, at: int) -> None:
+def store_tombstone(bucket: Bucket, viewer: str, at: int) -> None:
     """Store the tombstone of a viewer who was erased at a time, Unix nanoseconds.
 
     It is an object's name, and outlives every backup.
@@ -54,7 +54,7 @@ def bury(bucket: Bucket, viewer: str, at: int) -> None:
     bucket.swap(f"erased/{at:020d}-{name}", viewer.encode(), None)
 
 
-def buried(tombstone: str) -> tuple[str, int]:
+def parse_tombstone(tombstone: str) -> tuple[str, int]:
     """Return the viewer of a tombstone, and when they were erased, Unix nanoseconds."""
     at, name = tombstone.removeprefix("erased/").split("-", 1)
     return urlsafe_b64decode(name).decode(), int(at)

@@ -11,8 +11,7 @@ from typing import Annotated
 import typer
 
 from vireo.ops.backup.archive import Archive
-from vireo.ops.backup.restore import Restore
-from vireo.ops.backup.take import take_backup
+from vireo.ops.backup.content import Restore, take_backup
 from vireo.ops.cli.output import only_warnings
 from vireo.ops.cli.viewers import erase_again
 from vireo.ops.stack.nats import embedded_log

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
-import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,8 +12,7 @@ from pathlib import Path
 from typing import Self
 
 from vireo.ops import cli
-from vireo.ops.stack.die_with_parent import wrapped
-from vireo.ops.stack.ports import free_port_base
+from vireo.ops.stack.ports import free_port_base, temporary_server
 from vireo.ops.stack.s3 import embedded_s3
 from vireo.ops.stack.settings import StackSettings
 from vireo.ops.stack.state import running_stack
@@ -29,7 +25,6 @@ VIREO = (sys.executable, "-m", cli.__name__)
 """The `vireo` command of this environment."""
 CHANNEL = "production"
 _START_SECONDS, _STOP_SECONDS = 300.0, 60.0
-_POLL = 0.05
 
 
 @dataclass(frozen=True)
@@ -78,30 +73,21 @@ class OwnStack:
         Raises:
             VireoError: it did not become ready; its output is in the home's logs.
         """
-        self.home.logs.mkdir(parents=True, exist_ok=True)
-        log = self.home.logs / "up.log"
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                wrapped([*VIREO, "up"]),
-                env=self.environment,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
-        try:
-            until = time.monotonic() + _START_SECONDS
-            while not ((state := running_stack(self.home)) and state.ready):
-                if process.poll() is not None or time.monotonic() > until:
-                    raise VireoError(f"the stack did not start; see {log}")
-                time.sleep(_POLL)
+
+        def problem() -> str:
+            state = running_stack(self.home)
+            return "" if state and state.ready else f"the stack did not start; see {log}"
+
+        log, up = self.home.logs / "up.log", [*VIREO, "up"]
+        with temporary_server(
+            up,
+            log,
+            problem,
+            self.environment,
+            start_seconds=_START_SECONDS,
+            stop_seconds=_STOP_SECONDS,
+        ):
             yield self
-        finally:
-            process.send_signal(signal.SIGINT)
-            try:
-                process.wait(_STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
 
 
 def stack_environment(home: Home) -> dict[str, str]:

@@ -19,15 +19,7 @@ from vireo.ops.stack.s3 import external_s3, open_store
 from vireo.ops.stack.state import running_stack
 from vireo.server.errors import VireoError
 from vireo.server.event_log.jetstream import EVENT_KINDS, JetStreamLog, opened_log
-from vireo.server.event_log.log import (
-    CATALOG,
-    DEAD,
-    EVENTS,
-    REMOVED,
-    STATE,
-    Position,
-    Stream,
-)
+from vireo.server.event_log.log import EVENTS, Position
 from vireo.server.features.activity import EventRules
 from vireo.server.features.online_store import open_rows
 from vireo.server.gateway.features import FeatureReader
@@ -212,7 +204,7 @@ def _stored_releases(store: ReleaseStore) -> Iterator[Held]:
 
 
 def _logged(home: Home) -> Iterable[Held]:
-    """Return the last messages of the log's streams; none without a log."""
+    """Return the last events of the log; none without a log."""
     if (settings := known_log(home)) is None:
         return []
     partitions = settings.event_partitions
@@ -236,34 +228,16 @@ _PARTS: Mapping[str, Callable[[Home], Iterable[Held]]] = {
 
 
 async def _messages(event_log: JetStreamLog, partitions: int) -> AsyncIterator[Held]:
+    """Yield the last events of each partition: other messages of the log have no kinds."""
     for key in map(str, range(partitions)):
-        async for data in _last(event_log, EVENTS, key):
-            yield _held(f"{EVENTS.name}.{key}", "event messages", _read_events, data)
-        async for data in _last(event_log, DEAD, key):
-            yield _held(f"{DEAD.name}.{key}", "dead events", log_pb2.DeadEvents.FromString, data)
-    for stream in (CATALOG, REMOVED):
-        async for data in _last(event_log, stream):
-            change = log_pb2.CatalogChange.FromString
-            yield _held(stream.name, "catalogue changes", change, data)
-    if not await event_log.end(STATE):
-        return
-    kinds: dict[str, tuple[str, Callable[[bytes], object]]] = {
-        "trending": ("trending", log_pb2.Trending.FromString),
-        "progress": ("consumer progress", log_pb2.ConsumerProgress.FromString),
-    }
-    async for entry in (each async for some in event_log.up_to_end(STATE) for each in some):
-        if kind := kinds.get(entry.key.partition(".")[0]):
-            yield _held(f"{STATE.name}.{entry.key}", *kind, entry.data)
-
-
-async def _last(event_log: JetStreamLog, stream: Stream, key: str = "") -> AsyncIterator[bytes]:
-    """Yield the last message of a stream, if it has one."""
-    if end := await event_log.end(stream, key):
-        async with aclosing(event_log.read(stream, key, Position(end - 1))) as reading:  # type: ignore[type-var]
+        if not (end := await event_log.end(EVENTS, key)):
+            continue
+        async with aclosing(event_log.read(EVENTS, key, Position(end - 1))) as reading:  # type: ignore[type-var]
             async for entries in reading:
                 if entries:
-                    yield entries[-1].data
-                return
+                    where = f"{EVENTS.name}.{key}"
+                    yield _held(where, "event messages", _read_events, entries[-1].data)
+                break
 
 
 def _read_events(data: bytes) -> None:

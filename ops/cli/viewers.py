@@ -11,7 +11,7 @@ from typing import Annotated, cast
 
 import typer
 
-from vireo.ops.backup.archive import bury
+from vireo.ops.backup.archive import store_tombstone
 from vireo.ops.cli.events import dead_letters, mark_replayed
 from vireo.ops.cli.output import only_warnings
 from vireo.ops.stack.nats import known_log
@@ -105,7 +105,7 @@ def _say_to_backups(viewer: str, at: int) -> None:
     if BackupSettings.named():
         bucket = Bucket(BackupSettings.load())
         bucket.make()
-        bury(bucket, viewer, at)
+        store_tombstone(bucket, viewer, at)
         typer.echo("backups: a restore of any leaves the viewer out")
 
 

@@ -120,7 +120,7 @@ def _asked(probe: Probe) -> Facts:
     return Facts(unasked=(Unasked(probe.name, why),))
 
 
-CONNECT_SECONDS = 1.0
+_CONNECT_SECONDS = 1.0
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _WORDS: dict[Fault, str] = {
     "": "it answers",
@@ -171,10 +171,10 @@ def is_loopback(host: str | None) -> bool:
     return host in _LOOPBACK
 
 
-def reach(address: str, seconds: float = CONNECT_SECONDS) -> Fault:
+def reach(address: str) -> Fault:
     """Return what a connection to host:port meets; empty if it is accepted."""
     try:
-        with socket.create_connection(split(address), seconds):
+        with socket.create_connection(split(address), _CONNECT_SECONDS):
             return ""
     except ConnectionRefusedError:
         return "refused"

@@ -150,7 +150,8 @@ def embedded_log(settings: StackSettings) -> Iterator[EventLogSettings]:
         check_ports_free({settings.log_port: "VIREO_PORT_BASE"})
         log, probe = prepare_log(settings), log_probe(settings)
         output, command = home.logs / "log.log", log_command(settings)
-        with temporary_server(command, output, lambda: asyncio.run(probe()), ENVIRONMENT):
+        variables = {**os.environ, **ENVIRONMENT}
+        with temporary_server(command, output, lambda: asyncio.run(probe()), variables):
             yield log
 
 

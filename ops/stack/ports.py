@@ -30,22 +30,17 @@ class PortTakenError(VireoError):
     """Another program listens on a port that the stack needs."""
 
 
-def check_ports_free(ports: Mapping[int, str], host: str = "127.0.0.1") -> None:
-    """Raise PortTakenError, naming port and setting, unless every port can be bound.
-
-    Args:
-        ports: each port with the setting that moves it.
-        host: the address to bind them on.
-    """
+def check_ports_free(ports: Mapping[int, str]) -> None:
+    """Raise PortTakenError unless every port, with the setting that moves it, can be bound."""
     for port, setting in sorted(ports.items()):
         with socket.socket() as probe:
             # As servers do: a lingering connection of an earlier server is no obstacle.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                probe.bind((host, port))
+                probe.bind(("127.0.0.1", port))
             except OSError as error:
                 raise PortTakenError(
-                    f"port {port} on {host} can't be bound ({error.strerror}); "
+                    f"port {port} on 127.0.0.1 can't be bound ({error.strerror}); "
                     f"stop what uses it, or choose another with {setting}"
                 ) from error
 
@@ -93,8 +88,20 @@ def temporary_server(
     problem: Callable[[], str],
     environment: Mapping[str, str],
     folder: Path | None = None,
+    *,
+    start_seconds: float = _START_SECONDS,
+    stop_seconds: float = _STOP_SECONDS,
 ) -> Iterator[None]:
     """Run a server in `folder` for a block, which begins once there is no `problem` any more.
+
+    Args:
+        command: the server's.
+        log: file of its output.
+        problem: returns why it isn't ready; empty if it is.
+        environment: all of its variables.
+        folder: its working directory; this process's if None.
+        start_seconds: maximum until it is ready.
+        stop_seconds: from the request to end to the kill.
 
     Raises:
         VireoError: it ends or isn't ready in time; the message has what it wrote last.
@@ -107,7 +114,7 @@ def temporary_server(
             stderr=file,
             start_new_session=True,
             cwd=folder,
-            env={**os.environ, **environment},
+            env=environment,
         )
 
     def found() -> str:
@@ -119,21 +126,21 @@ def temporary_server(
         )
 
     try:
-        await_ready(found)
+        await_ready(found, start_seconds)
         yield
     finally:
         process.terminate()
         try:
-            process.wait(_STOP_SECONDS)
+            process.wait(stop_seconds)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
 
 
-def await_ready(problem: Callable[[], str]) -> None:
+def await_ready(problem: Callable[[], str], seconds: float = _START_SECONDS) -> None:
     """Return once there is no problem; raise VireoError after some time."""
-    deadline = time.monotonic() + _START_SECONDS
+    deadline = time.monotonic() + seconds
     while found := problem():
         if time.monotonic() > deadline:
-            raise VireoError(f"{found}; it was not ready after {_START_SECONDS:g} s")
+            raise VireoError(f"{found}; it was not ready after {seconds:g} s")
         time.sleep(_POLL_SECONDS)

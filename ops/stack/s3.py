@@ -181,8 +181,8 @@ def embedded_s3(settings: StackSettings) -> Iterator[S3Settings]:
             check_ports_free(settings.s3_ports())
             prepare(settings)
             folder, log = settings.home_folder.s3, settings.home_folder.logs / "s3.log"
-            command = s3_command(settings)
-            held.enter_context(temporary_server(command, log, problem, ENVIRONMENT, folder))
+            command, variables = s3_command(settings), {**os.environ, **ENVIRONMENT}
+            held.enter_context(temporary_server(command, log, problem, variables, folder))
         server = access(settings)
         assert server is not None, "it is ready"
         yield server

@@ -133,8 +133,9 @@ class SupervisedProcess:
                 stderr=file,
                 env={**os.environ, **self.spec.environment},
                 cwd=self.spec.folder,
-                # Not a session of its own: Linux would weigh each process alike, and a thread that
-                # loads a release at a low priority as much as the pods that serve.
+                # A group, for signals, within the stack's own session. Linux schedules sessions
+                # as wholes (autogroup) and heeds `nice` only within one: in sessions of their own,
+                # a loader at a low priority would take time from pods that serve.
                 process_group=0,
             )
         self._update(state="starting", pid=self._process.pid, problem="not probed yet")

@@ -27,6 +27,11 @@ def batch_handlers(answer: Callable[[Any, Any], Any]) -> dict[str, Any]:
     }
 
 
+def one_video(_: pb.BatchRecommendRequest, viewer_id: str) -> pb.RecommendResponse:
+    """A slate that says whose it is."""
+    return pb.RecommendResponse(items=[pb.SlateItem(video_id=f"for {viewer_id}")])
+
+
 @dataclass
 class Batches:
     """A gateway that ends each call but the last with the next of its failures."""
@@ -34,6 +39,7 @@ class Batches:
     failures: list[Exception] = field(default_factory=list)
     after: int = 0
     """How many slates a call gets before it fails."""
+    slate_for: Callable[[pb.BatchRecommendRequest, str], pb.RecommendResponse] = one_video
     requests: list[pb.BatchRecommendRequest] = field(default_factory=list)
     ids: list[str] = field(default_factory=list)
 
@@ -47,8 +53,7 @@ class Batches:
         for number, viewer_id in enumerate(request.viewer_ids[begin:]):
             if failure is not None and number == self.after:
                 raise failure
-            slate = pb.RecommendResponse(items=[pb.SlateItem(video_id=f"for {viewer_id}")])
-            token = str(begin + number + 1)
+            slate, token = self.slate_for(request, viewer_id), str(begin + number + 1)
             yield pb.BatchRecommendResponse(viewer_id=viewer_id, slate=slate, resume_token=token)
 
 

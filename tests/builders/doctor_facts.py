@@ -137,9 +137,9 @@ def with_hosts(facts: Facts, *names: str, **changes: object) -> Facts:
     return _changed(facts, "hosts", names, changes)
 
 
-def part(name: str, fault: str, problem: str = "it says so", facts: Facts = HEALTHY) -> Facts:
+def part(name: str, fault: str, facts: Facts = HEALTHY) -> Facts:
     """Facts with a fault of one part."""
-    return _changed(facts, "parts", [name], {"fault": fault, "problem": problem})
+    return _changed(facts, "parts", [name], {"fault": fault, "problem": "it says so"})
 
 
 def also(facts: Facts, *further: Facts) -> Facts:

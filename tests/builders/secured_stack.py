@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import urllib.request
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +12,8 @@ import grpc
 import urllib3
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from tests.builders.commands import run_vireo
+from tests.builders.http_page import page
 from tests.builders.stack import Stack, running_stack
 from tests.builders.tokens import Tokens
 from vireo.server.home import Home
@@ -36,14 +37,7 @@ class SecuredStack:
 
     def vireo(self, *arguments: str, **variables: str) -> str:
         """What a `vireo` command for this stack prints; fails where the command does."""
-        done = subprocess.run(
-            ["vireo", *arguments],
-            env={**self.stack.environment, **variables},
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        return done.stdout
+        return run_vireo({**self.stack.environment, **variables}, *arguments).stdout
 
     def channel(self) -> grpc.Channel:
         """A channel to the edge, as callers open it."""
@@ -78,10 +72,8 @@ class SecuredStack:
 
     def count(self, pattern: str) -> int:
         """The sum of Envoy's counters whose names match."""
-        url = f"http://127.0.0.1:{self.stack.state().admin_port}/stats?filter={pattern}"
-        with urllib.request.urlopen(url) as answer:
-            lines = answer.read().decode().splitlines()
-        return sum(int(line.rpartition(":")[2]) for line in lines)
+        _, found = page(self.stack.state().admin_port, f"stats?filter={pattern}")
+        return sum(int(line.rpartition(":")[2]) for line in found.splitlines())
 
     def health(self, port: int, tls: TlsFiles | None, role: str) -> grpc.StatusCode:
         """What a process of the stack answers to whoever has these files."""
@@ -95,10 +87,9 @@ class SecuredStack:
 
     def handshakes(self, port: int) -> int:
         """How many began at the port of a process, by its own metrics."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{port + 1000}/metrics") as answer:
-            lines = answer.read().decode().splitlines()
-        [count] = [line for line in lines if line.startswith("vireo_tls_handshakes_total ")]
-        return int(float(count.rpartition(" ")[2]))
+        _, metrics = page(port + 1000)
+        [count] = re.findall(r"^vireo_tls_handshakes_total (\S+)$", metrics, re.MULTILINE)
+        return int(float(count))
 
     def inner_port(self) -> int:
         """Envoy's, before the candidate pods."""

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from vireo.ops.stack.ports import free_port_base
+from vireo.ops.cli.own_stack import stack_environment as environment_of_own_stack
 from vireo.ops.stack.state import StackState
 from vireo.ops.stack.state import running_stack as state_of
 from vireo.server.home import Home
@@ -21,7 +21,6 @@ _START_SECONDS = 240.0
 _STOP_SECONDS = 60.0
 BIN = Path(sys.executable).parent
 PATIENT = {
-    "VIREO_START_TIMEOUT": "240",
     "VIREO_DEFAULT_DEADLINE": "9",
     "VIREO_SHEDDING": "false",
     **{f"VIREO_{stage}_TIMEOUT": "5" for stage in ("FEATURES", "RETRIEVAL", "RANKING")},
@@ -57,15 +56,8 @@ class Stack:
 
 def stack_environment(home: Path, programs: Path = BIN) -> dict[str, str]:
     """This process's environment, with `home`, free ports and `vireo` on the PATH."""
-    kept = {name: text for name, text in os.environ.items() if not name.startswith("VIREO_")}
-    base = free_port_base()
-    return {
-        **kept,
-        "VIREO_HOME": str(home),
-        "VIREO_PORT_BASE": str(base),
-        "VIREO_EDGE_PORT": str(base + 3),
-        "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
-    }
+    path = f"{programs}{os.pathsep}{os.environ['PATH']}"
+    return {**environment_of_own_stack(Home(home)), "PATH": path}
 
 
 @contextmanager

@@ -10,8 +10,7 @@ import pytest
 import yaml
 from packaging.specifiers import SpecifierSet
 
-from docs.conditions import condition_files
-from docs.generate import PAGE, settings_page
+from docs.generate import PAGE, condition_files, settings_page
 
 CHECKOUT = Path(__file__).parents[2]
 GUIDES = [

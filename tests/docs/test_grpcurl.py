@@ -1,8 +1,9 @@
-"""Every recipe of docs/grpcurl.md does what the page says."""
+"""Every recipe of docs/grpcurl.md, and of the inference protocol, does what its page says."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import sys
@@ -15,7 +16,7 @@ import pytest_asyncio
 
 from tests.builders.edge import running_edge
 from tests.builders.nats import running_nats, settings_of
-from tests.builders.releases import build_release
+from tests.builders.releases import VECTOR_SIZE, build_release
 from tests.builders.rpc import serving
 from vireo.server.candidate.service import CANDIDATE_POD
 from vireo.server.event_log.jetstream import JetStreamLog
@@ -104,6 +105,16 @@ async def test_each_recipe_prints_its_result(recipe: str, addresses: dict[str, s
     wanted = [answer for words, answer in ANSWERS.items() if words in recipe]
     assert wanted, "no recipe is without an answer here"
     assert wanted[-1] in done.printed
+
+
+async def test_recipes_of_the_inference_protocol_answer(addresses: dict[str, str]) -> None:
+    page = (CHECKOUT / "docs" / "inference-protocol.md").read_text()
+    recipes = re.findall(r"```sh\n(grpcurl.*?)```", page, re.DOTALL)
+    metadata, inference = [json.loads((await run(each, addresses)).printed) for each in recipes]
+    assert [tensor["name"] for tensor in metadata["outputs"]] == ["viewer_vector"]
+    [output] = inference["outputs"]
+    assert output["shape"] == ["1", str(VECTOR_SIZE)]
+    assert len(output["contents"]["fp32Contents"]) == VECTOR_SIZE
 
 
 async def test_every_answer_here_is_of_a_recipe() -> None:

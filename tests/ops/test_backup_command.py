@@ -25,7 +25,7 @@ from tests.builders.recording import play as played
 from tests.builders.releases import build_release
 from tests.builders.s3 import client_of, running_s3
 from tests.builders.waiting import until
-from vireo.ops.backup import take
+from vireo.ops.backup import content
 from vireo.ops.backup.archive import Archive, Manifest
 from vireo.ops.stack.state import stack_lock
 from vireo.server.control.channels import BACKUP_BEGAN, follow_backups
@@ -231,7 +231,7 @@ def test_what_was_interrupted_is_no_backup_and_a_restore_goes_on(
     site.record([play(OTHER, f"v{number % 50}", number) for number in range(600)])
     site.with_log(lambda log: log.append(CATALOG, "aa", b""))
     with monkeypatch.context() as broken:
-        broken.setattr("vireo.ops.backup.take.Archive.finish", _fails)
+        broken.setattr("vireo.ops.backup.content.Archive.finish", _fails)
         assert isinstance(site.vireo("backup").exception, ConnectionResetError)
     nothing = site.vireo("restore")
     assert "there are: none" in str(nothing.exception)
@@ -303,7 +303,7 @@ def test_a_backup_has_the_releases_that_its_channels_name(
             store.change_channel("production", Change(names.pop(0)), channel)
         return needed_releases(*arguments)
 
-    monkeypatch.setattr(take, "needed_releases", changed)
+    monkeypatch.setattr(content, "needed_releases", changed)
     manifest = site.backup()
     channel = manifest.files["bucket/channels/production.json"]
     assert b"tiny-3" in site.archive.fetch(channel).read_bytes()
@@ -335,7 +335,7 @@ def test_a_file_that_is_changed_while_it_is_stored_spoils_no_later_backup(
         assert "changed while it was read" in str(site.vireo("backup").exception)
     rules.write_text("# before\n")
     manifest = site.backup()
-    assert site.archive.fetch(manifest.files[take.RULES]).read_text() == "# before\n"
+    assert site.archive.fetch(manifest.files[content.RULES]).read_text() == "# before\n"
 
 
 def test_nothing_is_restored_under_a_stack(site: Site) -> None:

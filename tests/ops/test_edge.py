@@ -1,27 +1,18 @@
-"""How commands find the edge that is meant, come in, and say what keeps them out."""
+"""How commands find the edge that is meant, and come in."""
 
 from __future__ import annotations
 
-import asyncio
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import grpc
 import jwt
 import pytest
 
-from tests.builders.rpc import rpc_settings
-from vireo.ops.cli import demo
 from vireo.ops.edge import Edge, edge_of
 from vireo.server.errors import VireoError
-from vireo.server.gateway.events import NAME
-from vireo.server.rpc.errors import RpcError
-from vireo.server.rpc.server import RpcServer
 from vireo.server.security.certificates import Certificates
 from vireo.server.security.folder import SecurityFolder
 from vireo.server.security.tokens import TokenSigner
-from vireo.v1.event_pb2_grpc import EventServiceServicer, add_EventServiceServicer_to_server
 
 
 @pytest.fixture(autouse=True)
@@ -73,25 +64,3 @@ def test_a_token_never_travels_in_plain_text() -> None:
 def test_an_authority_that_cant_be_read_is_named() -> None:
     with pytest.raises(VireoError, match=r"nowhere\.pem"):
         Edge("127.0.0.1:1", Path("/nowhere.pem")).channel()
-
-
-class Refusing(EventServiceServicer):
-    """Refuses every call."""
-
-    async def RecordEvents(self, request: Any, context: Any) -> Any:  # noqa: N802
-        raise RpcError(grpc.StatusCode.PERMISSION_DENIED, "not for you")
-
-    async def StreamEvents(self, requests: Any, context: Any) -> Any:  # noqa: N802
-        raise NotImplementedError
-
-
-async def test_a_failed_recording_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
-    server = RpcServer(rpc_settings())
-    server.add(NAME, partial(add_EventServiceServicer_to_server, Refusing()))
-    await server.start()
-    monkeypatch.setattr("vireo.ops.cli.demo.edge_of", lambda: Edge(f"127.0.0.1:{server.port}"))
-    with pytest.raises(VireoError, match=r"not for you.* with the scope vireo\.events"):
-        await asyncio.to_thread(demo._record, ["50"], "181", "request")
-    await server.drain()
-    with pytest.raises(VireoError, match="start the stack with: vireo up"):
-        await asyncio.to_thread(demo._record, ["50"], "181", "request")

@@ -2,70 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+import asyncio
 from functools import partial
 from pathlib import Path
 
 import grpc
 import pyarrow.parquet as pq
 import pytest
+from typer.testing import Result
 
-from tests.builders.batches import SERVICE, batch_handlers
+from tests.builders.batches import Batches, served
 from tests.builders.commands import vireo
 from tests.builders.tiny_home import VIEWER, build_tiny_features
 from vireo.ops.cli import recommend_all
 from vireo.ops.cli.recommend_all import viewers_of
 from vireo.server.errors import VireoError
 from vireo.server.home import Home
+from vireo.server.rpc.errors import RpcError
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1 import viewer_pb2
 
 FALLBACK = viewer_pb2.DEGRADATION_POPULAR_FALLBACK
 
 
-class Slates:
-    """A gateway whose calls end after two slates, until it has failed as often as told."""
-
-    def __init__(
-        self, failures: int = 0, code: grpc.StatusCode = grpc.StatusCode.UNAVAILABLE
-    ) -> None:
-        self.failures, self.code = failures, code
-        self.requests: list[pb.BatchRecommendRequest] = []
-
-    def answer(
-        self, request: pb.BatchRecommendRequest, context: grpc.ServicerContext
-    ) -> Iterator[pb.BatchRecommendResponse]:
-        self.requests.append(request)
-        begin = int(request.resume_token or 0)
-        for number, viewer_id in enumerate(request.viewer_ids[begin:]):
-            if number == 2 and len(self.requests) <= self.failures:
-                context.abort(self.code, "the gateway was killed")
-            slate = pb.RecommendResponse(release_id="r")
-            if viewer_id == "b":
-                slate.degradations.append(FALLBACK)
-            slate.filter_unmet = request.HasField("filter")
-            for position in () if slate.filter_unmet else (1, 2):
-                slate.items.add(video_id=f"{viewer_id}-{position}", score=1 / position)
-            token = str(begin + number + 1)
-            yield pb.BatchRecommendResponse(viewer_id=viewer_id, slate=slate, resume_token=token)
+def two_videos(request: pb.BatchRecommendRequest, viewer_id: str) -> pb.RecommendResponse:
+    """A slate, for b a fallback; it is empty if there is a filter."""
+    slate = pb.RecommendResponse(release_id="r", filter_unmet=request.HasField("filter"))
+    if viewer_id == "b":
+        slate.degradations.append(FALLBACK)
+    for position in () if slate.filter_unmet else (1, 2):
+        slate.items.add(video_id=f"{viewer_id}-{position}", score=1 / position)
+    return slate
 
 
-@contextmanager
-def served(slates: Slates) -> Iterator[str]:
-    server = grpc.server(ThreadPoolExecutor(4))
-    handler = grpc.method_handlers_generic_handler(SERVICE, batch_handlers(slates.answer))
-    server.add_generic_rpc_handlers((handler,))
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    try:
-        yield f"127.0.0.1:{port}"
-    finally:
-        server.stop(None)
+def gateway(failures: int = 0, code: grpc.StatusCode = grpc.StatusCode.UNAVAILABLE) -> Batches:
+    """One whose first calls end after two slates."""
+    ends = [RpcError(code, "the gateway was killed")] * failures
+    return Batches([*ends], after=2, slate_for=two_videos)
 
 
 run = partial(vireo, "recommend")
+
+
+def written(of: Batches, ids: Path, out: Path, *more: str) -> Result:
+    """Have a gateway's slates written for the viewers of a file."""
+
+    async def write() -> Result:
+        async with served(of) as target:
+            given = ("--viewers", str(ids), "--out", str(out), "--target", target, *more)
+            return await asyncio.to_thread(run, *given)
+
+    return asyncio.run(write())
 
 
 @pytest.fixture
@@ -77,8 +64,7 @@ def ids(tmp_path: Path) -> Path:
 
 def test_the_file_has_a_row_for_each_viewer(ids: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.parquet"
-    with served(Slates()) as target:
-        done = run("--viewers", str(ids), "--out", str(out), "--target", target)
+    done = written(gateway(), ids, out)
     assert done.exit_code == 0, done.output
     assert "4 viewers" in done.output
     assert "popular fallback, 1 slates" in done.output
@@ -98,13 +84,9 @@ def test_the_file_has_a_row_for_each_viewer(ids: Path, tmp_path: Path) -> None:
 def test_a_filter_is_sent_along_and_slates_that_it_leaves_empty_are_counted(
     ids: Path, tmp_path: Path
 ) -> None:
-    out, slates = tmp_path / "out.parquet", Slates()
+    out, slates = tmp_path / "out.parquet", gateway()
     asked = '{"conditions": [{"attribute": "tag", "anyOf": ["a"]}]}'
-    with served(slates) as target:
-        done = run(
-            *("--viewers", str(ids), "--out", str(out), "--target", target),
-            *("--filter", asked, "--page-size", "3"),
-        )
+    done = written(slates, ids, out, "--filter", asked, "--page-size", "3")
     assert "no video meets the filter and the site's rules: 4 empty slates" in done.output
     assert not any(row["video_ids"] for row in pq.read_table(out).to_pylist())
     [request] = slates.requests
@@ -123,9 +105,8 @@ def test_calls_that_end_early_are_resumed(
     viewers = [f"viewer-{number}" for number in range(20)]
     ids, out = tmp_path / "ids", tmp_path / "out.parquet"
     ids.write_text("\n".join(viewers))
-    slates = Slates(failures=3, code=code)
-    with served(slates) as target:
-        done = run("--viewers", str(ids), "--out", str(out), "--target", target)
+    slates = gateway(failures=3, code=code)
+    done = written(slates, ids, out)
     assert done.exit_code == 0, done.output
     assert pq.read_table(out)["viewer_id"].to_pylist() == viewers
     assert len(slates.requests) == 3 + 3
@@ -134,8 +115,7 @@ def test_calls_that_end_early_are_resumed(
 def test_a_call_that_fails_for_good_leaves_the_file_as_it_was(ids: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.parquet"
     out.write_text("an earlier one")
-    with served(Slates(failures=1, code=grpc.StatusCode.INVALID_ARGUMENT)) as target:
-        done = run("--viewers", str(ids), "--out", str(out), "--target", target)
+    done = written(gateway(failures=1, code=grpc.StatusCode.INVALID_ARGUMENT), ids, out)
     assert isinstance(done.exception, VireoError)
     assert out.read_text() == "an earlier one"
     assert {path.name for path in tmp_path.iterdir()} == {ids.name, out.name}

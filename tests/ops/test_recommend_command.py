@@ -6,6 +6,7 @@ import asyncio
 import json
 from typing import Any
 
+import grpc
 import pytest
 from typer.testing import CliRunner
 
@@ -13,6 +14,7 @@ from tests.builders.gateway import FakeGateway, fake_gateway
 from vireo.ops.cli.__main__ import app
 from vireo.ops.cli.recommend import print_explanation, print_slate
 from vireo.server.errors import VireoError
+from vireo.server.rpc.errors import RpcError
 from vireo.v1 import filter_pb2, viewer_pb2
 from vireo.v1 import recommendation_pb2 as pb
 
@@ -122,6 +124,13 @@ async def test_a_filter_that_is_none_is_refused_before_anything_is_asked(text: s
                 await run(gateway, *command, "--filter", text)
         assert not gateway.requests
         assert not gateway.similar
+
+
+async def test_a_token_that_lacks_the_scope_is_told_which() -> None:
+    async with fake_gateway() as gateway:
+        gateway.answers = [RpcError(grpc.StatusCode.PERMISSION_DENIED, "not for you")]
+        with pytest.raises(VireoError, match=r"not for you.* with the scope vireo\.read"):
+            await run(gateway, "recommend", "--viewer", "1")
 
 
 async def test_similar_videos_are_printed_with_their_degradations() -> None:

@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from google.protobuf.message import Message
 from typer.testing import Result
 
 from tests.builders.commands import reaching
@@ -17,12 +16,11 @@ from tests.builders.commands import vireo as run
 from tests.builders.nats import RunningNats, with_log
 from tests.builders.s3 import running_s3
 from tests.builders.tiny_home import VIEWER, build_tiny_home
-from vireo.server.event_log.jetstream import JetStreamLog
-from vireo.server.event_log.log import CATALOG, DEAD, EVENTS, STATE
+from vireo.server.event_log.log import EVENTS
 from vireo.server.home import Home
 from vireo.server.releases.channels import ChannelPointer
 from vireo.server.releases.store import ReleaseStore
-from vireo.v1 import catalog_pb2, event_pb2, log_pb2
+from vireo.v1 import event_pb2, log_pb2
 
 pytestmark = pytest.mark.usefixtures("logs_of_a_command")
 
@@ -50,17 +48,8 @@ def put(store: ReleaseStore, name: str, body: bytes) -> None:
     assert store.bucket.swap(name, body, found[1] if found else None)
 
 
-def append(nats: RunningNats, **messages: Message | bytes) -> None:
-    """Append messages by stream and key, for example `events_0`."""
-    streams = {each.name: each for each in (EVENTS, DEAD, CATALOG, STATE)}
-
-    async def run(log: JetStreamLog) -> None:
-        for name, message in messages.items():
-            stream, _, key = name.partition("_")
-            data = message if isinstance(message, bytes) else message.SerializeToString()
-            await log.append(streams[stream], key.replace("_", "."), data)
-
-    with_log(nats, run)
+def record_last(nats: RunningNats, recorded: log_pb2.RecordedEvents) -> None:
+    with_log(nats, lambda log: log.append(EVENTS, "0", recorded.SerializeToString()))
 
 
 def test_what_every_part_holds_is_read(
@@ -76,14 +65,7 @@ def test_what_every_part_holds_is_read(
     )
     recorded = log_pb2.RecordedEvents(events=[event])
     recorded.received_at.FromDatetime(pointer.updated_at)
-    append(
-        nats,
-        events_0=recorded,
-        dead_0=log_pb2.DeadEvents(recorded=recorded.SerializeToString(), reason="why"),
-        catalog_1=log_pb2.CatalogChange(video=catalog_pb2.Video(video_id="new-1", title="New")),
-        state_trending_0=log_pb2.Trending(counted="7"),
-        state_progress_0=log_pb2.ConsumerProgress(partition=0, position=7),
-    )
+    record_last(nats, recorded)
     done = vireo("--json")
     assert done.exit_code == 0, done.output
     document = json.loads(done.stdout)
@@ -91,10 +73,6 @@ def test_what_every_part_holds_is_read(
     assert {(each["part"], each["format"]) for each in document["held"]} == {
         *(("S3", name) for name in ("channel", "release manifest")),
         ("log", "event messages"),
-        ("log", "dead events"),
-        ("log", "catalogue changes"),
-        ("log", "trending"),
-        ("log", "consumer progress"),
         ("online store", "event rules"),
         ("online store", "online store"),
         *(("home", name) for name in ("data set", "features", "release manifest")),
@@ -114,7 +92,7 @@ def test_what_another_build_wrote_is_named_with_why_it_is_not_read_and_what_happ
     put(store, "channels/next.json", json.dumps(record).encode())
     put(store, "channels/bad.json", b"{}")
     event = event_pb2.Event(event_id="e", viewer_id="v", kind=99, video_id="v")  # type: ignore[arg-type]
-    append(nats, events_0=log_pb2.RecordedEvents(events=[event]), catalog_1=b"\xff")
+    record_last(nats, log_pb2.RecordedEvents(events=[event]))
     (home.stack / "stack.json").parent.mkdir(parents=True, exist_ok=True)
     dataset = home.data("tiny") / "dataset.json"
     dataset.write_text(json.dumps(json.loads(dataset.read_bytes()) | {"colour": "x"}))
@@ -126,7 +104,6 @@ def test_what_another_build_wrote_is_named_with_why_it_is_not_read_and_what_happ
         "channels/bad.json: can't read this channel: ",
         "events.0: can't read this event messages: ",
         "vireo events replay --dead",
-        "catalog: can't read this catalogue changes: it can't be parsed",
         "data/tiny/dataset.json: can't read this data set: ",
         "import the data set again with --force",
     ):

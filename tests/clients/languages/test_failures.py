@@ -17,7 +17,7 @@ from tests.builders.certificates import Certificate, authority, signed
 from tests.builders.edge import running_edge
 from tests.builders.example_clients import BROWSER, ExampleClient, Target
 from tests.builders.gateway import SLATE, fake_gateway, overloaded, secure_gateway
-from vireo.server.rpc.errors import unavailable
+from vireo.server.rpc.errors import RpcError, unavailable
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
@@ -52,24 +52,26 @@ async def test_a_request_that_cannot_be_served_is_sent_three_times(
     assert len(gateway.peers) == 1
 
 
-async def test_retries_end_with_the_delay_of_retry_info(grpc_client: ExampleClient) -> None:
+@pytest.mark.parametrize(
+    ("failure", "attempts", "said"),
+    [
+        (DRAINING, 3, ["UNAVAILABLE: draining", "  retry after 20 ms"]),
+        (
+            overloaded(timedelta(hours=1, milliseconds=5)),
+            1,
+            ["RESOURCE_EXHAUSTED: too many", "  retry after 3600005 ms"],
+        ),
+    ],
+)
+async def test_what_fails_in_the_end_is_told_with_the_delay_of_retry_info(
+    grpc_client: ExampleClient, failure: RpcError, attempts: int, said: list[str]
+) -> None:
     async with fake_gateway() as gateway:
-        gateway.answers = [DRAINING]
+        gateway.answers = [failure]
         answer = await grpc_client.recommend(Target(gateway.address), "1")
     assert answer.code == 1
-    assert answer.errors.splitlines() == ["UNAVAILABLE: draining", "  retry after 20 ms"]
-    assert len(gateway.requests) == 3
-
-
-async def test_an_overload_error_has_the_delay_of_retry_info(grpc_client: ExampleClient) -> None:
-    async with fake_gateway() as gateway:
-        gateway.answers = [overloaded(timedelta(hours=1, milliseconds=5))]
-        answer = await grpc_client.recommend(Target(gateway.address), "1")
-    assert answer.code == 1
-    assert answer.errors.splitlines() == [
-        "RESOURCE_EXHAUSTED: too many",
-        "  retry after 3600005 ms",
-    ]
+    assert answer.errors.splitlines() == said
+    assert len(gateway.requests) == attempts
 
 
 async def test_calls_have_the_deadline_that_is_asked_for(grpc_client: ExampleClient) -> None:

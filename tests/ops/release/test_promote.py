@@ -10,13 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import pytest
+from onnx import numpy_helper
 from rich.console import Console
 
 from tests.builders.datasets import ring_interactions, write_small_dataset
-from tests.builders.variants import changed_copy, with_shuffled_ranker
+from tests.builders.inference import golden
+from tests.builders.releases import described_again, save_golden
 from tests.ops.release.conftest import Publish, Vireo
 from vireo.server.home import Home
+from vireo.server.recommend.ranking.release import RankingRelease
+from vireo.server.releases import layout
 from vireo.server.releases.channels import Change
 from vireo.server.releases.manifest import FORMAT_VERSION, Manifest, describe_files
 from vireo.server.releases.promotion import PromotionRefusedError
@@ -40,6 +46,30 @@ def ring_home(tmp_path_factory: pytest.TempPathFactory) -> Home:
     for name in ("shown", "also-shown"):
         write_small_dataset(home, name, ring_interactions(), "for research only")
     return home
+
+
+def changed_copy(release: Path, folder: Path, **fields: object) -> Path:
+    """The release in `folder`, which it returns, with other fields of the manifest."""
+    shutil.copytree(release, folder)
+    return described_again(folder, **fields)
+
+
+def with_shuffled_ranker(release: Path, folder: Path, release_id: str) -> Path:
+    """The release with its ranker's weights shuffled, and goldens that it answers to."""
+    shutil.copytree(release, folder)
+    path = folder / layout.RANKER
+    model = onnx.load(str(path))
+    random = np.random.default_rng(0)
+    for weights in model.graph.initializer:
+        if weights.data_type == onnx.TensorProto.FLOAT:
+            values = numpy_helper.to_array(weights)
+            shuffled = random.permutation(values.ravel()).reshape(values.shape)
+            weights.CopyFrom(numpy_helper.from_array(shuffled, weights.name))
+    onnx.save(model, str(path))
+    inputs, _ = golden(folder, layout.GOLDEN_RANKER)
+    scores = RankingRelease.load(folder).ranker.run(inputs)
+    save_golden(folder / layout.GOLDEN_RANKER, inputs, {"scores": scores})
+    return described_again(folder, release_id=release_id)
 
 
 @dataclass(frozen=True)

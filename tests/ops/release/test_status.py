@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from concurrent import futures
-from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Barrier
@@ -24,37 +22,31 @@ pytestmark = pytest.mark.integration
 PODS = 5
 
 
-@contextmanager
-def pod(everybody: Barrier) -> Iterator[int]:
-    """Yield the port of a pod that responds once all pods have been asked."""
+class Pods(release_pb2_grpc.ReleaseServiceServicer):
+    """Pods that respond once all have been asked."""
 
-    class Together(release_pb2_grpc.ReleaseServiceServicer):
-        def GetServingRelease(self, *_: object) -> release_pb2.GetServingReleaseResponse:  # noqa: N802
-            everybody.wait()
-            return release_pb2.GetServingReleaseResponse(release_id="a", channel="production")
+    everybody = Barrier(PODS, timeout=60)
 
-    with futures.ThreadPoolExecutor(1) as threads:
-        server = grpc.server(threads)
-        release_pb2_grpc.add_ReleaseServiceServicer_to_server(Together(), server)
-        port = server.add_insecure_port("127.0.0.1:0")
-        server.start()
-        try:
-            yield port
-        finally:
-            server.stop(None).wait()
+    def GetServingRelease(self, *_: object) -> release_pb2.GetServingReleaseResponse:  # noqa: N802
+        self.everybody.wait()
+        return release_pb2.GetServingReleaseResponse(release_id="a", channel="production")
 
 
 def test_pods_are_queried_concurrently_and_a_missing_one_is_reported(
     vireo: Vireo, tmp_path: Path
 ) -> None:
     home = Home(tmp_path / "home")  # that of the command
-    everybody = Barrier(PODS, timeout=60)
-    with ExitStack() as running:
-        ports = {f"gateway-{n}": running.enter_context(pod(everybody)) for n in range(PODS)}
-        running.callback(everybody.abort)  # lets go of whoever still waits
-        running.enter_context(file_lock(stack_lock(home)))
-        running_stack(home, {**ports, "ranking-0": 1, "edge": 1})
-        done = vireo("status", "--json")
+    with futures.ThreadPoolExecutor(PODS) as threads, file_lock(stack_lock(home)):
+        server = grpc.server(threads)
+        release_pb2_grpc.add_ReleaseServiceServicer_to_server(Pods(), server)
+        ports = {f"gateway-{n}": server.add_insecure_port("127.0.0.1:0") for n in range(PODS)}
+        server.start()
+        try:
+            running_stack(home, {**ports, "ranking-0": 1, "edge": 1})
+            done = vireo("status", "--json")
+        finally:
+            Pods.everybody.abort()  # lets go of whoever still waits
+            server.stop(None).wait()
     assert done.exit_code == 0, done.output
     pods = json.loads(done.stdout)["pods"]
     assert list(pods) == [*ports, "ranking-0"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import subprocess
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.builders.commands import run_vireo as vireo
 from tests.builders.releases import build_release
 from tests.builders.s3 import running_s3
 from tests.builders.secured_stack import ONE_POD_EACH
@@ -81,14 +81,6 @@ async def slates(edge: str) -> dict[str, list[str]]:
     return found
 
 
-def vireo(environment: dict[str, str], *arguments: str, code: int = 0) -> str:
-    done = subprocess.run(
-        ["vireo", *arguments], env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == code, done
-    return done.stdout + done.stderr
-
-
 def live(stack: Stack) -> None:
     """Viewers watch and hide, videos are taken down and one is new, while all serves."""
     repo = stack.home.features(DATASET)
@@ -134,7 +126,7 @@ async def test_all_that_is_lost_comes_back_but_for_viewers_who_were_erased(
         shutil.rmtree(home.root)
         rules.unlink()
         lost = time.monotonic()
-        said = vireo(stack.environment, "restore", "--dry-run")
+        said = vireo(stack.environment, "restore", "--dry-run").stdout
         assert "features to build: tiny" in said
         assert "viewers to erase again: 1" in said
         assert not home.data(DATASET).exists()

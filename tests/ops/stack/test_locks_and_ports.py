@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from vireo.ops.stack import ports as module
 from vireo.ops.stack.logs import last_lines
 from vireo.ops.stack.nats import embedded_log
-from vireo.ops.stack.ports import PortTakenError, check_ports_free, temporary_server
+from vireo.ops.stack.ports import temporary_server
 from vireo.ops.stack.settings import StackSettings
 from vireo.ops.stack.stack import Stack
 from vireo.ops.stack.state import StackState, running_stack, stack_lock
@@ -61,14 +59,6 @@ def test_a_lock_file_that_was_made_open_to_all_is_closed_to_others(tmp_path: Pat
         assert path.stat().st_mode & 0o777 == 0o600
 
 
-def test_a_taken_port_is_reported_with_its_setting() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-        with pytest.raises(PortTakenError, match=f"port {port} .*VIREO_THAT_PORT"):
-            check_ports_free({port: "VIREO_THAT_PORT"})
-    check_ports_free({port: "VIREO_THAT_PORT"})
-
-
 def test_the_end_of_a_log_has_no_blank_lines_and_may_be_missing(tmp_path: Path) -> None:
     log = tmp_path / "log"
     assert last_lines(log, 3) == ""
@@ -101,18 +91,19 @@ def test_a_server_that_ends_is_reported_with_what_it_wrote_last(tmp_path: Path) 
     command, log = ["sh", "-c", "echo the disk is full >&2; exit 3"], tmp_path / "logs" / "x.log"
     with (
         pytest.raises(VireoError, match=f"sh ended with code 3; see {log}: the disk is full"),
-        temporary_server(command, log, lambda: "no answer", {}),
+        temporary_server(command, log, lambda: "no answer", os.environ),
     ):
         pytest.fail("it isn't ready")
 
 
-def test_a_server_that_does_not_end_in_time_is_killed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "_STOP_SECONDS", 0.1)
-    started = tmp_path / "started"
+def test_a_server_that_does_not_end_in_time_is_killed(tmp_path: Path) -> None:
+    started, log = tmp_path / "started", tmp_path / "log"
     command = ["sh", "-c", f"trap '' TERM; touch {started}; while true; do sleep 0.1; done"]
-    with temporary_server(command, tmp_path / "log", lambda: "" if started.exists() else "no", {}):
+
+    def problem() -> str:
+        return "" if started.exists() else "no"
+
+    with temporary_server(command, log, problem, os.environ, stop_seconds=0.1):
         pass
 
 

@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +14,7 @@ import grpc
 import psutil
 import pytest
 
+from tests.builders.commands import run_vireo as vireo
 from tests.builders.releases import build_release
 from tests.builders.secured_stack import ONE_POD_EACH
 from tests.builders.stack import Stack, running_stack
@@ -54,14 +54,6 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         yield stack
 
 
-def vireo(stack: Stack, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        ["vireo", *arguments], env=stack.environment, capture_output=True, text=True
-    )
-    assert done.returncode == code, done
-    return done
-
-
 async def ask(stack: Stack, viewers: list[str]) -> list[pb.RecommendResponse]:
     """Everyone's slate, some at a time."""
     free = asyncio.Semaphore(8)
@@ -79,7 +71,9 @@ async def ask(stack: Stack, viewers: list[str]) -> list[pb.RecommendResponse]:
 
 
 def status(stack: Stack) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads(vireo(stack, "release", "status", "--json").stdout)
+    document: dict[str, Any] = json.loads(
+        vireo(stack.environment, "release", "status", "--json").stdout
+    )
     return document
 
 
@@ -95,7 +89,7 @@ def canary(stack: Stack) -> dict[str, tuple[str, str, bool]]:
 def test_a_canary_pool_waits_for_its_channel_and_holds_nothing_up(stack: Stack) -> None:
     wait_until(lambda: set(canary(stack).values()) == {("starting", "canary", True)}, 120)
     promote = ("release", "promote", "tiny-2", "--channel", "canary", "--share", str(SHARE))
-    vireo(stack, *promote, "--force", "--reason", "a test")
+    vireo(stack.environment, *promote, "--force", "--reason", "a test")
     wait_until(lambda: set(canary(stack).values()) == {("healthy", "canary", False)}, 120)
 
 
@@ -154,4 +148,4 @@ def test_ctrl_c_frees_every_process_and_port(stack: Stack) -> None:
     for process in processes:
         socket.create_server(("127.0.0.1", process.port)).close()
     assert state_of(stack.home) is None
-    assert "vireo up" in vireo(stack, "status", code=1).stderr
+    assert "vireo up" in vireo(stack.environment, "status", code=1).stderr

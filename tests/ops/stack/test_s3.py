@@ -16,10 +16,10 @@ from pathlib import Path
 import psutil
 import pytest
 import urllib3
-from minio import Minio
 
 from tests.builders.faulty_s3 import faulty_s3
 from tests.builders.listeners import listening
+from tests.builders.s3 import client_of
 from tests.builders.waiting import until
 from vireo.ops.stack.envoy import tool
 from vireo.ops.stack.ports import free_port_base
@@ -27,7 +27,6 @@ from vireo.ops.stack.s3 import access, answers, embedded_s3, stores
 from vireo.ops.stack.settings import StackSettings
 from vireo.server.errors import VireoError
 from vireo.server.releases.bucket import Bucket
-from vireo.server.releases.s3 import S3Settings
 
 pytestmark = pytest.mark.integration
 
@@ -40,15 +39,9 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StackSettings]:
         yield settings
 
 
-def client(server: S3Settings) -> Minio:
-    return Minio(
-        server.endpoint, server.access_key, server.secret_key.get_secret_value(), secure=False
-    )
-
-
 def test_it_keeps_objects_and_keys_over_restarts_on_other_ports(tmp_path: Path) -> None:
     with embedded_s3(StackSettings(home=tmp_path, port_base=free_port_base())) as first:
-        client(first).put_object(first.bucket, "a/b", io.BytesIO(b"kept"), 4)
+        client_of(first).put_object(first.bucket, "a/b", io.BytesIO(b"kept"), 4)
         # A second command finds the one that runs.
         with embedded_s3(StackSettings(home=tmp_path, port_base=1024)) as same:
             assert same == first
@@ -57,7 +50,7 @@ def test_it_keeps_objects_and_keys_over_restarts_on_other_ports(tmp_path: Path) 
     with embedded_s3(StackSettings(home=tmp_path, port_base=free_port_base())) as second:
         assert second.endpoint != first.endpoint
         assert second.secret_key == first.secret_key
-        assert client(second).get_object(second.bucket, "a/b").read() == b"kept"
+        assert client_of(second).get_object(second.bucket, "a/b").read() == b"kept"
         wrong = second.model_copy(update={"access_key": "guessed"})
         assert not answers(Bucket(wrong))
     for name in ("s3.json", "endpoint", "internal.key", "security.toml"):
@@ -80,7 +73,7 @@ async def test_without_keys_the_store_is_inaccessible_at_every_port(
 ) -> None:
     server = access(served)
     assert server is not None
-    store = client(server)
+    store = client_of(server)
     store.put_object(server.bucket, "channels/production", io.BytesIO(b"tiny-1"), 6)
     # Other tests of this process may have S3 servers of their own.
     folder = str(served.home_folder.s3)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-from pathlib import Path
 
 import pytest
 import yaml
@@ -86,11 +85,6 @@ def test_two_envoys_have_two_ids() -> None:
         for port in (8080, 8081)
     }
     assert ids == {"envoy-8080", "envoy-8081"}
-
-
-def test_two_homes_do_not_meet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("VIREO_HOME", str(tmp_path))
-    assert StackSettings.load().home_folder.stack.is_relative_to(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ import json
 import os
 import re
 import signal
-import subprocess
 import urllib.request
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -21,6 +20,7 @@ import pytest
 from google.protobuf.json_format import Parse
 
 from tests.builders.asking import asking
+from tests.builders.commands import run_vireo as vireo
 from tests.builders.http_page import page
 from tests.builders.releases import build_release
 from tests.builders.slate_load import Answers, slates_during
@@ -41,16 +41,6 @@ PUBLISH = f"vireo release publish --data {DATASET}"
 @pytest.fixture(scope="module")
 def stack(tiny_stack: Stack) -> Stack:
     return tiny_stack
-
-
-def vireo(
-    environment: dict[str, str], *arguments: str, code: int = 0
-) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        ["vireo", *arguments], env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == code, done
-    return done
 
 
 def until(stack: Stack, name: str, holds: Callable[[ProcessState], bool]) -> ProcessState:

@@ -1,4 +1,4 @@
-"""Makes a backup, while everything serves."""
+"""What a backup has: taken while everything serves, and brought back."""
 
 from __future__ import annotations
 
@@ -6,15 +6,26 @@ import asyncio
 import gzip
 import json
 import os
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from importlib.metadata import version
+from itertools import groupby
 from pathlib import Path
 
 import typer
 from google.protobuf.message import DecodeError
 
-from vireo.ops.backup.archive import ERASED, Archive, Manifest, bury
+from vireo.ops.backup.archive import (
+    ERASED,
+    Archive,
+    Manifest,
+    parse_tombstone,
+    store_tombstone,
+)
+from vireo.server.consumer.apply import hide
 from vireo.server.control.channels import MARKER
 from vireo.server.errors import VireoError
 from vireo.server.event_log.jetstream import opened_log
@@ -30,14 +41,16 @@ from vireo.server.releases.store import (
     needed_releases,
     release_object,
 )
+from vireo.server.security.folder import SecurityFolder
 from vireo.training.data.dataset import DESCRIPTION
+from vireo.training.features.build import build_features
 from vireo.v1.log_pb2 import RecordedEvents
 
 RULES = "home/rules.toml"
 """The file that VIREO_RULES names, in a backup."""
-STREAMS = {f"log/{each.name}": each for each in (STATE, DEAD, CATALOG, REMOVED, EVENTS)}
+_STREAMS = {f"log/{each.name}": each for each in (STATE, DEAD, CATALOG, REMOVED, EVENTS)}
 """In this order, so that what a stream says of a later one is in that one's copy, too."""
-STORE_SECONDS = 60.0
+_STORE_SECONDS = 60.0
 """Maximum seconds to wait for the online store."""
 _Files = dict[str, FileEntry]
 
@@ -82,11 +95,11 @@ def take_backup(
         position=position,
     )
     archive.finish(manifest)
-    note(store.bucket, manifest)
+    _note(store.bucket, manifest)
     return manifest
 
 
-def note(bucket: Bucket, manifest: Manifest) -> None:
+def _note(bucket: Bucket, manifest: Manifest) -> None:
     """Note in the bucket of releases when the last backup began."""
     found = bucket.get(MARKER)
     bucket.swap(MARKER, manifest.began.isoformat().encode(), found[1] if found else None)
@@ -140,7 +153,7 @@ def _files(archive: Archive, name: str, root: Path) -> _Files:
 
 def _hides(archive: Archive, repo: Path) -> FileEntry:
     """Store what viewers have hidden, as JSON lines: viewer, and keys with times."""
-    with closing(open_rows(repo, STORE_SECONDS)) as rows:
+    with closing(open_rows(repo, _STORE_SECONDS)) as rows:
         # Equal content is one object: without the time.
         with gzip.GzipFile(archive.scratch, "wb", 1, mtime=0) as file:
             for viewer, row in rows.hides():
@@ -158,7 +171,7 @@ async def _log(
     Return the position after the last event that was read.
     """
     async with opened_log(settings, read_only=True) as event_log:
-        for path, stream in STREAMS.items():
+        for path, stream in _STREAMS.items():
             if await event_log.end(stream):
                 with archive.scratch.open("wb") as file:
                     await event_log.save(stream, file)
@@ -166,7 +179,7 @@ async def _log(
         if f"log/{EVENTS.name}" in files:
             async for entries in event_log.up_to_end(EVENTS, after=read):
                 for viewer, at in (each for entry in entries for each in _erased(entry.data)):
-                    await asyncio.to_thread(bury, archive.bucket, viewer, at)
+                    await asyncio.to_thread(store_tombstone, archive.bucket, viewer, at)
                 read = entries.position
     return read
 
@@ -178,3 +191,120 @@ def _erased(recorded: bytes) -> list[tuple[str, int]]:
     except DecodeError:  # consumers set it aside
         return []
     return [(viewer, message.received_at.ToNanoseconds()) for viewer in message.erased]
+
+
+@dataclass(frozen=True)
+class Restore:
+    """What a backup brings back, and to where."""
+
+    manifest: Manifest
+    archive: Archive
+    home: Home
+    bucket: Bucket
+    log: EventLogSettings
+
+    @cached_property
+    def erased(self) -> dict[str, int]:
+        """Viewers of whom the backup may have something, though they were erased since: when."""
+        known = self.archive.fetch(self.manifest.files[ERASED]).read_text().split()
+        return dict(map(parse_tombstone, sorted({*self.archive.tombstones()} - {*known})))
+
+    @cached_property
+    def there(self) -> set[str]:
+        """Files of the backup that are there already, whatever they contain."""
+        objects = self.bucket.objects("", recursive=True) if self.bucket.exists() else []
+        found = {f"bucket/{each.name}" for each in objects} | asyncio.run(self._streams())
+        home = (path for path in self.manifest.files if path.startswith("home/"))
+        found |= {path for path in home if self._path(path).exists()}
+        return found & {*self.manifest.files}
+
+    def plan(self) -> Iterator[str]:
+        """Yield a line for each folder and stream to restore, and for what follows."""
+        yield f"backup {self.manifest.name}, all from before {self.manifest.began:%F %T} UTC"
+        files = self.manifest.files
+        for folder, some in groupby(sorted(files), lambda path: "/".join(path.split("/")[:3])):
+            paths = {*some}
+            size, there = sum(files[path].size for path in paths), len(self.there & paths)
+            yield f"{folder}: {len(paths)} files, {size / 1e6:,.1f} MB; there already: {there}"
+        yield f"viewers to erase again: {len(self.erased)}"
+        yield f"features to build: {', '.join(self._datasets)}"
+
+    def run(self, erase: Callable[[Home, EventLogSettings, Mapping[str, int]], None]) -> None:
+        """Restore files and releases, the log, features, and last what channels name.
+
+        Whatever is there already is replaced, so it may be repeated.
+
+        Args:
+            erase: erases viewers anew, by when they were erased, from the log and the data sets.
+
+        Raises:
+            VireoError: something can't be read or written.
+        """
+        self.bucket.make()
+        files = self.manifest.files
+        channels = [path for path in files if path.startswith("bucket/channels/")]
+        for path in files:
+            if path not in channels and path.startswith(("home/", "bucket/")):
+                self._restore(path)
+        self._link_certificates()
+        typer.echo("files and releases: restored")
+        asyncio.run(self._restore_log())
+        typer.echo("log: restored")
+        if self.erased:
+            erase(self.home, self.log, self.erased)
+        for name in self._datasets:
+            typer.echo(f"features of {name}: building")
+            build_features(self.home, name, "none")
+        for path, stored in files.items():
+            if path.startswith("hides/"):
+                self._hide(self.home.features(path.removeprefix("hides/")), stored)
+        for path in channels:
+            self._restore(path)
+        _note(self.bucket, self.manifest)
+
+    @property
+    def _datasets(self) -> list[str]:
+        found = (Path(path) for path in self.manifest.files if path.startswith("home/data/"))
+        return [path.parent.name for path in found if path.name == DESCRIPTION]
+
+    def _path(self, path: str) -> Path:
+        """Return where a file below `home` is restored to."""
+        rules = os.environ.get("VIREO_RULES") if path == RULES else ""
+        return Path(rules or self.home.root / path.removeprefix("home/"))
+
+    def _restore(self, path: str) -> None:
+        stored, target = self.manifest.files[path], self._path(path)
+        if path.startswith("bucket/"):
+            self.bucket.put_file(path.removeprefix("bucket/"), self.archive.fetch(stored))
+        else:
+            self.archive.fetch(stored, target.with_name(f"{target.name}.new")).replace(target)
+
+    def _link_certificates(self) -> None:
+        """Have the link that says which certificates are in use point to the latest."""
+        folder = SecurityFolder(self.home.security)
+        made = sorted(folder.certificates.glob("2*T*"))
+        if made and not folder.current.exists():
+            folder.current.symlink_to(made[-1].name)
+
+    async def _streams(self) -> set[str]:
+        """Return the streams in which there is anything."""
+        async with opened_log(self.log, read_only=True) as log:
+            return {path for path, stream in _STREAMS.items() if await log.end(stream)}
+
+    async def _restore_log(self) -> None:
+        async with opened_log(self.log, read_only=True) as log:
+            for path, stream in _STREAMS.items():
+                if stored := self.manifest.files.get(path):
+                    copy = await asyncio.to_thread(self.archive.fetch, stored)
+                    with copy.open("rb") as file:
+                        await log.restore(stream, file)
+
+    def _hide(self, repo: Path, stored: FileEntry) -> None:
+        """Hide what was hidden, except by viewers who were erased since."""
+        with (
+            closing(open_rows(repo, _STORE_SECONDS)) as rows,
+            gzip.open(self.archive.fetch(stored)) as file,
+        ):
+            found = map(json.loads, file)
+            hides = ((who, dict(times), True) for who, times in found if who not in self.erased)
+            hide(rows, hides)
