@@ -191,7 +191,7 @@ def test_viewers_who_were_not_seen_for_long_leave_redis(redis: RunningRedis, fol
     kept = {}
     for key in rows.redis.scan_iter(b"*" + rows.project.encode()):
         kept[key] = rows.redis.ttl(key)
-        rows.redis.expire(key, 500)
+        rows.redis.expire(key, 500, xx=True)
     assert sorted({*kept.values()} - {YEAR - 1, YEAR}) == [-1], "the position alone stays for ever"
     assert len(kept) == 42
     rows.commit(0, Position(5), Position(6), {"w3": watched(1)})
