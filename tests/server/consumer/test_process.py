@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import subprocess
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,12 +22,13 @@ from tests.builders.event_batches import (
 )
 from tests.builders.nats import RunningNats, running_nats, settings_of
 from tests.builders.process import start
+from tests.builders.reading import append
 from tests.builders.redis import RunningRedis
 from vireo.ops.stack.nats import log_environment
 from vireo.ops.stack.ports import free_port_base
 from vireo.server.consumer.apply import folded
 from vireo.server.event_log.jetstream import JetStreamLog
-from vireo.server.event_log.log import BEGIN, EVENTS, STATE, Entry, LogAwayError, Position
+from vireo.server.event_log.log import BEGIN, STATE, Entry, Position
 from vireo.server.features.online_store import open_rows
 from vireo.server.features.viewer_rows import UnfitRowError, ViewerRow
 from vireo.server.releases.channels import Change
@@ -90,11 +92,7 @@ async def publish(log: JetStreamLog, events: Sequence[event_pb2.Event], size: in
     """Append events to the log, some in a message, as gateways do; return the last position."""
     position = 0
     for some in parts(events, size):
-        for failed in range(100):
-            with suppress(LogAwayError):
-                position = await log.append(EVENTS, "0", message(some))
-                break
-            await asyncio.sleep(0.01 * failed)
+        position = await append(log, "0", message(some), secrets.token_hex())
     return position
 
 
