@@ -96,19 +96,6 @@ def test_an_event_that_cannot_be_applied_is_set_aside_alone(folder: Path) -> Non
     assert read_viewer(folder / "a", "v").watch_count == 1
 
 
-@pytest.mark.parametrize(("seconds", "nanos"), [(2**60, 0), (-5, 0), (1, -1), (1, 10**9)])
-def test_an_impossible_time_takes_no_other_event_along(
-    folder: Path, seconds: int, nanos: int
-) -> None:
-    rows = open_rows(empty_repository(folder / "a"), 5)
-    bad = event("v", "b")
-    bad.time.seconds, bad.time.nanos = seconds, nanos
-    batch = applied(rows, [event("v", "a"), bad])
-    [letter] = batch.dead
-    assert list(log_pb2.RecordedEvents.FromString(letter.recorded).events) == [bad]
-    assert read_viewer(folder / "a", "v").watch_count == 1
-
-
 def test_what_is_set_aside_fits_into_the_log() -> None:
     batch, _ = read_batch([Entry(1, "0", b"\xff" * (1 << 20))])
     batch.set_event_aside(event("v", "a"), ValueError("no " * 10_000), 2)

@@ -186,6 +186,14 @@ def test_an_event_without_what_it_needs_is_refused(broken: str) -> None:
         ViewerEvents().add(event("v", "a", 99, 9), LIKED_BY_FRACTION)
 
 
+@pytest.mark.parametrize(("seconds", "nanos"), [(2**60, 0), (-5, 0), (1, -1), (1, 10**9)])
+def test_an_event_of_an_impossible_time_is_refused(seconds: int, nanos: int) -> None:
+    bad = event("v", "a")
+    bad.time.seconds, bad.time.nanos = seconds, nanos
+    with pytest.raises(UnfitEventError, match="between the years 1970 and 9999"):
+        ViewerEvents().add(bad, LIKED_BY_FRACTION)
+
+
 def test_beyond_the_limits_the_last_videos_are_kept_and_all_counted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
