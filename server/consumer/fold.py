@@ -90,7 +90,7 @@ def micros_of(event: event_pb2.Event) -> int:
 
 def enough(fraction: float, rules: EventRules) -> bool:
     """Return whether a play of this fraction is a like."""
-    return rules.liked_fraction is not None and bool(np.float32(fraction) >= rules.liked_fraction)
+    return bool(np.float32(fraction) >= rules.liked_fraction)
 
 
 def is_bounce(event: event_pb2.Event, rules: EventRules) -> bool:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import structlog
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import Counter, Histogram
 
 from vireo.server.backoff import backoff
 from vireo.server.consumer.apply import apply
@@ -55,7 +55,6 @@ BATCH_SECONDS = Histogram(
     "Seconds to apply a batch.",
     buckets=(0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5),
 )
-LEASE_HELD = Gauge("vireo_consumer_lease_held", "1 while this process applies the partition.")
 
 _MESSAGES_AT_A_TIME = 200
 """Maximum messages that are applied at a time."""
@@ -124,11 +123,9 @@ class Follower:
                         reason=str(reason),
                     )
                     self._state.end()
-                    LEASE_HELD.set(0)
                     await self._logged(self._stand_by)
         finally:
             self._state.end()
-            LEASE_HELD.set(0)
             self._thread.shutdown(wait=False)
 
     async def _follow(self, rules: EventRules) -> None:
@@ -137,7 +134,6 @@ class Follower:
         try:
             position = await self._in_thread(rows.position, self._partition)
             self._state.begin(position)
-            LEASE_HELD.set(1)
             log.info("following the log", repo=str(self._repo), position=str(position))
             async for entries in self._log.read(EVENTS, str(self._partition), position):
                 if not entries:

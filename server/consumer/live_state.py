@@ -41,6 +41,7 @@ LAG_MESSAGES = Gauge("vireo_consumer_lag_messages", "Messages of the log that ar
 LAG_SECONDS = Gauge(
     "vireo_consumer_lag_seconds", "Seconds since the oldest event that isn't applied came in."
 )
+LEASE_HELD = Gauge("vireo_consumer_lease_held", "1 while this process applies the partition.")
 POSITION = Gauge("vireo_consumer_position", "Position in the log up to which rows have the events.")
 
 _BUSY_SECONDS, _IDLE_SECONDS = 1.0, 5.0
@@ -248,11 +249,13 @@ class LiveState:
     def begin(self, position: Position) -> None:
         """Note from where on this process applies events."""
         self._position = position
+        LEASE_HELD.set(1)
         self._changed.set()
 
     def end(self) -> None:
         """Note that this process applies no events: another one, if any, publishes its state."""
         self._position, self._applying = None, None
+        LEASE_HELD.set(0)
 
     def applying(self, first: Entry) -> None:
         """Note the first of the messages that are applied next."""

@@ -42,13 +42,10 @@ _BATCH = 500
 """Maximum messages of a request: what a reader that is slow has in memory."""
 _MAX_BYTES = 16 << 20
 """Maximum bytes of a request."""
-_EXPIRES_SECONDS = 30.0
-"""Seconds after which the server ends a request, if it isn't full."""
 _GONE_SECONDS = 60.0
 """Seconds after which the server forgets a reader that asks for nothing."""
-_REQUEST_ENDED, _ALIVE = ("404", "408"), "100"
-"""Statuses: a request has brought all it could; and nothing has come yet. Any other says that the
-consumer is gone."""
+_REQUEST_ENDED = ("404", "408")
+"""Statuses: a request has brought all it could. Any other says that the consumer is gone."""
 _CONSUMER_GONE = ("Consumer Deleted", "Server Shutdown", "Leadership Change")
 
 
@@ -208,8 +205,8 @@ async def pull(
         stream: the stream's name.
         subject: which of its messages.
         after: the last position that was read.
-        heartbeat: seconds after which the server says that nothing has come. It counts as gone
-            after two and a half without a word.
+        heartbeat: seconds after which the server ends a request, and so says that it is there. It
+            counts as gone after two and a half without a word.
 
     Raises:
         nats.errors.Error, TimeoutError: the server doesn't answer, or refuses.
@@ -224,8 +221,8 @@ async def pull(
         "num_replicas": 1,
         **start,
     }
-    asked = json.dumps({"stream_name": stream, "config": consumer}).encode()
-    made = await connection.ask(f"$JS.API.CONSUMER.CREATE.{stream}", asked)
+    wanted = json.dumps({"stream_name": stream, "config": consumer}).encode()
+    made = await connection.ask(f"$JS.API.CONSUMER.CREATE.{stream}", wanted)
     client = connection.client
     answers: asyncio.Queue[Msg | None] = asyncio.Queue()  # bounded by what a request asks for
     inbox = client.new_inbox()
@@ -236,14 +233,8 @@ async def pull(
 
     connection.lost.add_done_callback(end)
     next_messages = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{made['name']}"
-    request = json.dumps(
-        {
-            "batch": _BATCH,
-            "max_bytes": _MAX_BYTES,
-            "expires": _nanoseconds(_EXPIRES_SECONDS),
-            "idle_heartbeat": _nanoseconds(heartbeat),
-        }
-    ).encode()
+    asked = {"batch": _BATCH, "max_bytes": _MAX_BYTES, "expires": _nanoseconds(heartbeat)}
+    request = json.dumps(asked).encode()
     behind, left, delivered = made.get("num_pending", 0), 0, 0
     try:
         if not behind:
@@ -265,8 +256,8 @@ async def pull(
             left -= len(messages)
             if messages or not behind:
                 yield messages
-            statuses = {_status(each) for each in some if each is not None} - {"", _ALIVE}
-            if not statuses.isdisjoint(_REQUEST_ENDED):
+            statuses = {_status(each) for each in some if each is not None} - {""}
+            if statuses:
                 left = 0
             if None in some or not statuses.issubset(_REQUEST_ENDED):
                 return

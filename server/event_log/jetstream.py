@@ -73,28 +73,19 @@ _SILENT_SECONDS = 30.0
 _TRACE = "traceparent"
 
 
-def open_log(
-    settings: EventLogSettings, *, read_only: bool = False, limits: Limits = "keep"
-) -> JetStreamLog | None:
-    """Return the log that the settings name, None if they name none; it connects when it is used.
-
-    Args:
-        settings: how to reach it, and how to make streams that aren't there.
-        read_only: make no streams: they would have the settings of whoever reads. Streams that
-            aren't there end at 0.
-        limits: what becomes of those of streams that are there, once; consumers set them.
-    """
-    return JetStreamLog(settings, read_only=read_only, limits=limits) if settings.named else None
+def open_log(settings: EventLogSettings) -> JetStreamLog | None:
+    """Return the log that the settings name, None if they name none."""
+    return JetStreamLog(settings) if settings.named else None
 
 
 @asynccontextmanager
 async def opened_log(
     settings: EventLogSettings, *, read_only: bool = False, limits: Limits = "keep"
 ) -> AsyncIterator[JetStreamLog]:
-    """Open the log for a block, as `open_log` does; raise VireoError if the settings name none."""
-    event_log = open_log(settings, read_only=read_only, limits=limits)
-    if event_log is None:
+    """Open the log for a block; raise VireoError if the settings name none."""
+    if not settings.named:
         raise VireoError("this needs the log of events: set VIREO_NATS_URL")
+    event_log = JetStreamLog(settings, read_only=read_only, limits=limits)
     try:
         yield event_log
     finally:
@@ -110,7 +101,14 @@ class JetStreamLog:
     def __init__(
         self, settings: EventLogSettings, *, read_only: bool = False, limits: Limits = "keep"
     ) -> None:
-        """Hold the settings; the first use connects, and makes streams unless it is read-only."""
+        """Hold the settings; the first use connects.
+
+        Args:
+            settings: how to reach it, and how to make streams that aren't there.
+            read_only: make no streams: they would have the settings of whoever reads. Streams that
+                aren't there end at 0.
+            limits: what becomes of those of streams that are there, once; consumers set them.
+        """
         self._settings = settings
         self._streams = Streams(settings, read_only=read_only, limits=limits)
         self._connection: Connection | None = None

@@ -128,7 +128,7 @@ class Streams:
         for stream in STREAMS:
             info = await self.info(connection, stream)
             if stream is EVENTS:
-                await self._check_partitions(connection, info["config"])
+                self._check_partitions(info["config"])
             if self._limits != "keep":
                 await self._set_limits(connection, stream)
         self._limits = "keep"
@@ -191,24 +191,18 @@ class Streams:
             ) from error
         log.info("a stream has other limits", stream=stream.name, **limits)
 
-    async def _check_partitions(
-        self, connection: Connection, configuration: dict[str, Any]
-    ) -> None:
-        """Fix the number of partitions with a log that has none yet; refuse another number.
+    def _check_partitions(self, configuration: Mapping[str, Any]) -> None:
+        """Refuse a log of another number of partitions.
 
         Raises:
-            VireoError: it has another number: a viewer's events would change their partition, and
-                those that aren't applied yet be overtaken, or never read.
+            VireoError: it has another: a viewer's events would change their partition, and those
+                that aren't applied yet be overtaken, or never read.
         """
         ours, metadata = str(self._settings.event_partitions), configuration.get("metadata") or {}
-        if _PARTITIONS not in metadata:
-            fixed = {**configuration, "metadata": {**metadata, _PARTITIONS: ours}}
-            asked = json.dumps(fixed).encode()
-            await connection.ask(f"$JS.API.STREAM.UPDATE.{name_of(EVENTS)}", asked)
-        elif metadata[_PARTITIONS] != ours:
+        if (theirs := metadata.get(_PARTITIONS, "no")) != ours:
             raise VireoError(
-                f"VIREO_EVENT_PARTITIONS={ours}, but the log's events have "
-                f"{metadata[_PARTITIONS]} partitions; their number is fixed with the log"
+                f"VIREO_EVENT_PARTITIONS={ours}, but the log's events have {theirs} partitions; "
+                "their number is fixed with the log"
             )
 
     async def save(self, connection: Connection, stream: Stream, file: BinaryIO) -> None:
@@ -243,7 +237,7 @@ class Streams:
         made = json.loads(file.readline())
         made["config"]["num_replicas"] = self._settings.event_replicas
         if stream is EVENTS:
-            await self._check_partitions(connection, made["config"])
+            self._check_partitions(made["config"])
         with suppress(NotFoundError):
             await connection.ask(f"$JS.API.STREAM.DELETE.{name_of(stream)}")
         subject = f"$JS.API.STREAM.RESTORE.{name_of(stream)}"

@@ -66,9 +66,8 @@ class EventRules(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    liked_fraction: float | None
-    """Minimum watched fraction that counts as a like; None if none does, as earlier builds wrote
-    for data with ratings."""
+    liked_fraction: float
+    """Minimum watched fraction that counts as a like."""
     bounce: Bounce = Field(default=Bounce(), exclude_if=lambda bounce: bounce == Bounce())
 
     def write(self, folder: Path) -> None:
@@ -85,11 +84,6 @@ class EventRules(BaseModel):
         path = folder / _FILE
         try:
             return EventRules.model_validate_json(path.read_bytes())
-        except FileNotFoundError as error:
-            raise VireoError(
-                f"the features in {folder} were built before events could be applied to them; "
-                f"build them again with: vireo features build {folder.name}"
-            ) from error
         except (OSError, ValidationError) as error:
             raise VireoError(
                 f"cannot read {path}: {error}; build the features again with: "

@@ -128,9 +128,7 @@ class RedisStore(ViewerStore):
                 }
                 fields[_time_field(view)] = Timestamp(seconds=int(at)).SerializeToString()
                 pipe.hset(self._key(key), mapping=fields)
-                if view in POSITION:
-                    pipe.persist(self._key(key))  # builds before had it expire
-                elif self._expiry:
+                if self._expiry and view not in POSITION:
                     pipe.expire(self._key(key), self._expiry)
             try:
                 return any(pipe.execute()[: len(deletes)])

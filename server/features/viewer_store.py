@@ -213,7 +213,7 @@ def viewer_of(key: bytes) -> str:
 
 
 def series_of(project: str) -> str:
-    """Return what the builds of a feature folder have in common; of an earlier Vireo's, all."""
+    """Return what the builds of a feature folder have in common."""
     return project.partition(BUILD_MARK)[0]
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import random
 import secrets
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from vireo.server.features.activity import EventRules
 from vireo.training.data.log_events import interaction_events
@@ -15,6 +17,11 @@ from vireo.v1 import event_pb2, log_pb2
 
 import pandas as pd  # isort: skip
 
+PLAY, LIKE, HIDE = (
+    event_pb2.EVENT_KIND_PLAY,
+    event_pb2.EVENT_KIND_LIKE,
+    event_pb2.EVENT_KIND_HIDE,
+)
 LIKED_BY_FRACTION = EventRules(liked_fraction=0.8)
 
 
@@ -30,6 +37,17 @@ def empty_repository(
     write_configuration(folder, project, settings or OnlineStoreSettings())
     apply_definitions(folder)
     return folder
+
+
+def event(
+    viewer: str, video: str, kind: Any = PLAY, at: float | None = None, **more: Any
+) -> event_pb2.Event:
+    """An event at a time in Unix seconds, or of now."""
+    made = event_pb2.Event(
+        event_id=f"{viewer} {video}", viewer_id=viewer, video_id=video, kind=kind, **more
+    )
+    made.time.FromNanoseconds(round((time.time() if at is None else at) * 1e9))
+    return made
 
 
 def events_in_disorder(interactions: pd.DataFrame, seed: int) -> list[event_pb2.Event]:

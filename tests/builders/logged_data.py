@@ -10,8 +10,8 @@ from typing import Any
 
 import pandas as pd
 
-from tests.builders.event_batches import message
-from tests.builders.nats import RunningNats, settings_of
+from tests.builders import event_batches
+from tests.builders.nats import RunningNats, settings_of, with_log
 from vireo.server.event_log.connection import Connection
 from vireo.server.event_log.jetstream import JetStreamLog
 from vireo.server.event_log.log import CATALOG, EVENTS, Stream, partition_of
@@ -27,14 +27,11 @@ PARTITIONS = 2
 def append_messages(nats: RunningNats, stream: Stream, *messages: tuple[str, bytes]) -> int:
     """Append messages with their keys, and return the position of the last."""
 
-    async def append() -> int:
-        log, position = JetStreamLog(settings_of(nats)), 0
-        for key, data in messages:
-            position = await log.append(stream, key, data)
-        await log.close()
-        return position
+    async def append(log: JetStreamLog) -> int:
+        return [await log.append(stream, key, data) for key, data in messages][-1]
 
-    return asyncio.run(append())
+    position: int = with_log(nats, append)
+    return position
 
 
 def purge_events(nats: RunningNats, first: int) -> None:
@@ -59,7 +56,7 @@ class LoggedData:
     def record(self, *messages: Sequence[event_pb2.Event]) -> None:
         """Append events, each to the partition of its viewer."""
         parted = [
-            (str(partition), message(own))
+            (str(partition), event_batches.message(own))
             for events in messages
             for partition in range(PARTITIONS)
             if (own := [e for e in events if partition_of(e.viewer_id, PARTITIONS) == partition])
@@ -95,15 +92,10 @@ def event(
     number: int, viewer: str, video: str, kind: str = "PLAY", second: int = 0, **more: float
 ) -> event_pb2.Event:
     """An event of a number of seconds after some moment."""
-    what = event_pb2.Event(
-        event_id=f"e{number}",
-        viewer_id=viewer,
-        video_id=video,
-        kind=event_pb2.EventKind.Value(f"EVENT_KIND_{kind}"),
-        **more,  # type: ignore[arg-type]
-    )
-    what.time.FromSeconds(1_700_000_000 + second)
-    return what
+    what = event_pb2.EventKind.Value(f"EVENT_KIND_{kind}")
+    made = event_batches.event(viewer, video, what, 1_700_000_000 + second, **more)
+    made.event_id = f"e{number}"
+    return made
 
 
 def upserted(video_id: str, **more: Any) -> log_pb2.CatalogChange:

@@ -18,6 +18,7 @@ from typing import Any
 
 from pydantic import SecretStr
 
+from tests.builders.certificates import Certificate
 from vireo.ops.stack.envoy import tool
 from vireo.ops.stack.ports import free_port_base
 from vireo.server.errors import VireoError
@@ -114,17 +115,9 @@ def with_log(
     return asyncio.run(run())
 
 
-@dataclass(frozen=True)
-class ServerFiles:
-    """A server's certificate and its key."""
-
-    certificate: Path
-    key: Path
-
-
 @contextmanager
 def running_nats(
-    folder: Path, tls: ServerFiles | None = None, **jetstream: str
+    folder: Path, tls: Certificate | None = None, **jetstream: str
 ) -> Iterator[RunningNats]:
     """A server with nothing in it, whose files go into `folder`; JetStream has more settings."""
     server = RunningNats(folder, free_port_base() + 20, {})
@@ -138,10 +131,10 @@ def running_nats(
 
 
 @contextmanager
-def running_cluster(folder: Path, count: int = 3) -> Iterator[Sequence[RunningNats]]:
-    """Servers that replicate what they store."""
+def running_cluster(folder: Path) -> Iterator[Sequence[RunningNats]]:
+    """Three servers that replicate what they store."""
     base = free_port_base() + 20
-    servers = [RunningNats(folder / str(n), base + n, {}) for n in range(count)]
+    servers = [RunningNats(folder / str(n), base + n, {}) for n in range(3)]
     routes = [f"nats://127.0.0.1:{each.port + _ROUTES}" for each in servers]
     for server in servers:
         listen = f"127.0.0.1:{server.port + _ROUTES}"
@@ -161,7 +154,7 @@ def running_cluster(folder: Path, count: int = 3) -> Iterator[Sequence[RunningNa
 
 
 def _configuration(
-    server: RunningNats, name: str, tls: ServerFiles | None = None
+    server: RunningNats, name: str, tls: Certificate | None = None
 ) -> dict[str, Any]:
     files = {"tls": {"cert_file": str(tls.certificate), "key_file": str(tls.key)}} if tls else {}
     return {

@@ -99,7 +99,7 @@ def build_features(
         DatasetMissingError: there is no such data set.
         VireoError: it has no watches, or writing to disk or to the online store fails.
     """
-    settings = settings or OnlineStoreSettings.current()
+    settings = settings or OnlineStoreSettings.load()
     info, target = describe_dataset(home, name), home.features(name)
     with replaced_build(target, settings) as (folder, project):
         dataset = load_dataset(home, name)

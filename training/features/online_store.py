@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any, Literal, TextIO
 
 import structlog
-from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, field_validator
 
 from vireo.server.errors import VireoError
 from vireo.server.features.online_store import CONFIGURATION, RedisSettings, load_config
 from vireo.server.features.viewer_store import BUILD_MARK, StoreAwayError, active_key, series_of
+from vireo.server.settings import EnvironmentSettings
 from vireo.training.data.folder import cannot_write, replaced_folder
 
 _log = structlog.get_logger(__name__)
@@ -39,10 +39,8 @@ _IN_REDIS = " redis"
 """After the series in a folder's file of builds while Redis may have rows of it."""
 
 
-class OnlineStoreSettings(BaseSettings):
+class OnlineStoreSettings(EnvironmentSettings):
     """Choice of the online store; from VIREO_ONLINE_STORE and VIREO_REDIS_URL."""
-
-    model_config = SettingsConfigDict(env_prefix="VIREO_")
 
     online_store: Literal["sqlite", "redis"] = "sqlite"
     redis: RedisSettings = Field(default_factory=RedisSettings.load)
@@ -50,21 +48,14 @@ class OnlineStoreSettings(BaseSettings):
     """Seconds after which Redis deletes rows that weren't written; SQLite's go with the next build.
     A build leaves out viewers without an interaction for as long before the data set's last one."""
 
-    @staticmethod
-    def current() -> OnlineStoreSettings:
-        """Return this process's settings; raise VireoError if one is invalid."""
-        try:
-            settings = OnlineStoreSettings()
-        except ValidationError as error:
-            raise VireoError(
-                "VIREO_ONLINE_STORE must be sqlite or redis, and VIREO_VIEWER_EXPIRY whole seconds"
-            ) from error
-        if settings.online_store == "redis" and not _REDIS_IS_HERE:
-            raise VireoError(
-                "VIREO_ONLINE_STORE=redis needs the redis package; "
-                "install it with: pip install 'redis>=5,<8'"
+    @field_validator("online_store")
+    @classmethod
+    def _needs_its_client(cls, name: str) -> str:
+        if name == "redis" and not _REDIS_IS_HERE:
+            raise ValueError(
+                "redis needs the redis package; install it with: pip install 'redis>=5,<8'"
             )
-        return settings
+        return name
 
 
 def _store_errors() -> tuple[type[Exception], ...]:

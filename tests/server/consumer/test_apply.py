@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import sqlite3
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
 
 from tests.builders.datasets import random_interactions, write_small_dataset
 from tests.builders.event_batches import (
+    LIKE,
     LIKED_BY_FRACTION,
     empty_repository,
+    event,
     events_in_disorder,
     message,
     parts,
@@ -44,12 +45,6 @@ def written(rows: ViewerStore, entries: list[Entry]) -> Batch:
     return batch
 
 
-def event(video: str, kind: Any = event_pb2.EVENT_KIND_PLAY, viewer: str = "v") -> event_pb2.Event:
-    made = event_pb2.Event(event_id="e", viewer_id=viewer, video_id=video, kind=kind)
-    made.time.FromSeconds(1_700_000_000)
-    return made
-
-
 def test_events_lead_to_the_online_rows_of_the_build_through_restarts(
     store: OnlineStoreSettings, tmp_path: Path, folder: Path
 ) -> None:
@@ -74,22 +69,24 @@ def test_events_lead_to_the_online_rows_of_the_build_through_restarts(
 
 def test_what_is_new_is_counted_once_for_what_is_trending(folder: Path) -> None:
     rows = open_rows(empty_repository(folder / "a"), 5)
-    like = event("b", event_pb2.EVENT_KIND_LIKE)
+    like = event("v", "b", LIKE)
     like.locale = "de-CH"
-    shown = event("c", event_pb2.EVENT_KIND_IMPRESSION)
-    batch = applied(rows, [event("a"), event("a"), like, shown])
+    shown = event("v", "c", event_pb2.EVENT_KIND_IMPRESSION)
+    batch = applied(rows, [event("v", "a"), event("v", "a"), like, shown])
     assert len(batch.watched) == 3  # a watch of each, and a like
     assert {locale for _, _, locale in batch.watched} == {"de-CH"}
     assert batch.shown == {("v", video_key(video)) for video in "abc"}
     assert batch.kinds == {"play": 2, "like": 1, "impression": 1}
-    assert applied(rows, [event("a"), like]).watched == []
+    assert applied(rows, [event("v", "a"), like]).watched == []
 
 
 def test_an_event_that_cannot_be_applied_is_set_aside_alone(folder: Path) -> None:
     rows = open_rows(empty_repository(folder / "a"), 5)
-    bad = event("b")
+    bad = event("v", "b")
     bad.ClearField("time")
-    batch = written(rows, [Entry(4, "0", b"\xff\xff"), Entry(5, "0", message([event("a"), bad]))])
+    batch = written(
+        rows, [Entry(4, "0", b"\xff\xff"), Entry(5, "0", message([event("v", "a"), bad]))]
+    )
     assert batch.position.sequence == 5
     [garbage, letter] = batch.dead
     assert (garbage.recorded, garbage.position) == (b"\xff\xff", 4)
@@ -99,22 +96,9 @@ def test_an_event_that_cannot_be_applied_is_set_aside_alone(folder: Path) -> Non
     assert read_viewer(folder / "a", "v").watch_count == 1
 
 
-@pytest.mark.parametrize(("seconds", "nanos"), [(2**60, 0), (-5, 0), (1, -1), (1, 10**9)])
-def test_an_impossible_time_takes_no_other_event_along(
-    folder: Path, seconds: int, nanos: int
-) -> None:
-    rows = open_rows(empty_repository(folder / "a"), 5)
-    bad = event("b")
-    bad.time.seconds, bad.time.nanos = seconds, nanos
-    batch = applied(rows, [event("a"), bad])
-    [letter] = batch.dead
-    assert list(log_pb2.RecordedEvents.FromString(letter.recorded).events) == [bad]
-    assert read_viewer(folder / "a", "v").watch_count == 1
-
-
 def test_what_is_set_aside_fits_into_the_log() -> None:
     batch, _ = read_batch([Entry(1, "0", b"\xff" * (1 << 20))])
-    batch.set_event_aside(event("a"), ValueError("no " * 10_000), 2)
+    batch.set_event_aside(event("v", "a"), ValueError("no " * 10_000), 2)
     assert 1 << 18 < batch.dead[0].ByteSize() < 1 << 20
     assert batch.dead[1].ByteSize() < 1 << 11
 
@@ -125,14 +109,14 @@ def test_a_row_that_is_garbage_sets_its_viewers_events_aside_alone(
 ) -> None:
     repo = empty_repository(folder / "a")
     rows = open_rows(repo, 5)
-    applied(rows, [event("a", viewer="bad"), event("a", viewer="good")])
+    applied(rows, [event("bad", "a"), event("good", "a")])
     with sqlite3.connect(repo / "online.db") as connection:
         connection.execute(
             f'UPDATE "{rows.project}_viewer_activity" SET value = ? '
             "WHERE feature_name = 'watched_times' AND instr(entity_key, CAST('bad' AS BLOB))",
             (value,),
         )
-    batch = applied(rows, [event("b", viewer="bad"), event("b", viewer="good")])
+    batch = applied(rows, [event("bad", "b"), event("good", "b")])
     [letter] = batch.dead
     assert letter.reason.startswith("UnfitRowError")
     assert batch.kinds["play"] == 1

@@ -11,7 +11,15 @@ import pandas as pd
 import pytest
 
 from tests.builders.datasets import VIEWER_COUNT, random_interactions, write_small_dataset
-from tests.builders.event_batches import LIKED_BY_FRACTION, events_in_disorder, parts
+from tests.builders.event_batches import (
+    HIDE,
+    LIKE,
+    LIKED_BY_FRACTION,
+    PLAY,
+    event,
+    events_in_disorder,
+    parts,
+)
 from vireo.server.consumer import fold as folding
 from vireo.server.consumer.fold import UnfitEventError, ViewerEvents, fold
 from vireo.server.errors import VireoError
@@ -23,16 +31,14 @@ from vireo.server.home import Home
 from vireo.training.features.build import build_features
 from vireo.v1 import event_pb2
 
-RATED = EventRules(liked_fraction=None)
-
 
 def folded(events: list[event_pb2.Event], size: int, rules: EventRules) -> dict[str, ViewerRow]:
     """The rows after some events, that many at a time."""
     rows: dict[str, ViewerRow] = {}
     for some in parts(events, size):
         batch: dict[str, ViewerEvents] = {}
-        for event in some:
-            batch.setdefault(event.viewer_id, ViewerEvents()).add(event, rules)
+        for each in some:
+            batch.setdefault(each.viewer_id, ViewerEvents()).add(each, rules)
         for viewer, viewers_events in batch.items():
             rows[viewer] = fold(rows.get(viewer, ViewerRow()), viewers_events).row
     return rows
@@ -80,7 +86,7 @@ def test_events_in_any_order_twice_and_in_parts_give_the_offline_rows(
 def test_a_thousand_events_of_one_viewer_give_the_same_row_in_any_order() -> None:
     chance = np.random.default_rng(5)
     events = [
-        event("v", f"v{chance.integers(300)}", int(chance.integers(1_000)), kind)
+        event("v", f"v{chance.integers(300)}", kind, int(chance.integers(1_000)))
         for kind in chance.choice([2, 3, 4, 5, 6], 1_000).tolist()
     ]
     expected = folded(events, 1_000, LIKED_BY_FRACTION)
@@ -89,58 +95,38 @@ def test_a_thousand_events_of_one_viewer_give_the_same_row_in_any_order() -> Non
         assert_same(folded(events + events[:300], 37, LIKED_BY_FRACTION), expected)
 
 
-def event(
-    viewer: str, video: str, second: int, kind: Any = 2, fraction: float | None = None
-) -> event_pb2.Event:
-    made = event_pb2.Event(
-        event_id="e", viewer_id=viewer, video_id=video, kind=kind, watched_fraction=fraction
-    )
-    made.time.FromSeconds(second)
-    return made
-
-
 def row_of(*events: event_pb2.Event, rules: EventRules = LIKED_BY_FRACTION) -> ViewerRow:
     return folded(list(events), len(events), rules)["v"]
 
 
-def test_a_like_of_a_video_that_was_not_watched_is_a_watch() -> None:
-    row = row_of(event("v", "a", 9, event_pb2.EVENT_KIND_LIKE))
-    assert ([*row.watched], row.watches, row.likes) == ([video_key("a")], 1, 1)
-
-
 @pytest.mark.parametrize(
-    ("kind", "fraction", "by_fraction", "rated"),
+    ("kind", "fraction", "likes"),
     [
-        (event_pb2.EVENT_KIND_FINISH, None, 1, 0),
-        (event_pb2.EVENT_KIND_PLAY, 0.8, 1, 0),
-        (event_pb2.EVENT_KIND_PLAY, 0.79, 0, 0),
-        (event_pb2.EVENT_KIND_PLAY, None, 0, 0),
-        (event_pb2.EVENT_KIND_LIKE, None, 1, 1),
+        (event_pb2.EVENT_KIND_FINISH, None, 1),
+        (PLAY, 0.8, 1),
+        (PLAY, 0.79, 0),
+        (PLAY, None, 0),
+        (LIKE, None, 1),
     ],
 )
-def test_a_play_to_the_end_is_a_like_where_nothing_is_rated(
-    kind: int, fraction: float | None, by_fraction: int, rated: int
-) -> None:
-    played = event("v", "a", 9, kind, fraction)
-    assert row_of(played).likes == by_fraction
-    assert row_of(played, rules=RATED).likes == rated
+def test_a_play_almost_to_the_end_is_a_like(kind: int, fraction: float | None, likes: int) -> None:
+    assert row_of(event("v", "a", kind, 9, watched_fraction=fraction)).likes == likes
 
 
-@pytest.mark.parametrize("kind", [event_pb2.EVENT_KIND_HIDE, event_pb2.EVENT_KIND_NOT_INTERESTED])
+@pytest.mark.parametrize("kind", [HIDE, event_pb2.EVENT_KIND_NOT_INTERESTED])
 def test_a_hide_is_no_watch_and_counts_from_the_first_time(kind: int) -> None:
-    row = row_of(event("v", "a", 9, kind), event("v", "b", 4, kind), event("v", "a", 2, kind))
+    row = row_of(event("v", "a", kind, 9), event("v", "b", kind, 4), event("v", "a", kind, 2))
     assert [*row.hides.items()] == [(video_key("a"), 2), (video_key("b"), 4)]
     assert row.watches == 0
 
 
 @pytest.mark.parametrize("size", [1, 2, 4])
 def test_a_hidden_video_is_no_watch_whichever_comes_first(size: int) -> None:
-    like, hide = event_pb2.EVENT_KIND_LIKE, event_pb2.EVENT_KIND_HIDE
     events = [
-        event("v", "a", 1, like),
-        event("v", "b", 2),
-        event("v", "a", 3, hide),
-        event("v", "a", 4),
+        event("v", "a", LIKE, 1),
+        event("v", "b", at=2),
+        event("v", "a", HIDE, 3),
+        event("v", "a", at=4),
     ]
     for some in (events, events[::-1]):
         row = folded(some, size, LIKED_BY_FRACTION)["v"]
@@ -162,7 +148,7 @@ def test_a_hidden_video_is_no_watch_whichever_comes_first(size: int) -> None:
 def test_a_bounce_is_no_watch_if_what_was_watched_is_known(
     fraction: float | None, seconds: float | None, by_fraction: int, by_seconds: int
 ) -> None:
-    played = event("v", "a", 9, fraction=fraction)
+    played = event("v", "a", watched_fraction=fraction)
     if seconds is not None:
         played.watched_seconds = seconds
     for text, watches in (("0.05", by_fraction), ("10s", by_seconds), ("0", 1)):
@@ -178,26 +164,34 @@ def test_what_is_no_rule_of_bounces_is_refused(text: str) -> None:
 
 def test_impressions_and_follows_change_nothing() -> None:
     events = ViewerEvents()
-    events.add(event("v", "a", 9, event_pb2.EVENT_KIND_IMPRESSION), LIKED_BY_FRACTION)
-    events.add(event("v", "", 9, event_pb2.EVENT_KIND_FOLLOW), LIKED_BY_FRACTION)
+    events.add(event("v", "a", event_pb2.EVENT_KIND_IMPRESSION, 9), LIKED_BY_FRACTION)
+    events.add(event("v", "", event_pb2.EVENT_KIND_FOLLOW, 9), LIKED_BY_FRACTION)
     assert fold(ViewerRow(), events).row == ViewerRow()
 
 
 def test_an_event_that_is_known_changes_nothing() -> None:
     again = ViewerEvents()
-    again.add(event("v", "a", 9, event_pb2.EVENT_KIND_LIKE), LIKED_BY_FRACTION)
-    before = row_of(event("v", "a", 9, event_pb2.EVENT_KIND_LIKE))
+    again.add(event("v", "a", LIKE, 9), LIKED_BY_FRACTION)
+    before = row_of(event("v", "a", LIKE, 9))
     assert fold(before, again) == Change(before, [], [])
 
 
 @pytest.mark.parametrize("broken", ["viewer_id", "video_id", "time"])
 def test_an_event_without_what_it_needs_is_refused(broken: str) -> None:
-    bad = event("v", "a", 9)
+    bad = event("v", "a", at=9)
     bad.ClearField(broken)  # type: ignore[arg-type]
     with pytest.raises(UnfitEventError, match="without a viewer, a video or a time"):
         ViewerEvents().add(bad, LIKED_BY_FRACTION)
     with pytest.raises(UnfitEventError, match="unknown kind 99"):
-        ViewerEvents().add(event("v", "a", 9, 99), LIKED_BY_FRACTION)
+        ViewerEvents().add(event("v", "a", 99, 9), LIKED_BY_FRACTION)
+
+
+@pytest.mark.parametrize(("seconds", "nanos"), [(2**60, 0), (-5, 0), (1, -1), (1, 10**9)])
+def test_an_event_of_an_impossible_time_is_refused(seconds: int, nanos: int) -> None:
+    bad = event("v", "a")
+    bad.time.seconds, bad.time.nanos = seconds, nanos
+    with pytest.raises(UnfitEventError, match="between the years 1970 and 9999"):
+        ViewerEvents().add(bad, LIKED_BY_FRACTION)
 
 
 def test_beyond_the_limits_the_last_videos_are_kept_and_all_counted(
@@ -205,8 +199,8 @@ def test_beyond_the_limits_the_last_videos_are_kept_and_all_counted(
 ) -> None:
     monkeypatch.setattr(folding, "WATCHED_LIMIT", 5)
     monkeypatch.setattr(folding, "HIDDEN_LIMIT", 3)
-    plays = [event("v", f"v{n}", n, event_pb2.EVENT_KIND_LIKE) for n in range(9)]
-    hides = [event("v", f"h{n}", n, event_pb2.EVENT_KIND_HIDE) for n in range(9)]
+    plays = [event("v", f"v{n}", LIKE, n) for n in range(9)]
+    hides = [event("v", f"h{n}", HIDE, n) for n in range(9)]
     row = row_of(*plays, *hides)
     assert [*row.watched] == [video_key(f"v{n}") for n in range(4, 9)]
     assert (row.watches, row.likes) == (9, 9)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.builders.event_batches import empty_repository, message
+from tests.builders.event_batches import HIDE, empty_repository, event, message
 from tests.builders.reading import take
 from tests.builders.redis import RunningRedis
+from tests.builders.waiting import until
 from vireo.server.consumer import follow
 from vireo.server.consumer.follow import Follower
 from vireo.server.consumer.live_state import LiveState
@@ -23,15 +24,7 @@ from vireo.server.features.redis_store import RedisStore
 from vireo.server.features.viewer_rows import ViewerRow
 from vireo.server.features.viewer_store import ViewerStore, active_key, series_of
 from vireo.training.features.online_store import OnlineStoreSettings
-from vireo.v1 import event_pb2, log_pb2
-
-
-def hide(video: str) -> event_pb2.Event:
-    made = event_pb2.Event(
-        event_id=video, viewer_id="v", video_id=video, kind=event_pb2.EVENT_KIND_HIDE
-    )
-    made.time.FromSeconds(1_700_000_000)
-    return made
+from vireo.v1 import log_pb2
 
 
 def follower_of(
@@ -58,11 +51,14 @@ def hidden(rows: ViewerStore) -> set[int]:
     return {*row.hides}
 
 
-async def become(value: Callable[[], object], wanted: object) -> None:
-    """Return once a value is as wanted."""
-    async with asyncio.timeout(30):
-        while value() != wanted:  # noqa: ASYNC110  # other processes' state
-            await asyncio.sleep(0.01)
+async def reached(rows: ViewerStore, partition: int, sequence: int) -> None:
+    """Return once the rows have a partition's events up to a position."""
+    await until(lambda: rows.position(partition).sequence == sequence)
+
+
+async def counts(sequence: int, *states: LiveState) -> None:
+    """Return once the first of some states has counted up to a position."""
+    await until(lambda: max(state.counted for state in states) == sequence)
 
 
 async def test_rows_of_the_build_that_is_announced_are_followed_at_once(
@@ -72,13 +68,13 @@ async def test_rows_of_the_build_that_is_announced_are_followed_at_once(
     repo = empty_repository(folder / "a", OnlineStoreSettings(online_store="redis"))
     rows, partition = open_rows(repo, 5), 1
     assert isinstance(rows, RedisStore)
-    first = await log.append(EVENTS, str(partition), message([hide("a")]))
+    first = await log.append(EVENTS, str(partition), message([event("v", "a", HIDE)]))
     async with following(follower_of(log, repo, partition)):
-        await become(lambda: rows.position(partition).sequence, first)
+        await reached(rows, partition, first)
         rows.redis.set(active_key(series_of(rows.project)), "another")
-        last = await log.append(EVENTS, str(partition), message([hide("b")]))
+        last = await log.append(EVENTS, str(partition), message([event("v", "b", HIDE)]))
         announced = open_rows(repo, 5)
-        await become(lambda: announced.position(partition).sequence, last)
+        await reached(announced, partition, last)
     assert hidden(rows) == {video_key("a")}
     assert hidden(announced) == {video_key("a"), video_key("b")}
 
@@ -92,29 +88,18 @@ async def test_what_cannot_be_applied_is_kept_once_however_often_it_is_read(
     for garbage in (b"\xff", b"\xfe"):
         last = await log.append(EVENTS, str(partition), garbage)
         async with following(follower_of(log, repo, partition)):
-            await become(lambda: rows.position(partition).sequence, last)
+            await reached(rows, partition, last)
         rows.commit(partition, rows.position(partition), Position(), {})  # as of a copy before
     async with following(follower_of(log, repo, partition)):
-        await become(lambda: rows.position(partition).sequence, last)
+        await reached(rows, partition, last)
     found = [log_pb2.DeadEvents.FromString(each.data) for each in await take(log, DEAD, "2")]
     assert [each.recorded for each in found] == [b"\xff", b"\xfe"]
 
 
-def play(video: str, viewer: str) -> event_pb2.Event:
-    made = event_pb2.Event(
-        event_id=video, viewer_id=viewer, video_id=video, kind=event_pb2.EVENT_KIND_PLAY
-    )
-    made.time.GetCurrentTime()
-    return made
-
-
 async def trending(log: JetStreamLog, partition: int) -> dict[int, float]:
     """The weights that were published last."""
-    told = log_pb2.Trending()
-    async for entries in log.read(STATE, f"trending.{partition}"):
-        if not entries:
-            break
-        told.ParseFromString(entries[-1].data)
+    [entry] = await take(log, STATE, f"trending.{partition}")
+    told = log_pb2.Trending.FromString(entry.data)
     return dict(zip(told.lists[0].keys, told.lists[0].weights, strict=True))
 
 
@@ -129,13 +114,13 @@ async def test_one_of_two_followers_applies_and_the_other_goes_on_once_that_is_s
         following(follower_of(log, repo, partition, states[1])) as other,
     ):
         for viewer in ("v", "w"):
-            last = await log.append(EVENTS, str(partition), message([play("a", viewer)]))
-            await become(lambda: max(state.counted for state in states), last)
+            last = await log.append(EVENTS, str(partition), message([event(viewer, "a")]))
+            await counts(last, *states)
         ahead = states[1].counted == last
         await states[ahead].publish()
         [one, other][ahead].cancel()
-        last = await log.append(EVENTS, str(partition), message([play("a", "x")]))
-        await become(lambda: states[not ahead].counted, last)
+        last = await log.append(EVENTS, str(partition), message([event("x", "a")]))
+        await counts(last, states[not ahead])
         await states[not ahead].publish()
     assert await trending(log, partition) == pytest.approx({video_key("a"): 3}, rel=0.01)
 
@@ -144,14 +129,14 @@ async def test_features_that_catch_up_count_nothing_twice_and_all_that_is_new(
     log: JetStreamLog, folder: Path
 ) -> None:
     partition = 4
-    counted = await log.append(EVENTS, str(partition), message([play("a", "v")]))
+    counted = await log.append(EVENTS, str(partition), message([event("v", "a")]))
     state = LiveState(log, partition, 3600.0)
     async with following(follower_of(log, empty_repository(folder / "a"), partition, state)):
-        await become(lambda: state.counted, counted)
-    last = await log.append(EVENTS, str(partition), message([play("a", "w")]))
+        await counts(counted, state)
+    last = await log.append(EVENTS, str(partition), message([event("w", "a")]))
     # Both messages are read at once.
     async with following(follower_of(log, empty_repository(folder / "b"), partition, state)):
-        await become(lambda: state.counted, last)
+        await counts(last, state)
         await state.publish()
     assert await trending(log, partition) == pytest.approx({video_key("a"): 2}, rel=0.01)
 
@@ -171,21 +156,23 @@ async def test_a_log_that_was_replaced_and_outgrew_the_position_is_applied_from_
 
     async def append(count: int, name: str) -> int:
         for number in range(count):
-            last = await log.append(EVENTS, str(partition), message([hide(f"{name}-{number}")]))
+            last = await log.append(
+                EVENTS, str(partition), message([event("v", f"{name}-{number}", HIDE)])
+            )
         return last
 
     async with following(follower_of(log, repo, partition)):
         last = await append(10, "old")
-        await become(lambda: rows.position(partition).sequence, last)
+        await reached(rows, partition, last)
         if while_it_is_followed:
             await delete_events(log)
             await append(last + 10, "new")
-            await become(lambda: rows.position(partition).sequence, last + 10)
+            await reached(rows, partition, last + 10)
     if not while_it_is_followed:
         await delete_events(log)
         await append(last + 10, "new")
         async with following(follower_of(log, repo, partition)):
-            await become(lambda: rows.position(partition).sequence, last + 10)
+            await reached(rows, partition, last + 10)
     assert hidden(rows) >= {video_key(f"new-{number}") for number in range(last + 10)}
     rows.close()
 
@@ -196,9 +183,9 @@ async def test_the_position_moves_on_beyond_messages_of_other_partitions(
     """Else what the log keeps of them no longer would seem to be missed."""
     repo, partition = empty_repository(folder / "a"), 6
     rows = open_rows(repo, 5)
-    await log.append(EVENTS, str(partition), message([hide("a")]))
-    last = await log.append(EVENTS, "7", message([hide("b")]))
+    await log.append(EVENTS, str(partition), message([event("v", "a", HIDE)]))
+    last = await log.append(EVENTS, "7", message([event("v", "b", HIDE)]))
     async with following(follower_of(log, repo, partition)):
-        await become(lambda: rows.position(partition).sequence, last)
+        await reached(rows, partition, last)
     assert hidden(rows) == {video_key("a")}
     rows.close()

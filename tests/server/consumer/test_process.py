@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import subprocess
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -21,12 +22,13 @@ from tests.builders.event_batches import (
 )
 from tests.builders.nats import RunningNats, running_nats, settings_of
 from tests.builders.process import start
+from tests.builders.reading import append
 from tests.builders.redis import RunningRedis
 from vireo.ops.stack.nats import log_environment
 from vireo.ops.stack.ports import free_port_base
 from vireo.server.consumer.apply import folded
 from vireo.server.event_log.jetstream import JetStreamLog
-from vireo.server.event_log.log import BEGIN, EVENTS, STATE, Entry, LogAwayError, Position
+from vireo.server.event_log.log import BEGIN, STATE, Entry, Position
 from vireo.server.features.online_store import open_rows
 from vireo.server.features.viewer_rows import UnfitRowError, ViewerRow
 from vireo.server.releases.channels import Change
@@ -45,24 +47,14 @@ class Site:
     folder: Path
     nats: RunningNats
     environment: dict[str, str]
-    consumers: int = 0
+    consumers: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def start(self) -> subprocess.Popen[bytes]:
-        """Start a consumer."""
-        self.consumers += 1
-        log = self.folder / f"consumer-{self.consumers}.log"
+        """Start a consumer, which ends with the test."""
+        log = self.folder / f"consumer-{len(self.consumers)}.log"
         flags = ("--port", str(free_port_base()))
-        return start("vireo.server.consumer", log, self.environment, *flags)
-
-    @contextmanager
-    def consumer(self) -> Iterator[subprocess.Popen[bytes]]:
-        """A consumer, stopped in the end."""
-        process = self.start()
-        try:
-            yield process
-        finally:
-            process.kill()
-            process.wait()
+        self.consumers.append(start("vireo.server.consumer", log, self.environment, *flags))
+        return self.consumers[-1]
 
     @property
     def repo(self) -> Path:
@@ -83,18 +75,18 @@ def site(tmp_path: Path, s3: S3Settings, release_folder: Path) -> Iterator[Site]
             "VIREO_CHANNEL": channel,
             "VIREO_FEATURES": str(tmp_path / "features"),
         }
-        yield Site(tmp_path, nats, environment)
+        site = Site(tmp_path, nats, environment)
+        yield site
+        for process in site.consumers:
+            process.kill()
+            process.wait()
 
 
 async def publish(log: JetStreamLog, events: Sequence[event_pb2.Event], size: int) -> int:
     """Append events to the log, some in a message, as gateways do; return the last position."""
     position = 0
     for some in parts(events, size):
-        for failed in range(100):
-            with suppress(LogAwayError):
-                position = await log.append(EVENTS, "0", message(some))
-                break
-            await asyncio.sleep(0.01 * failed)
+        position = await append(log, "0", message(some), secrets.token_hex())
     return position
 
 
@@ -131,30 +123,26 @@ async def test_kills_leave_the_rows_of_a_clean_replay(
     first, second, third = events[:300], events[300:600], events[600:]
     position = await publish(log, first, 2)
     process = site.start()
-    try:
-        await reached(log, position // 3)
-        process.kill()
-        process.wait()
-        position = await publish(log, second, 3)
-        process = site.start()
-        await reached(log, position)
-        # Now everything else is killed while events come.
-        publishing = asyncio.create_task(publish(log, third, 2))
-        if store.online_store == "redis":
-            redis: RunningRedis = request.getfixturevalue("redis")
-            redis.save()
-            redis.kill()  # it loses what came since
-            redis.start()
-        position = await publishing
-        await reached(log, position)
-        site.nats.kill()
-        site.nats.start()
-        again = await publish(log, first, 50)
-        await reached(log, again)
-    finally:
-        process.kill()
-        process.wait()
-        await log.close()
+    await reached(log, position // 3)
+    process.kill()
+    process.wait()
+    position = await publish(log, second, 3)
+    process = site.start()
+    await reached(log, position)
+    # Now everything else is killed while events come.
+    publishing = asyncio.create_task(publish(log, third, 2))
+    if store.online_store == "redis":
+        redis: RunningRedis = request.getfixturevalue("redis")
+        redis.save()
+        redis.kill()  # it loses what came since
+        redis.start()
+    position = await publishing
+    await reached(log, position)
+    site.nats.kill()
+    site.nats.start()
+    again = await publish(log, first, 50)
+    await reached(log, again)
+    await log.close()
     assert stored(site.repo) == replayed(site.folder / "clean", events)
 
 
@@ -164,21 +152,21 @@ async def test_features_that_are_built_again_are_followed_from_their_own_positio
     log = JetStreamLog(settings_of(site.nats))
     events = events_in_disorder(random_interactions(), 4)[:60]
     position = await publish(log, events[:30], 10)
-    with site.consumer() as process:
-        empty_repository(site.repo)
-        await reached(log, position)
-        other = empty_repository(site.folder / "other" / "tiny")
-        rows = open_rows(other, 5)
-        batch = folded(rows, [Entry(1, "0", message(events[:30]))], LIKED_BY_FRACTION)
-        rows.commit(0, BEGIN, Position(position), batch.changes)
-        rows.close()
-        site.repo.rename(site.folder / "retired")
-        other.rename(site.repo)
-        await reached(log, await publish(log, events[30:], 10))
-        process.terminate()
-        assert process.wait(20) == 0
+    process = site.start()
+    empty_repository(site.repo)
+    await reached(log, position)
+    other = empty_repository(site.folder / "other" / "tiny")
+    rows = open_rows(other, 5)
+    batch = folded(rows, [Entry(1, "0", message(events[:30]))], LIKED_BY_FRACTION)
+    rows.commit(0, BEGIN, Position(position), batch.changes)
+    rows.close()
+    site.repo.rename(site.folder / "retired")
+    other.rename(site.repo)
+    await reached(log, await publish(log, events[30:], 10))
+    process.terminate()
+    assert process.wait(20) == 0
     await log.close()
     assert stored(site.repo) == replayed(site.folder / "clean", events)
-    text = (site.folder / "consumer-1.log").read_text()
+    text = (site.folder / "consumer-0.log").read_text()
     assert text.count("following the log") == 2
     assert f"position={position}" in text or f'"position": "{position}"' in text

@@ -62,13 +62,6 @@ async def test_a_message_is_read_while_its_reader_waits(log: JetStreamLog) -> No
     assert [entry.data for entry in entries] == [b"now"]
 
 
-async def test_many_readers_wait_side_by_side(log: JetStreamLog) -> None:
-    begin = await log.end(STATE)
-    readers = [asyncio.create_task(take(log, STATE, "", begin, 1)) for _ in range(20)]
-    await log.append(STATE, "progress.0", b"x")
-    assert {each[0].data for each in await asyncio.gather(*readers)} == {b"x"}
-
-
 async def test_appends_under_way_at_once_are_all_stored_and_come_before_an_empty_sequence(
     log: JetStreamLog,
 ) -> None:

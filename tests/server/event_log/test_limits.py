@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from tests.builders.nats import RunningNats, running_cluster, running_nats, settings_of
+from tests.builders.reading import append
 from vireo.server.errors import VireoError
 from vireo.server.event_log.jetstream import JetStreamLog
-from vireo.server.event_log.log import BEGIN, CATALOG, DEAD, EVENTS, LogAwayError
+from vireo.server.event_log.log import BEGIN, CATALOG, DEAD, EVENTS
 from vireo.server.event_log.streams import check_nothing_lost
 
 DAY = 86_400.0
@@ -126,27 +127,16 @@ async def test_what_the_servers_have_no_room_for_is_refused(
 async def test_streams_get_more_replicas_and_never_fewer_by_themselves(tmp_path: Path) -> None:
     with running_cluster(tmp_path) as servers:
         first = JetStreamLog(settings_of(*servers, event_replicas=1))
-        await answered(first)
+        await append(first, "0", b"x", "first")
         more = JetStreamLog(settings_of(*servers, event_replicas=3), limits="set")
-        await answered(more)
+        await append(more, "0", b"x", "more")
         fewer = JetStreamLog(settings_of(*servers, event_replicas=1), limits="set")
         with pytest.raises(VireoError, match=r"^VIREO_EVENT_REPLICAS=1, .* has 3"):
-            await answered(fewer)
+            await append(fewer, "0", b"x", "fewer")
         for stream in (EVENTS, CATALOG):
             assert (await first.describe(stream))["config"]["num_replicas"] == 3
         for each in (first, more, fewer):
             await each.close()
-
-
-async def answered(log: JetStreamLog) -> None:
-    """Return once the log answers: a cluster may still be choosing who leads."""
-    async with asyncio.timeout(60):
-        while True:
-            try:
-                await log.end(EVENTS)
-                return
-            except LogAwayError:
-                await asyncio.sleep(0.1)
 
 
 async def test_a_time_is_a_position_of_this_log(tmp_path: Path) -> None:

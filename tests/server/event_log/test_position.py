@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,12 +12,11 @@ import pytest
 import structlog
 
 from tests.builders.nats import RunningNats, running_nats, settings_of
-from tests.builders.reading import take
+from tests.builders.reading import append, take
 from tests.builders.waiting import until
 from vireo.server.errors import VireoError
-from vireo.server.event_log.connection import Connection
 from vireo.server.event_log.jetstream import MISSED, JetStreamLog
-from vireo.server.event_log.log import BEGIN, CATALOG, EVENTS, LogAwayError, Position, Start, Stream
+from vireo.server.event_log.log import BEGIN, CATALOG, EVENTS, Position, Stream
 
 
 @pytest.fixture
@@ -27,7 +25,7 @@ def nats(tmp_path: Path) -> Iterator[RunningNats]:
         yield server
 
 
-async def append(log: JetStreamLog, stream: Stream, *sent: bytes, key: str = "0") -> None:
+async def append_all(log: JetStreamLog, stream: Stream, *sent: bytes, key: str = "0") -> None:
     for each in sent:
         await log.append(stream, key, each)
 
@@ -55,39 +53,15 @@ def test_what_is_no_position_is_refused(text: str) -> None:
         Position.parse(text)
 
 
-async def test_reading_goes_on_where_it_was_after_a_restart(
-    nats: RunningNats, log: JetStreamLog
-) -> None:
-    await append(log, EVENTS, b"a", b"b")
-    position = await last(log)
-    nats.kill()
-    await asyncio.to_thread(nats.start)
-    again = JetStreamLog(settings_of(nats))
-    await append(again, EVENTS, b"c")
-    assert await again.resume(EVENTS, position) == Start(2)
-    assert [each.data for each in await take(again, EVENTS, "0", position)] == [b"c"]
-    await again.close()
-
-
-async def test_another_log_is_read_from_its_begin_however_long_it_is(log: JetStreamLog) -> None:
-    await append(log, EVENTS, b"a", b"b")
-    position = await last(log)
-    await ask(log, "DELETE")
-    await append(log, EVENTS, b"a", b"b", b"c")
-    start = await log.resume(EVENTS, position)
-    assert (start.after, len(start.missing)) == (0, 0)
-    assert [each.data for each in await take(log, EVENTS, "0", position)] == [b"a", b"b", b"c"]
-
-
 async def test_a_log_that_lost_its_tail_and_grew_again_is_read_from_its_begin(
     nats: RunningNats, log: JetStreamLog, tmp_path: Path
 ) -> None:
     """After a power cut, or with a folder that was restored, it is the same stream."""
-    await append(log, EVENTS, b"a")
+    await append_all(log, EVENTS, b"a")
     nats.kill()
     shutil.copytree(nats.folder / "data", tmp_path / "restored" / "data")
     await asyncio.to_thread(nats.start)
-    await until_appended(log, b"lost")
+    await append(log, "0", b"lost", "lost")
     read = list[bytes]()
 
     async def follow() -> None:
@@ -101,7 +75,7 @@ async def test_a_log_that_lost_its_tail_and_grew_again_is_read_from_its_begin(
     nats.forget()
     with running_nats(tmp_path / "restored") as restored:
         there = JetStreamLog(settings_of(restored))
-        await append(there, EVENTS, b"b", b"c")
+        await append_all(there, EVENTS, b"b", b"c")
         await there.close()
         restored.kill()
         shutil.copytree(tmp_path / "restored" / "data", nats.folder / "data")
@@ -113,22 +87,11 @@ async def test_a_log_that_lost_its_tail_and_grew_again_is_read_from_its_begin(
     assert (start.after, len(start.missing)) == (0, 0)
 
 
-async def until_appended(log: JetStreamLog, data: bytes) -> None:
-    async with asyncio.timeout(60):
-        while True:
-            try:
-                await log.append(EVENTS, "0", data)
-            except LogAwayError:
-                await asyncio.sleep(0.05)
-            else:
-                return
-
-
 async def test_a_message_that_a_compacted_stream_replaced_is_no_mismatch_to_who_read_those_before(
     nats: RunningNats, log: JetStreamLog
 ) -> None:
     for key in ("a", "b", "c"):
-        await append(log, CATALOG, b"1", key=key)
+        await append_all(log, CATALOG, b"1", key=key)
     read = list[int]()
 
     async def follow() -> None:
@@ -141,7 +104,7 @@ async def test_a_message_that_a_compacted_stream_replaced_is_no_mismatch_to_who_
     position = await last(other, CATALOG, "c")  # which also connects the other one
     assert log._connection is not None
     await log._connection.close()
-    await append(other, CATALOG, b"2", key="c")
+    await append_all(other, CATALOG, b"2", key="c")
     await until(lambda: 4 in read)
     follower.cancel()
     assert read == [1, 2, 3, 4]
@@ -151,7 +114,7 @@ async def test_a_message_that_a_compacted_stream_replaced_is_no_mismatch_to_who_
 
 
 async def test_what_is_kept_no_longer_is_missing_and_read_over(log: JetStreamLog) -> None:
-    await append(log, EVENTS, b"a", b"b", b"c", b"d")
+    await append_all(log, EVENTS, b"a", b"b", b"c", b"d")
     first = (await take(log, EVENTS, "0"))[0].position
     await ask(log, "PURGE", b'{"seq": 2}')
     start = await log.resume(EVENTS, first)
@@ -172,7 +135,7 @@ async def test_what_another_log_or_one_that_lost_its_tail_keeps_no_longer_is_mis
     log: JetStreamLog,
 ) -> None:
     """Its begin is read, which isn't the first message that was in it."""
-    await append(log, EVENTS, b"a", b"b", b"c", b"d")
+    await append_all(log, EVENTS, b"a", b"b", b"c", b"d")
     ours = await last(log)
     await ask(log, "PURGE", b'{"seq": 4}')
     for position in (
@@ -188,7 +151,7 @@ async def test_what_another_log_or_one_that_lost_its_tail_keeps_no_longer_is_mis
     missed = MISSED._value.get()
     assert [each.data for each in await take(log, EVENTS, "0")] == [b"d"]
     assert MISSED._value.get() == missed, "whoever begins misses nothing"
-    await append(log, CATALOG, b"1", b"2", key="a")
+    await append_all(log, CATALOG, b"1", b"2", key="a")
     start = await log.resume(CATALOG, replace(ours, log="another"))
     assert (start.after, len(start.missing)) == (0, 0)
 
@@ -196,14 +159,14 @@ async def test_what_another_log_or_one_that_lost_its_tail_keeps_no_longer_is_mis
 async def test_a_key_that_is_idle_misses_nothing_when_others_messages_go(
     log: JetStreamLog,
 ) -> None:
-    await append(log, EVENTS, b"ours")
-    await append(log, EVENTS, b"theirs", b"theirs", key="1")
+    await append_all(log, EVENTS, b"ours")
+    await append_all(log, EVENTS, b"theirs", b"theirs", key="1")
     reading = log.read(EVENTS, "0")
     assert [each.data for each in await anext(reading)] == [b"ours"]
     idle = await anext(reading)
     assert (list(idle), idle.position.sequence) == ([], 3)
     await ask(log, "PURGE", b'{"seq": 4}')
-    await append(log, EVENTS, b"ours again")
+    await append_all(log, EVENTS, b"ours again")
     start = await log.resume(EVENTS, idle.position)
     assert (start.after, len(start.missing)) == (3, 0)
 
@@ -211,7 +174,7 @@ async def test_a_key_that_is_idle_misses_nothing_when_others_messages_go(
 async def test_the_number_of_partitions_is_fixed_with_the_log(
     nats: RunningNats, log: JetStreamLog
 ) -> None:
-    await append(log, EVENTS, b"a")
+    await append_all(log, EVENTS, b"a")
     other = JetStreamLog(settings_of(nats, event_partitions=4))
     for refused in (other.append(EVENTS, "3", b"b"), other.end(EVENTS), take(other, CATALOG)):
         with pytest.raises(VireoError, match=r"VIREO_EVENT_PARTITIONS=4, .* have 1 partitions"):
@@ -220,22 +183,3 @@ async def test_the_number_of_partitions_is_fixed_with_the_log(
     again = JetStreamLog(settings_of(nats))
     assert await again.end(EVENTS) == 1
     await again.close()
-
-
-async def test_a_log_of_an_earlier_build_gets_the_number_that_comes_first(
-    nats: RunningNats,
-) -> None:
-    connection = await Connection.open(settings_of(nats))
-    earlier = {"name": "vireo_events", "subjects": ["vireo.events.>"], "max_bytes": 1 << 20}
-    await connection.ask("$JS.API.STREAM.CREATE.vireo_events", json.dumps(earlier).encode())
-    first = JetStreamLog(settings_of(nats, event_partitions=2))
-    await append(first, EVENTS, b"a")
-    await first.close()
-    info = await connection.ask("$JS.API.STREAM.INFO.vireo_events")
-    assert info["config"]["metadata"]["vireo.partitions"] == "2"
-    assert info["config"]["max_bytes"] == 1 << 20, "all else stays as it was"
-    await connection.close()
-    second = JetStreamLog(settings_of(nats))
-    with pytest.raises(VireoError, match=r"VIREO_EVENT_PARTITIONS=1, .* have 2 partitions"):
-        await second.end(EVENTS)
-    await second.close()

@@ -29,13 +29,6 @@ def test_the_last_watch_counts_whole_and_earlier_ones_decay() -> None:
     assert scores == pytest.approx(expected)
 
 
-def test_only_videos_that_something_leads_to_are_listed_once() -> None:
-    rows, scores = co_watched(np.array([0, 1, 3]), ROWS, WEIGHTS)
-
-    assert rows.tolist() == [1, 2]
-    assert (scores > 0).all()
-
-
 def test_nothing_leads_anywhere_from_an_empty_history() -> None:
     assert co_watch_scores(np.empty(0, np.int64), ROWS, WEIGHTS).tolist() == [0, 0, 0, 0]
     assert len(co_watched(np.empty(0, np.int64), ROWS, WEIGHTS)[0]) == 0
@@ -87,9 +80,6 @@ def test_every_video_with_weights_is_listed_once_with_their_sum() -> None:
     assert sums.dtype == np.float32
     assert rows.tolist() == [1, 2]
     assert sums == pytest.approx([0.5, 0.75])
-
-
-def test_a_sum_can_be_negative() -> None:
     assert summed(TABLE[:1], TABLE_WEIGHTS[:1], 4)[1] == pytest.approx([0.5, -0.25])
 
 

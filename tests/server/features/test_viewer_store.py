@@ -23,7 +23,6 @@ from vireo.server.features.viewer_store import (
     PositionMovedError,
     RebuiltError,
     StoreAwayError,
-    ViewerStore,
     active_key,
     series_of,
 )
@@ -43,10 +42,6 @@ def watched(*keys: int) -> Change:
 def hidden(*keys: int) -> Change:
     """A row of a viewer who hid these videos."""
     return Change(ViewerRow(hides={key: at for at, key in enumerate(keys)}))
-
-
-def write(rows: ViewerStore, **changes: Change) -> None:
-    rows.write(changes)
 
 
 class Consumers(RuleBasedStateMachine):
@@ -174,7 +169,7 @@ def test_all_who_have_hidden_a_video_are_found(
     rows = open_rows(empty_repository(folder / "a", store), 5)
     names = [f"viewer-{number}-ü" for number in range(5)]
     rows.write({name: hidden(number) for number, name in enumerate(names)})
-    write(rows, watcher=watched(1))
+    rows.write({"watcher": watched(1)})
     assert {viewer: row.hides for viewer, row in rows.hides()} == {
         name: {number: 0} for number, name in enumerate(names)
     }
@@ -191,7 +186,7 @@ def test_viewers_who_were_not_seen_for_long_leave_redis(redis: RunningRedis, fol
     kept = {}
     for key in rows.redis.scan_iter(b"*" + rows.project.encode()):
         kept[key] = rows.redis.ttl(key)
-        rows.redis.expire(key, 500)
+        rows.redis.expire(key, 500, xx=True)
     assert sorted({*kept.values()} - {YEAR - 1, YEAR}) == [-1], "the position alone stays for ever"
     assert len(kept) == 42
     rows.commit(0, Position(5), Position(6), {"w3": watched(1)})
@@ -223,7 +218,7 @@ def test_a_store_that_is_away_is_said_to_be(redis: RunningRedis, folder: Path) -
 def test_gateways_can_read_while_rows_are_written(folder: Path) -> None:
     repo = empty_repository(folder / "a")
     rows = open_rows(repo, 5)
-    write(rows, v=watched(1))
+    rows.write({"v": watched(1)})
     writer = sqlite3.connect(repo / "online.db")
     writer.execute("BEGIN IMMEDIATE")
     with sqlite3.connect(repo / "online.db", timeout=0) as reader:

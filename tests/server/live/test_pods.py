@@ -133,10 +133,8 @@ class Site:
 
 
 @pytest.fixture
-async def site(s3: S3Settings, nats: RunningNats, tmp_path: Path) -> AsyncIterator[Site]:
-    log = JetStreamLog(settings_of(nats))
-    yield Site(ReleaseStore(s3), log, tmp_path, nats)
-    await log.close()
+def site(s3: S3Settings, log: JetStreamLog, tmp_path: Path, nats: RunningNats) -> Site:
+    return Site(ReleaseStore(s3), log, tmp_path, nats)
 
 
 async def retrieved(pod: RunningPod) -> RetrieveCandidatesResponse:

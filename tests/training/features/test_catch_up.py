@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
 import structlog
 
 from tests.builders.datasets import random_interactions, write_small_dataset
-from tests.builders.event_batches import LIKED_BY_FRACTION, message
+from tests.builders.event_batches import HIDE, LIKED_BY_FRACTION, PLAY, event, message
 from tests.builders.logged_data import append_messages, purge_events
-from tests.builders.nats import TOKEN, RunningNats, running_nats, settings_of
+from tests.builders.nats import TOKEN, RunningNats, running_nats, settings_of, with_log
+from tests.builders.reading import take
 from tests.builders.redis import running_redis
 from vireo.ops.stack.nats import log_environment
 from vireo.server.consumer.apply import folded
@@ -62,27 +61,8 @@ def home(tmp_path: Path) -> Home:
     return home
 
 
-def event(viewer: str, video: str, kind: Any) -> event_pb2.Event:
-    made = event_pb2.Event(event_id=f"{viewer}{video}", viewer_id=viewer, video_id=video, kind=kind)
-    made.time.GetCurrentTime()
-    return made
-
-
 def append(nats: RunningNats, *batches: Sequence[event_pb2.Event]) -> int:
     return append_messages(nats, EVENTS, *(("0", message(events)) for events in batches))
-
-
-async def letters(nats: RunningNats) -> list[log_pb2.DeadEvents]:
-    log, found = JetStreamLog(settings_of(nats)), list[log_pb2.DeadEvents]()
-    async for entries in log.read(DEAD, "0"):
-        found += [log_pb2.DeadEvents.FromString(entry.data) for entry in entries]
-        if not entries:
-            break
-    await log.close()
-    return found
-
-
-HIDE, PLAY = event_pb2.EVENT_KIND_HIDE, event_pb2.EVENT_KIND_PLAY
 
 
 def test_features_have_the_events_of_the_log_before_they_are_served(
@@ -102,7 +82,8 @@ def test_features_have_the_events_of_the_log_before_they_are_served(
     rows = open_rows(repo, 5)
     assert rows.position(0).sequence == last, "the consumer goes on from there"
     rows.close()
-    [letter] = asyncio.run(letters(nats))
+    [dead] = with_log(nats, lambda log: take(log, DEAD, "0"))
+    letter = log_pb2.DeadEvents.FromString(dead.data)
     assert list(log_pb2.RecordedEvents.FromString(letter.recorded).events) == [bad]
     # Nothing is measured on what came later.
     build_features(home, "small", "last", settings=store)

@@ -232,37 +232,24 @@ def test_a_build_that_another_overtook_is_not_announced(
     home, settings = Home(tmp_path / "home"), OnlineStoreSettings(online_store="redis")
     write_small_dataset(home, "small", random_interactions())
     build_features(home, "small", "none", settings=settings)
-    first, client = announced(server), connected(server)
+    first, client, multi = announced(server), connected(server), redis.client.Pipeline.multi
 
-    def begun(step: str, done: int, _: int) -> None:
-        if step == "online store" and done:  # on a volume without locks
-            [building] = client.keys("vireo:features:*:building")
-            client.set(building, "another")
+    def overtaken(pipe: redis.client.Pipeline) -> None:
+        """Just before the announcement, on a volume without locks."""
+        [building] = client.keys("vireo:features:*:building")
+        client.set(building, "another")
+        multi(pipe)
 
-    with pytest.raises(VireoError, match="another build of the features began meanwhile"):
-        build_features(home, "small", "none", begun, settings)
+    with monkeypatch.context() as overtaking:
+        overtaking.setattr(redis.client.Pipeline, "multi", overtaken)
+        with pytest.raises(VireoError, match="another build of the features began meanwhile"):
+            build_features(home, "small", "none", settings=settings)
     assert stored_builds(server) == announced(server) == first
     [building] = client.keys("vireo:features:*:building")
     assert client.get(building) == "another", "the other build is still under way"
     configuration = (home.features("small") / CONFIGURATION).read_text()
     assert any(project in configuration for project in first), "the folder wasn't replaced"
     assert read_viewer(home.features("small"), "w1").watch_count
-
-
-def test_a_build_that_another_overtakes_as_it_is_announced_is_not(
-    server: RunningRedis, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    client = redis.Redis(port=server.port)
-    client.set(online_store._building("series"), "ours")
-
-    def overtaken(series: str) -> str:
-        client.set(online_store._building(series), "another")
-        return active_key(series)
-
-    monkeypatch.setattr(online_store, "active_key", overtaken)
-    with pytest.raises(VireoError, match="another build of the features began meanwhile"):
-        online_store._announce(client, "series", "ours")
-    assert announced(server) == set()
 
 
 @pytest.mark.parametrize("before", ["redis", "sqlite"])
