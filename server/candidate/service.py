@@ -17,7 +17,6 @@ from vireo.server.inference.service import (
     MAX_BATCH,
     ServedModel,
     add_inference_service,
-    serve_inference_http,
 )
 from vireo.server.inference.tensors import Limits
 from vireo.server.live.live import Live
@@ -210,7 +209,6 @@ CANDIDATE_POD = Pod(
         )
     ),
     inference=partial(add_inference_service, model_of=_served_model),
-    inference_http=serve_inference_http,
 )
 """The candidate pod."""
 

@@ -27,7 +27,6 @@ from vireo.server.inference.service import (
     MAX_BATCH,
     ServedModel,
     add_inference_service,
-    serve_inference_http,
 )
 from vireo.server.inference.tensors import Limits
 from vireo.server.live.live import Live
@@ -231,7 +230,6 @@ RANKING_POD = Pod(
         RankingServicer(loader, queue), server
     ),
     inference=partial(add_inference_service, model_of=_served_model),
-    inference_http=serve_inference_http,
 )
 """The ranking pod."""
 

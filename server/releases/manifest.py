@@ -73,8 +73,8 @@ _DIVERSITY = "diversity"
 
 FORMAT_VERSION = 5
 MANIFEST_NAME = "manifest.json"
-MAX_MANIFEST_BYTES = 1 << 20
-"""Ours have about 10,000 bytes."""
+MAX_DOCUMENT_BYTES = 1 << 20
+"""Maximum bytes of a manifest or channel, which are read whole; ours have about 10,000."""
 EASE_RECENCY = 3
 """What the last watch counts in EASE's score beside the 1 of every watch."""
 CANDIDATES = 300
@@ -100,15 +100,15 @@ class OlderFormatError(ReleaseError):
     """A release in a format of earlier builds."""
 
 
-def parse_json(text: bytes, max_bytes: int) -> Any:
+def parse_json(text: bytes) -> Any:
     """Return the JSON document in `text`.
 
     Raises:
-        ValueError: it is longer than `max_bytes`, isn't JSON, has a number that isn't finite, or is
-            nested too deeply.
+        ValueError: it is too long, isn't JSON, has a number that isn't finite, or is nested too
+            deeply.
     """
-    if len(text) > max_bytes:
-        raise ValueError(f"has more than {max_bytes:,} bytes")
+    if len(text) > MAX_DOCUMENT_BYTES:
+        raise ValueError(f"has more than {MAX_DOCUMENT_BYTES:,} bytes")
     return pydantic_core.from_json(text, allow_inf_nan=False)
 
 
@@ -395,7 +395,7 @@ class Manifest(_Part):
                 build's; the message names the field and `source`.
         """
         try:
-            document = parse_json(text, MAX_MANIFEST_BYTES)
+            document = parse_json(text)
         except ValueError as error:
             raise ReleaseError(f"{source}: isn't a manifest: {shown(str(error))}") from error
         _check_format(document, source)
@@ -414,7 +414,7 @@ class Manifest(_Part):
         path = folder / MANIFEST_NAME
         try:
             with path.open("rb") as file:
-                text = file.read(MAX_MANIFEST_BYTES + 1)
+                text = file.read(MAX_DOCUMENT_BYTES + 1)
         except FileNotFoundError as error:
             raise ReleaseError(f"{path} is missing: no release there") from error
         except OSError as error:

@@ -33,7 +33,6 @@ from vireo.server.releases.channels import HISTORY, Change, Channel, ChannelPoin
 from vireo.server.releases.manifest import (
     CHANNEL_NAME,
     MANIFEST_NAME,
-    MAX_MANIFEST_BYTES,
     RELEASE_ID,
     DatasetName,
     FileEntry,
@@ -149,7 +148,7 @@ class ReleaseStore:
         """
         body, place = self._manifest_body(release_id), manifest_place(release_id)
         try:
-            return _Origin.model_validate(parse_json(body, MAX_MANIFEST_BYTES)).dataset
+            return _Origin.model_validate(parse_json(body)).dataset
         except ValidationError as error:
             raise ReleaseError(f"{place}: manifest field {first_problem(error)}") from error
         except ValueError as error:

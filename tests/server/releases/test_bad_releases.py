@@ -11,21 +11,20 @@ from typing import Any
 import pytest
 
 from tests.builders.bad_releases import BAD_RELEASES, BadRelease, bad_name, upload
-from tests.builders.columns import score_columns
+from tests.builders.columns import request_for_one_video
 from tests.builders.faulty_s3 import Fault, faulty_s3
 from tests.builders.loading import Followed, serves
 from tests.builders.pods import RunningPod, running_pod
 from tests.builders.releases import build_release
 from tests.builders.waiting import until
 from vireo.server.candidate.service import CANDIDATE_POD
-from vireo.server.features.keys import video_key
 from vireo.server.pod.pod import Pod
 from vireo.server.ranking.service import RANKING_POD
 from vireo.server.releases import layout
 from vireo.server.releases.cache import CacheError
 from vireo.server.releases.s3 import S3Settings
 from vireo.server.releases.store import ReleaseStore
-from vireo.v1 import candidate_pb2, ranking_pb2, release_pb2, viewer_pb2
+from vireo.v1 import candidate_pb2, release_pb2
 from vireo.v1.candidate_pb2_grpc import CandidateServiceStub
 from vireo.v1.ranking_pb2_grpc import RankingServiceStub
 
@@ -53,22 +52,13 @@ def point(followed: Followed, release_id: str) -> None:
 
 async def answer_of(pod: RunningPod, kind: str) -> str:
     """The release that a request is answered from."""
-    viewer = viewer_pb2.ViewerFeatures(watch_count=0)
     if kind == "candidate":
-        asked = candidate_pb2.RetrieveCandidatesRequest(viewer=viewer, count=5)
+        asked = candidate_pb2.RetrieveCandidatesRequest(count=5)
+        asked.viewer.SetInParent()
         found = await CandidateServiceStub(pod.channel).RetrieveCandidates(asked, timeout=30)
         return found.release_id
-    ranked = await RankingServiceStub(pod.channel).RankCandidates(
-        ranking_pb2.RankCandidatesRequest(
-            viewer=viewer,
-            keys=[video_key("video-1")],
-            scores=score_columns([0]),
-            source_masks=[2],
-            page_size=1,
-        ),
-        timeout=10,
-    )
-    return ranked.release_id
+    stub = RankingServiceStub(pod.channel)
+    return (await stub.RankCandidates(request_for_one_video(), timeout=30)).release_id
 
 
 @asynccontextmanager
@@ -174,26 +164,3 @@ def test_a_failed_write_is_reported_and_leaves_nothing(followed: Followed) -> No
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert not [each for each in followed.cache.root.rglob("*") if each.is_file()]
-
-
-async def test_release_that_failed_is_not_fetched_at_every_look(followed: Followed) -> None:
-    attempts: list[Path] = []
-
-    def build(folder: Path) -> Any:
-        attempts.append(folder)
-        if len(attempts) > 1:
-            raise ZeroDivisionError("a bug")
-        return RANKING_POD.build(folder)
-
-    [new] = followed.publish("new")
-    with faulty_s3(followed.store.settings) as proxy:
-
-        def looks() -> int:
-            return len([line for line in proxy.requests if b"/channels/" in line])
-
-        async with serving_old(followed, through=proxy.settings, build=build) as pod:
-            point(followed, new)
-            # However long a look takes: pauses between attempts grow, those between looks don't.
-            await until(lambda: len(attempts) >= 7 and looks() > 2 * len(attempts), seconds=60)
-            point(followed, f"{followed.name}-old")
-            await until(lambda: not pod.loader.failures.reason)

@@ -95,13 +95,18 @@ def test_a_refused_release_is_promoted_only_with_a_reason(own: ReleaseStore) -> 
         promote(own, "nowhere", request, lambda *_: PASSED)
 
 
-def test_of_a_release_that_the_channel_names_only_the_share_changes(own: ReleaseStore) -> None:
-    def shares(share: float | None = None) -> list[tuple[str, float]]:
-        promote(own, "a", PromotionRequest(CANARY, share), lambda *_: REFUSED).check()
+def test_of_a_release_that_the_canary_names_only_the_share_changes_and_the_next_keeps_it(
+    own: ReleaseStore,
+) -> None:
+    def shares(named: str, share: float | None = None) -> list[tuple[str, float]]:
+        gate = PASSED if named == "b" else REFUSED
+        promote(own, named, PromotionRequest(CANARY, share), lambda *_: gate).check()
         return [(each.action, each.share) for each in own.channels.history(CANARY)]
 
-    assert shares() == [("promote", 0.0)]
-    assert shares(0.1) == shares(0.1) == shares() == [("promote", 0.0), ("share", 0.1)]
+    given = [("promote", 0.0), ("share", 0.1)]
+    assert shares("a") == given[:1]
+    assert shares("a", 0.1) == shares("a", 0.1) == shares("a") == given
+    assert shares("b") == [*given, ("promote", 0.1)], "it stays until another is given"
     with pytest.raises(VireoError, match="only the canary has a share"):
         PromotionRequest("production", 0.1)
 
