@@ -88,6 +88,7 @@ DATA_END = "data.end_timestamp"
 _TASKS = tuple(task.name for task in signals.TASKS)
 _CONTEXT = {feature.name for feature in CONTEXT}
 _REQUIRED = {task.name for task in signals.TASKS if not task.optional}
+_LISTS = ("retrieval_features", "tasks", "video_features", "match_features", "viewer_features")
 Labels = Annotated[tuple[Label, ...], Field(max_length=256)]
 _REMEDY = "train the release again, or serve it with the build that it was made for"
 
@@ -285,17 +286,12 @@ class FeatureSchema(_Part):
     def difference(self) -> str:
         """Return the first field that differs from this build's schema; empty if none does."""
         known = tuple(name for name in self.context_features if name in _CONTEXT)
+        tasks = tuple(each for each in _TASKS if each in self.tasks or each in _REQUIRED)
         ours = FeatureSchema.ours(
             self.history_limit, self.vector_size, known, languages=self.languages
-        )
-        tasks = tuple(each for each in _TASKS if each in self.tasks or each in _REQUIRED)
-        for name, given, mine in (
-            ("retrieval_features", self.retrieval_features, ours.retrieval_features),
-            ("tasks", self.tasks, tasks),
-            ("video_features", self.video_features, ours.video_features),
-            ("match_features", self.match_features, ours.match_features),
-            ("viewer_features", self.viewer_features, ours.viewer_features),
-        ):
+        ).model_copy(update={"tasks": tasks})
+        for name in _LISTS:
+            given, mine = getattr(self, name), getattr(ours, name)
             unknown = [each for each in given if each not in mine]
             if unknown:
                 return f"{name} names {shown(', '.join(unknown))}, which this build lacks"

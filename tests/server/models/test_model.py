@@ -40,13 +40,6 @@ def tower(path: Path, width: int = 8, output: str = "viewer_vector", **changes: 
     return path
 
 
-def test_a_model_with_the_expected_inputs_is_served(tmp_path: Path) -> None:
-    model = Model(tower(tmp_path / "model.onnx"), tower_signature(8))
-    fed = {"lengths": np.array([1, 2]), "asked_gap": np.array([0, 3])}
-    fed |= {name: np.zeros((2, 1), np.int64) for name in ("history", "gaps")}
-    assert model.run({**fed, "attributes": np.zeros((2, 16), np.int64)}).shape == (2, 8)
-
-
 def test_a_model_may_lack_inputs_that_it_does_not_need(tmp_path: Path) -> None:
     model = Model(
         tower(tmp_path / "model.onnx", gaps=None, asked_gap=None, attributes=None),

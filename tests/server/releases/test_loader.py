@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import structlog
 
+from tests.builders.bad_releases import GOLDEN_MISMATCH
 from tests.builders.faulty_s3 import faulty_s3
 from tests.builders.loading import Followed, running, serves
-from tests.builders.releases import build_release, write_manifest
 from tests.builders.s3 import unreachable_s3
 from tests.builders.waiting import until
 from vireo.server.ranking.service import RANKING_POD
@@ -26,11 +26,7 @@ pytestmark = pytest.mark.integration
 def publish_damaged(followed: Followed) -> str:
     """Publish a release whose ranker answers otherwise than its goldens, digests all right."""
     release_id = f"{followed.name}-bad"
-    folder = build_release(followed.folder / "bad", release_id=release_id)
-    other = build_release(followed.folder / "other", seed=1)
-    (other / layout.GOLDEN_RANKER).replace(folder / layout.GOLDEN_RANKER)
-    write_manifest(folder, release_id=release_id)
-    followed.store.publish(folder)
+    followed.store.publish(GOLDEN_MISMATCH.build(followed.folder / "bad", release_id))
     return release_id
 
 

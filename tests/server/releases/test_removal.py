@@ -17,7 +17,7 @@ from threading import Lock
 import pytest
 
 from tests.builders.faulty_s3 import FaultyS3, faulty_s3
-from tests.builders.releases import build_release, write_manifest
+from tests.builders.releases import build_release, described_again
 from vireo.server.errors import VireoError
 from vireo.server.releases import layout
 from vireo.server.releases.bucket import NotInStoreError, StoreError
@@ -71,8 +71,7 @@ def staged(tmp_path: Path) -> Callable[[str], Path]:
             file.unlink()
 
     def stage(release_id: str) -> Path:
-        write_manifest(folder, release_id=release_id)
-        return folder
+        return described_again(folder, release_id=release_id)
 
     return stage
 

@@ -1,5 +1,4 @@
 import json
-from collections.abc import Callable
 from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -25,7 +24,6 @@ from vireo.server.releases.s3 import BackupSettings, S3Settings
 from vireo.server.releases.store import ReleaseStore
 
 pytestmark = pytest.mark.integration
-Publish = Callable[[str], Path]
 
 
 def test_published_release_reads_back_as_it_was(
@@ -45,9 +43,10 @@ def test_published_release_reads_back_as_it_was(
 
 
 def test_publishing_the_same_release_again_uploads_only_what_is_missing(
-    store: ReleaseStore, publish: Publish, name: str
+    store: ReleaseStore, name: str, tmp_path: Path
 ) -> None:
-    folder = publish(name)
+    folder = build_release(tmp_path, release_id=name)
+    store.publish(folder)
     uploaded: list[int] = []
     store.publish(folder, uploaded.append)
     assert uploaded == []
@@ -70,9 +69,9 @@ def test_a_failed_upload_of_the_manifest_is_no_success(
 
 
 def test_other_release_under_a_published_id_is_refused(
-    store: ReleaseStore, publish: Publish, name: str, tmp_path: Path
+    store: ReleaseStore, name: str, tmp_path: Path
 ) -> None:
-    publish(name)
+    store.publish(build_release(tmp_path / "first", release_id=name))
     other = build_release(tmp_path / "other", release_id=name, seed=1)
     with pytest.raises(ReleaseError, match="another release is already published as"):
         store.publish(other)
