@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -193,10 +194,7 @@ class ReleaseStore:
             ReleaseError: what is to be promoted is unfit for this build.
             ChannelChangedError: the channel isn't as expected; read it and decide again.
         """
-
-        def confirm() -> None:
-            self.check_published(change.release_id)
-
+        confirm = partial(self.check_published, change.release_id)
         confirm()
         if change.action == "promote":
             self.manifest(change.release_id)

@@ -120,8 +120,3 @@ def upload(settings: S3Settings, folder: Path, release_id: str) -> None:
         if file.is_file():
             name = f"releases/{release_id}/{file.relative_to(folder).as_posix()}"
             client.fput_object(settings.bucket, name, str(file))
-
-
-def bad_name(bad: BadRelease) -> str:
-    """Its name, for pytest."""
-    return bad.name

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import resource
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -171,6 +172,17 @@ def test_a_cache_that_cannot_hold_a_release_is_explained(machine: Machine) -> No
         machine.fetch()
     with pytest.raises(CacheError, match=r"can't be used: Not a directory; .* set VIREO_CACHE"):
         ReleaseCache(machine.staged / BIG).fetch(machine.store, machine.name, FILES)
+
+
+def test_a_failed_write_is_reported_and_leaves_nothing(machine: Machine) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, limits[1]))
+    try:
+        with pytest.raises(CacheError, match="can't be used: File too large; free some disk"):
+            machine.fetch(None, BIG)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not [each for each in machine.cache.root.rglob("*") if each.is_file()]
 
 
 def test_a_download_that_stalls_in_another_process_is_not_awaited_and_one_that_goes_on_is(

@@ -216,7 +216,7 @@ def test_what_a_newer_build_says_of_a_channel_is_ignored() -> None:
     assert ChannelPointer.parse(newer, "here").best_figures
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=300)
 @given(st.data())
 @pytest.mark.parametrize("kind", [MANIFEST, CHANNEL])
 def test_any_document_is_read_or_refused(kind: Kind, data: st.DataObject) -> None:
