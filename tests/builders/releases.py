@@ -54,6 +54,7 @@ VOCABULARY = {"occupation=artist": 1, "occupation=writer": 2}
 
 USUAL_TASKS = tuple(task.name for task in TASKS if not task.optional)
 """Tasks of every release."""
+SCHEMA = FeatureSchema.ours(HISTORY_LIMIT, VECTOR_SIZE).model_copy(update={"tasks": USUAL_TASKS})
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 Float32Array = npt.NDArray[np.float32]
@@ -93,7 +94,6 @@ def build_release(
     _write_viewer_tower(folder, random)
     _write_ranker(folder, random, len(tasks))
     _write_video_tower(folder, np.random.default_rng(seed + 1))
-    schema = FeatureSchema.ours(history_limit=HISTORY_LIMIT, vector_size=VECTOR_SIZE)
     Manifest(
         release_id=release_id,
         created_at=datetime(2024, 1, 1, tzinfo=UTC),
@@ -101,7 +101,7 @@ def build_release(
         code_commit="0" * 40,
         data_fingerprint="0" * 64,
         holdout="last",
-        feature_schema=schema.model_copy(update={"tasks": tasks}),
+        feature_schema=SCHEMA.model_copy(update={"tasks": tasks}),
         quotas=quotas or Quotas(),
         score_weights=weights or ScoreWeights({"watch": 1.0, "like": 0.5}),
         metrics={},

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.builders.releases import VECTOR_SIZE, build_release
+from tests.builders.releases import SCHEMA, VECTOR_SIZE, build_release
 from tests.builders.rpc import serving
 from vireo.server.candidate.service import CANDIDATE_POD
 from vireo.server.models.signature import Signature, ranker_signature, tower_signature
@@ -24,8 +24,8 @@ DATATYPES = {"FP32": "float32", "INT64": "int64"}
 @pytest.mark.parametrize(
     ("model", "signature"),
     [
-        ("viewer_tower", tower_signature(VECTOR_SIZE)),
-        ("ranker", ranker_signature(VECTOR_SIZE)),
+        ("viewer_tower", tower_signature(SCHEMA)),
+        ("ranker", ranker_signature(SCHEMA)),
     ],
 )
 def test_every_tensor_is_described_with_its_type_and_shape(
