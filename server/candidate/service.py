@@ -13,11 +13,7 @@ import numpy as np
 from pydantic import Field
 
 from vireo.server.columns import encode_columns
-from vireo.server.inference.service import (
-    MAX_BATCH,
-    ServedModel,
-    add_inference_service,
-)
+from vireo.server.inference.service import MAX_BATCH, ServedModel, add_inference_service
 from vireo.server.inference.tensors import Limits
 from vireo.server.live.live import Live
 from vireo.server.models.signature import BATCH, HISTORY

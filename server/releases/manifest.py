@@ -89,6 +89,7 @@ _TASKS = tuple(task.name for task in signals.TASKS)
 _CONTEXT = {feature.name for feature in CONTEXT}
 _REQUIRED = {task.name for task in signals.TASKS if not task.optional}
 _LISTS = ("retrieval_features", "tasks", "video_features", "match_features", "viewer_features")
+"""Lists of a schema, in the order in which they are compared."""
 Labels = Annotated[tuple[Label, ...], Field(max_length=256)]
 _REMEDY = "train the release again, or serve it with the build that it was made for"
 
