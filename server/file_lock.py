@@ -59,17 +59,27 @@ def holder(path: Path) -> int | None:
         return None
 
 
-def _locked(file: TextIO, kind: int) -> bool:
+def try_lock(file: int | TextIO, kind: int = fcntl.LOCK_EX) -> bool:
+    """Lock a file or folder unless another process has; return whether it is locked.
+
+    Raises:
+        OSError: the file system has no locks.
+    """
     try:
         fcntl.flock(file, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    return True
+
+
+def _locked(file: TextIO, kind: int) -> bool:
+    try:
+        return try_lock(file, kind)
     except OSError as error:
         raise VireoError(
             f"cannot lock {file.name}: {error.strerror}; set VIREO_HOME to a folder on a file "
             "system with locks, such as a local disk"
         ) from error
-    return True
 
 
 def _process_id(file: TextIO) -> int | None:

@@ -10,13 +10,11 @@ from typing import Any
 from vireo.server.features.content import CONTENT_LIMIT
 from vireo.server.features.model_inputs import (
     ATTRIBUTE_LIMIT,
-    MATCH_FEATURES,
     RETRIEVAL_FEATURES,
     VIDEO_FEATURES,
     VIEWER_FEATURES,
 )
-from vireo.server.releases.manifest import ReleaseError
-from vireo.server.signals import TASKS
+from vireo.server.releases.manifest import FeatureSchema, ReleaseError
 
 BATCH = "batch"
 """Name of the dimension that is the number of viewers."""
@@ -89,11 +87,8 @@ def _compare(what: str, argument: Any, ours: Tensor) -> None:
         raise ReleaseError(f"{what} is {theirs} in the model, this build has {ours}")
 
 
-def tower_signature(vector_size: int, context: int = 0) -> Signature:
-    """Return the viewer tower's signature: `tower_inputs` to embeddings of `vector_size`.
-
-    `context` is the number of context features that it reads.
-    """
+def tower_signature(schema: FeatureSchema) -> Signature:
+    """Return the viewer tower's signature: `tower_inputs` to embeddings."""
     return Signature(
         inputs={
             "history": Tensor("int64", (BATCH, HISTORY)),
@@ -101,54 +96,44 @@ def tower_signature(vector_size: int, context: int = 0) -> Signature:
             "asked_gap": Tensor("int64", (BATCH,)),
             "lengths": Tensor("int64", (BATCH,)),
             "attributes": Tensor("int64", (BATCH, ATTRIBUTE_LIMIT)),
-            **_context(context),
+            **_context(schema),
         },
         output="viewer_vector",
-        answer=Tensor("float32", (BATCH, vector_size)),
+        answer=Tensor("float32", (BATCH, schema.vector_size)),
     )
 
 
-def video_tower_signature(vector_size: int) -> Signature:
+def video_tower_signature(schema: FeatureSchema) -> Signature:
     """Return the video tower's signature: a bag of tokens to the parts of `layout.VIDEO_TOWER`."""
     return Signature(
         inputs={"content": Tensor("int64", (BATCH, CONTENT_LIMIT))},
         output="video_vectors",
-        answer=Tensor("float32", (BATCH, 2 * vector_size)),
+        answer=Tensor("float32", (BATCH, 2 * schema.vector_size)),
     )
 
 
-def _context(count: int) -> dict[str, Tensor]:
-    """Return the input of the context, if a model reads any."""
-    return {"context": Tensor("int64", (BATCH, count))} if count else {}
-
-
-_USUAL_TASKS = sum(not task.optional for task in TASKS)
-
-
-def ranker_signature(
-    vector_size: int,
-    context: int = 0,
-    matches: int = len(MATCH_FEATURES),
-    tasks: int = _USUAL_TASKS,
-) -> Signature:
-    """Return the ranker's signature: `ranking_inputs` over vectors of `vector_size`.
-
-    `context` and `matches` are the numbers of context and match features that it reads, `tasks` is
-    that of its outputs.
-    """
+def ranker_signature(schema: FeatureSchema) -> Signature:
+    """Return the ranker's signature: `ranking_inputs` to a probability of each task."""
+    vector = schema.vector_size
     return Signature(
         inputs={
-            "candidate_vectors": Tensor("float32", (BATCH, CANDIDATES, vector_size)),
+            "candidate_vectors": Tensor("float32", (BATCH, CANDIDATES, vector)),
             "candidate_features": Tensor("float32", (BATCH, CANDIDATES, len(VIDEO_FEATURES))),
             "retrieval_features": Tensor("float32", (BATCH, CANDIDATES, len(RETRIEVAL_FEATURES))),
-            "match_features": Tensor("float32", (BATCH, CANDIDATES, matches)),
-            "history_vectors": Tensor("float32", (BATCH, HISTORY, vector_size)),
+            "match_features": Tensor("float32", (BATCH, CANDIDATES, len(schema.match_features))),
+            "history_vectors": Tensor("float32", (BATCH, HISTORY, vector)),
             "history_lengths": Tensor("int64", (BATCH,)),
             "viewer_features": Tensor("float32", (BATCH, len(VIEWER_FEATURES))),
             "attributes": Tensor("int64", (BATCH, ATTRIBUTE_LIMIT)),
-            **_context(context),
+            **_context(schema),
         },
         output="scores",
-        answer=Tensor("float32", (BATCH, CANDIDATES, tasks)),
+        answer=Tensor("float32", (BATCH, CANDIDATES, len(schema.tasks))),
         probabilities=True,
     )
+
+
+def _context(schema: FeatureSchema) -> dict[str, Tensor]:
+    """Return the input of the context, if the models read any."""
+    count = len(schema.context_features)
+    return {"context": Tensor("int64", (BATCH, count))} if count else {}

@@ -16,13 +16,11 @@ from minio.error import MinioException, S3Error
 from prometheus_client import Counter
 
 from vireo.server.errors import VireoError
-from vireo.server.releases.manifest import shown
+from vireo.server.releases.manifest import MAX_DOCUMENT_BYTES, shown
 from vireo.server.releases.s3 import S3Settings
 
 PARALLEL = 4
 """Concurrent transfers."""
-MAX_DOCUMENT_BYTES = 2 << 20
-"""Maximum bytes of a manifest or channel, which are read whole."""
 _CHUNK = 1 << 18
 """Maximum bytes that an interrupted transfer loses."""
 _PRESIGNED_FOR = timedelta(minutes=5)

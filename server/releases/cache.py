@@ -6,7 +6,6 @@ downloads into a folder, and the others find there what it has fetched.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import random
 import shutil
@@ -23,6 +22,7 @@ from pathlib import Path
 import structlog
 
 from vireo.server.errors import VireoError
+from vireo.server.file_lock import try_lock
 from vireo.server.releases.layout import OPTIONAL
 from vireo.server.releases.manifest import MANIFEST_NAME, FileEntry, Manifest, ReleaseError
 from vireo.server.releases.store import ReleaseStore, check_release_id
@@ -371,7 +371,7 @@ def _locked(
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         end, had = time.monotonic() + seconds, state()
-        while not (alone := _try_lock(descriptor)):
+        while not (alone := try_lock(descriptor)):
             progress.check()
             if time.monotonic() >= end:
                 if (has := state()) == had:
@@ -387,14 +387,6 @@ def _locked(
     # Another process has deleted the folder that is locked: there is another by now, or none.
     with _locked(folder, seconds, progress, state) as alone:
         yield alone
-
-
-def _try_lock(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _is_at(descriptor: int, folder: Path) -> bool:

@@ -50,7 +50,6 @@ MAX_FINDING = 4000
 """Characters."""
 MAX_BEST_FIGURES = 8
 """Sets of held-out watches whose best figures a channel keeps."""
-MAX_DOCUMENT_BYTES = 1 << 20
 
 Action = Literal["promote", "rollback", "share"]
 
@@ -69,7 +68,7 @@ class BestFigures(BaseModel):
 class ChannelPointer(BaseModel):
     """One change of a channel, and therefore what it names from then on.
 
-    Records of older builds lack the fields from `reason` on; unknown fields are ignored.
+    Fields that this build doesn't know are ignored: it may be an older one, in a rollback.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
@@ -111,7 +110,7 @@ class ChannelPointer(BaseModel):
                 "but no rollback goes back to that change or beyond it"
             )
         try:
-            return ChannelPointer.model_validate(parse_json(body, MAX_DOCUMENT_BYTES))
+            return ChannelPointer.model_validate(parse_json(body))
         except ValidationError as error:
             raise StoreError(f"{source} {fix} ({first_problem(error)})") from error
         except ValueError as error:
@@ -169,7 +168,7 @@ class Channels:
             NotInStoreError: the bucket isn't there.
         """
         place = _object(name)
-        found = self._bucket.get(place, MAX_DOCUMENT_BYTES)
+        found = self._bucket.get(place)
         if found is None:
             return None
         body, etag = found
@@ -197,12 +196,10 @@ class Channels:
                 raises NotInStoreError, the channel is set back.
 
         Raises:
-            StoreError: a share is given for a channel other than the canary, or a text is too long.
+            StoreError: a text is too long.
             ChannelChangedError: the channel isn't as expected; read it and decide again.
             StoreUnavailableError: S3 fails, and the channel isn't known to have changed.
         """
-        if change.share and name != CANARY:
-            raise StoreError(f"only the {CANARY} channel has a share of the viewers, not {name}")
         pointer = self._next(name, change, expected)
         if expected is not None:
             self._record(name, expected.pointer)
@@ -276,7 +273,7 @@ class Channels:
         self._bucket.swap(_history_object(name, pointer.revision), pointer.body(), None)
 
     def _record_at(self, place: str) -> ChannelPointer | None:
-        found = self._bucket.get(place, MAX_DOCUMENT_BYTES)
+        found = self._bucket.get(place)
         return None if found is None else self._parsed(found[0], place)
 
     def _recorded(self, name: str) -> list[str]:

@@ -88,10 +88,5 @@ GOLDEN_TOLERANCE = 1e-4
 
 ATTRIBUTE_TABLES = (ATTRIBUTES, LABELS, LABEL_OFFSETS, LABEL_ROWS, NUMBERS)
 """What pods filter videos by."""
-OPTIONAL = frozenset(
-    {
-        LANGUAGES,
-        TAKEDOWNS,
-    }
-)
+OPTIONAL = frozenset({LANGUAGES, TAKEDOWNS})
 """Files that pods do without: data may have no languages, and imported data lack takedowns."""

@@ -73,8 +73,8 @@ _DIVERSITY = "diversity"
 
 FORMAT_VERSION = 5
 MANIFEST_NAME = "manifest.json"
-MAX_MANIFEST_BYTES = 1 << 20
-"""Ours have about 10,000 bytes."""
+MAX_DOCUMENT_BYTES = 1 << 20
+"""Maximum bytes of a manifest or channel, which are read whole; ours have about 10,000."""
 EASE_RECENCY = 3
 """What the last watch counts in EASE's score beside the 1 of every watch."""
 CANDIDATES = 300
@@ -88,6 +88,8 @@ DATA_END = "data.end_timestamp"
 _TASKS = tuple(task.name for task in signals.TASKS)
 _CONTEXT = {feature.name for feature in CONTEXT}
 _REQUIRED = {task.name for task in signals.TASKS if not task.optional}
+_LISTS = ("retrieval_features", "tasks", "video_features", "match_features", "viewer_features")
+"""Lists of a schema, in the order in which they are compared."""
 Labels = Annotated[tuple[Label, ...], Field(max_length=256)]
 _REMEDY = "train the release again, or serve it with the build that it was made for"
 
@@ -100,15 +102,15 @@ class OlderFormatError(ReleaseError):
     """A release in a format of earlier builds."""
 
 
-def parse_json(text: bytes, max_bytes: int) -> Any:
+def parse_json(text: bytes) -> Any:
     """Return the JSON document in `text`.
 
     Raises:
-        ValueError: it is longer than `max_bytes`, isn't JSON, has a number that isn't finite, or is
-            nested too deeply.
+        ValueError: it is too long, isn't JSON, has a number that isn't finite, or is nested too
+            deeply.
     """
-    if len(text) > max_bytes:
-        raise ValueError(f"has more than {max_bytes:,} bytes")
+    if len(text) > MAX_DOCUMENT_BYTES:
+        raise ValueError(f"has more than {MAX_DOCUMENT_BYTES:,} bytes")
     return pydantic_core.from_json(text, allow_inf_nan=False)
 
 
@@ -285,17 +287,12 @@ class FeatureSchema(_Part):
     def difference(self) -> str:
         """Return the first field that differs from this build's schema; empty if none does."""
         known = tuple(name for name in self.context_features if name in _CONTEXT)
+        tasks = tuple(each for each in _TASKS if each in self.tasks or each in _REQUIRED)
         ours = FeatureSchema.ours(
             self.history_limit, self.vector_size, known, languages=self.languages
-        )
-        tasks = tuple(each for each in _TASKS if each in self.tasks or each in _REQUIRED)
-        for name, given, mine in (
-            ("retrieval_features", self.retrieval_features, ours.retrieval_features),
-            ("tasks", self.tasks, tasks),
-            ("video_features", self.video_features, ours.video_features),
-            ("match_features", self.match_features, ours.match_features),
-            ("viewer_features", self.viewer_features, ours.viewer_features),
-        ):
+        ).model_copy(update={"tasks": tasks})
+        for name in _LISTS:
+            given, mine = getattr(self, name), getattr(ours, name)
             unknown = [each for each in given if each not in mine]
             if unknown:
                 return f"{name} names {shown(', '.join(unknown))}, which this build lacks"
@@ -395,7 +392,7 @@ class Manifest(_Part):
                 build's; the message names the field and `source`.
         """
         try:
-            document = parse_json(text, MAX_MANIFEST_BYTES)
+            document = parse_json(text)
         except ValueError as error:
             raise ReleaseError(f"{source}: isn't a manifest: {shown(str(error))}") from error
         _check_format(document, source)
@@ -414,7 +411,7 @@ class Manifest(_Part):
         path = folder / MANIFEST_NAME
         try:
             with path.open("rb") as file:
-                text = file.read(MAX_MANIFEST_BYTES + 1)
+                text = file.read(MAX_DOCUMENT_BYTES + 1)
         except FileNotFoundError as error:
             raise ReleaseError(f"{path} is missing: no release there") from error
         except OSError as error:

@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -33,7 +34,6 @@ from vireo.server.releases.channels import HISTORY, Change, Channel, ChannelPoin
 from vireo.server.releases.manifest import (
     CHANNEL_NAME,
     MANIFEST_NAME,
-    MAX_MANIFEST_BYTES,
     RELEASE_ID,
     DatasetName,
     FileEntry,
@@ -149,7 +149,7 @@ class ReleaseStore:
         """
         body, place = self._manifest_body(release_id), manifest_place(release_id)
         try:
-            return _Origin.model_validate(parse_json(body, MAX_MANIFEST_BYTES)).dataset
+            return _Origin.model_validate(parse_json(body)).dataset
         except ValidationError as error:
             raise ReleaseError(f"{place}: manifest field {first_problem(error)}") from error
         except ValueError as error:
@@ -194,10 +194,7 @@ class ReleaseStore:
             ReleaseError: what is to be promoted is unfit for this build.
             ChannelChangedError: the channel isn't as expected; read it and decide again.
         """
-
-        def confirm() -> None:
-            self.check_published(change.release_id)
-
+        confirm = partial(self.check_published, change.release_id)
         confirm()
         if change.action == "promote":
             self.manifest(change.release_id)

@@ -1,8 +1,4 @@
-"""Ways in which a release can be bad: each damages the folder of a good one.
-
-`lies` damage what was described before, so that digests differ; `described` ones are described
-again in the manifest, so that only loading them fails.
-"""
+"""Ways in which a release can be bad, one for each check that a pod makes; see `damage`, too."""
 
 from __future__ import annotations
 
@@ -14,15 +10,13 @@ from typing import Any
 
 import faiss
 import numpy as np
-import onnx
-from onnx import TensorProto, helper
 
+from tests.builders.damage import Damage, changed, content, index, missing
 from tests.builders.releases import build_release, described_again, poison_model
 from tests.builders.s3 import client_of
 from vireo.server.releases import layout
 from vireo.server.releases.manifest import MANIFEST_NAME
 from vireo.server.releases.s3 import S3Settings
-from vireo.server.releases.tables import write_texts
 
 
 @dataclass(frozen=True)
@@ -30,7 +24,7 @@ class BadRelease:
     """One way to be bad."""
 
     name: str
-    damage: Callable[[Path], object]
+    damage: Damage
     reason: str
     """What a pod that needs the damaged part says, as a regular expression."""
     described: bool = False
@@ -47,11 +41,7 @@ class BadRelease:
         return folder
 
 
-def _content(path: str, change: Callable[[bytes], bytes]) -> Callable[[Path], object]:
-    return lambda folder: (folder / path).write_bytes(change((folder / path).read_bytes()))
-
-
-def _manifest(change: Callable[[dict[str, Any]], None]) -> Callable[[Path], None]:
+def _manifest(change: Callable[[dict[str, Any]], None]) -> Damage:
     def damage(folder: Path) -> None:
         path = folder / MANIFEST_NAME
         document = json.loads(path.read_bytes())
@@ -61,55 +51,25 @@ def _manifest(change: Callable[[dict[str, Any]], None]) -> Callable[[Path], None
     return damage
 
 
-def _narrow_index(folder: Path) -> None:
-    index = faiss.IndexFlatIP(4)
-    index.add(np.zeros((40, 4), np.float32))
-    faiss.write_index(index, str(folder / layout.VIDEO_INDEX))
-
-
-def _another_input(folder: Path) -> None:
-    path = folder / layout.RANKER
-    model = onnx.load(str(path))
-    kind = helper.make_tensor_value_info("mood", TensorProto.FLOAT, ["b"])
-    model.graph.input.append(kind)
-    onnx.save(model, str(path))
-
-
 def _golden_of_another(folder: Path) -> None:
     other = build_release(folder.with_name("other"), seed=1)
     (other / layout.GOLDEN_RANKER).replace(folder / layout.GOLDEN_RANKER)
 
 
-def _value(path: str, place: Any, value: float) -> Callable[[Path], None]:
-    def damage(folder: Path) -> None:
-        table = np.load(folder / path)
-        table[place] = value
-        np.save(folder / path, table)
-
-    return damage
-
-
-def _unsorted_labels(folder: Path) -> None:
-    count = len(np.load(folder / layout.LABEL_OFFSETS)) - 1
-    write_texts(folder / layout.LABELS, [f"tag={count - place:06}" for place in range(count)])
-
-
-def _ids_beyond_the_table(folder: Path) -> None:
-    index = faiss.IndexIDMap(faiss.IndexFlatIP(8))
-    index.add_with_ids(np.load(folder / layout.VIDEO_VECTORS), np.arange(100, 140))
-    faiss.write_index(index, str(folder / layout.VIDEO_INDEX))
-
-
+GOLDEN_MISMATCH = BadRelease(
+    "golden_mismatch",
+    _golden_of_another,
+    r"ranker\.npz: replay differs from the recorded outputs",
+    described=True,
+)
 BAD_RELEASES = (
     BadRelease(
-        "flipped_byte",
-        _content(layout.VIDEO_VECTORS, lambda content: content[:-1] + bytes([content[-1] ^ 1])),
+        "other_digest",
+        changed(layout.VIDEO_VECTORS, np.negative),
         r"viewer_tower/1/vectors\.npy of release .* \(another SHA-256\)",
     ),
     BadRelease(
-        "missing_file",
-        lambda folder: (folder / layout.GOLDEN_RANKER).unlink(),
-        r"golden/ranker\.npz isn't in bucket",
+        "missing_file", missing(layout.GOLDEN_RANKER), r"golden/ranker\.npz isn't in bucket"
     ),
     BadRelease(
         "unknown_format",
@@ -117,77 +77,25 @@ BAD_RELEASES = (
         "format_version is 99, this build serves",
     ),
     BadRelease(
-        "other_features",
-        _manifest(
-            lambda document: document["feature_schema"]["constants"].update({"co_watch.history": 7})
-        ),
-        r"feature_schema\.constants\[co_watch\.history\] is 7\.0, this build has 20\b",
-    ),
-    BadRelease(
         "other_dimension",
-        _narrow_index,
+        index(faiss.IndexFlatIP(4), np.zeros((40, 4), np.float32)),
         r"index\.faiss: has vectors of 4 dimensions, feature_schema\.vector_size .* is 8",
         described=True,
         pod="candidate",
     ),
     BadRelease(
         "no_model",
-        _content(layout.RANKER, lambda _: b"not a model"),
+        content(layout.RANKER, "not a model"),
         r"model\.onnx: ONNX Runtime can't load the model",
         described=True,
     ),
-    BadRelease(
-        "another_input",
-        _another_input,
-        r"model\.onnx: the model reads input 'mood', which this build doesn't feed",
-        described=True,
-    ),
-    BadRelease(
-        "nan_in_the_weights",
-        lambda folder: poison_model(folder, layout.RANKER, "video"),
-        r"ranker\.npz: replay failed: ranker gave a value that isn't finite; its weights",
-        described=True,
-    ),
-    BadRelease(
-        "golden_mismatch",
-        _golden_of_another,
-        r"ranker\.npz: replay differs from the recorded outputs",
-        described=True,
-    ),
-    BadRelease(
-        "ids_beyond_the_table",
-        _ids_beyond_the_table,
-        r"index\.faiss: names row 139, the release has rows 0 to 39",
-        described=True,
-        pod="candidate",
-    ),
-    BadRelease(
-        "nan_in_the_vectors",
-        _value(layout.VIDEO_VECTORS, (3, 1), np.nan),
-        r"viewer_tower/1/vectors\.npy: has values that aren't finite",
-        described=True,
-        pod="candidate",
-    ),
+    GOLDEN_MISMATCH,
     BadRelease(
         "nan_in_the_video_tower",
         lambda folder: poison_model(folder, layout.VIDEO_TOWER, "table"),
         r"golden/video_tower\.npz: replay failed",
         described=True,
         pod="video tower",
-    ),
-    BadRelease(
-        "unsorted_labels",
-        _unsorted_labels,
-        r"videos/labels\.bin: 'tag=",
-        described=True,
-        pod="candidate",
-    ),
-    BadRelease(
-        "label_of_no_video",
-        _value(layout.LABEL_ROWS, 3, 40),
-        r"videos/label_rows\.npy: names row 40",
-        described=True,
-        pod="candidate",
     ),
     BadRelease(
         "a_file_that_isnt_listed",
@@ -197,15 +105,8 @@ BAD_RELEASES = (
     ),
     BadRelease(
         "no_list_of_videos",
-        _content(layout.POPULAR_IDS, lambda _: b"{}"),
+        content(layout.POPULAR_IDS, "{}"),
         r"as a gateway pod: popular\.json",
-        described=True,
-        pod="gateway",
-    ),
-    BadRelease(
-        "list_of_no_attributes",
-        _content(layout.POPULAR_ATTRIBUTES, lambda _: b"[]"),
-        r"as a gateway pod: popular_attributes\.json: has 0 videos",
         described=True,
         pod="gateway",
     ),
@@ -219,8 +120,3 @@ def upload(settings: S3Settings, folder: Path, release_id: str) -> None:
         if file.is_file():
             name = f"releases/{release_id}/{file.relative_to(folder).as_posix()}"
             client.fput_object(settings.bucket, name, str(file))
-
-
-def bad_name(bad: BadRelease) -> str:
-    """Its name, for pytest."""
-    return bad.name

@@ -28,17 +28,28 @@ def infer_request(
     """A request for a model, with other fields as given."""
     request = pb.ModelInferRequest(model_name=model, **fields)
     for name, array in inputs.items():
-        floats = array.dtype == np.float32
-        tensor = request.inputs.add(
-            name=name, datatype="FP32" if floats else "INT64", shape=array.shape
-        )
-        if raw:
-            request.raw_input_contents.append(array.astype("<f4" if floats else "<i8").tobytes())
-        elif floats:
-            tensor.contents.fp32_contents.extend(array.ravel().tolist())
-        else:
-            tensor.contents.int64_contents.extend(array.ravel().tolist())
+        add_input(request, array, raw=raw, **described(name, array))
     return request
+
+
+def described(name: str, array: Array) -> dict[str, Any]:
+    """An input without its values."""
+    datatype = "FP32" if array.dtype == np.float32 else "INT64"
+    return {"name": name, "datatype": datatype, "shape": list(array.shape)}
+
+
+def add_input(
+    request: pb.ModelInferRequest, array: Array, *, raw: bool, **fields: Any
+) -> pb.ModelInferRequest.InferInputTensor:
+    """Add an input with these values and fields to a request."""
+    tensor = request.inputs.add(**fields)
+    if raw:
+        request.raw_input_contents.append(array.tobytes())
+    elif array.dtype == np.float32:
+        tensor.contents.fp32_contents.extend(array.ravel().tolist())
+    else:
+        tensor.contents.int64_contents.extend(array.ravel().tolist())
+    return tensor
 
 
 def output_of(response: pb.ModelInferResponse, place: int = 0) -> Array:

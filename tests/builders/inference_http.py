@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-import numpy as np
 
-from tests.builders.inference import Array
+from tests.builders.inference import Array, described
 from tests.builders.rpc import rpc_settings, serving
 from vireo.server.inference.http_server import http_endpoint
 from vireo.server.pod.pod import Pod
@@ -87,7 +86,7 @@ def json_request(inputs: Mapping[str, Array], **fields: Any) -> dict[str, Any]:
     """A request with all values in JSON."""
     return {
         "inputs": [
-            {**_described(name, array), "data": array.tolist()} for name, array in inputs.items()
+            {**described(name, array), "data": array.tolist()} for name, array in inputs.items()
         ],
         **fields,
     }
@@ -96,14 +95,9 @@ def json_request(inputs: Mapping[str, Array], **fields: Any) -> dict[str, Any]:
 def binary_request(inputs: Mapping[str, Array], **fields: Any) -> tuple[bytes, dict[str, str]]:
     """The body of a request with binary tensors, and its header."""
     raws = [array.astype(array.dtype.newbyteorder("<")).tobytes() for array in inputs.values()]
-    described = [
-        {**_described(name, array), "parameters": {"binary_data_size": len(raw)}}
+    parts = [
+        {**described(name, array), "parameters": {"binary_data_size": len(raw)}}
         for (name, array), raw in zip(inputs.items(), raws, strict=True)
     ]
-    head = json.dumps({"inputs": described, **fields}).encode()
+    head = json.dumps({"inputs": parts, **fields}).encode()
     return b"".join((head, *raws)), {LENGTH: str(len(head))}
-
-
-def _described(name: str, array: Array) -> dict[str, Any]:
-    datatype = "FP32" if array.dtype == np.float32 else "INT64"
-    return {"name": name, "datatype": datatype, "shape": list(array.shape)}

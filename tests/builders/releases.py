@@ -54,6 +54,7 @@ VOCABULARY = {"occupation=artist": 1, "occupation=writer": 2}
 
 USUAL_TASKS = tuple(task.name for task in TASKS if not task.optional)
 """Tasks of every release."""
+SCHEMA = FeatureSchema.ours(HISTORY_LIMIT, VECTOR_SIZE).model_copy(update={"tasks": USUAL_TASKS})
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 Float32Array = npt.NDArray[np.float32]
@@ -93,35 +94,20 @@ def build_release(
     _write_viewer_tower(folder, random)
     _write_ranker(folder, random, len(tasks))
     _write_video_tower(folder, np.random.default_rng(seed + 1))
-    write_manifest(folder, release_id=release_id, weights=weights, quotas=quotas, tasks=tasks)
-    return folder
-
-
-def write_manifest(
-    folder: Path,
-    *,
-    release_id: str = "tiny-1",
-    weights: ScoreWeights | None = None,
-    quotas: Quotas | None = None,
-    tasks: tuple[str, ...] = USUAL_TASKS,
-) -> Manifest:
-    """Describes the files of `folder` as they are now, in its manifest."""
-    schema = FeatureSchema.ours(history_limit=HISTORY_LIMIT, vector_size=VECTOR_SIZE)
-    manifest = Manifest(
+    Manifest(
         release_id=release_id,
         created_at=datetime(2024, 1, 1, tzinfo=UTC),
         dataset="tiny",
         code_commit="0" * 40,
         data_fingerprint="0" * 64,
         holdout="last",
-        feature_schema=schema.model_copy(update={"tasks": tasks}),
+        feature_schema=SCHEMA.model_copy(update={"tasks": tasks}),
         quotas=quotas or Quotas(),
         score_weights=weights or ScoreWeights({"watch": 1.0, "like": 0.5}),
         metrics={},
         files=describe_files(folder),
-    )
-    manifest.write(folder)
-    return manifest
+    ).write(folder)
+    return folder
 
 
 def described_again(folder: Path, **fields: object) -> Path:

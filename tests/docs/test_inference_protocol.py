@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.builders.releases import VECTOR_SIZE
+from tests.builders.releases import SCHEMA, VECTOR_SIZE
 from vireo.server.models.signature import Signature, ranker_signature, tower_signature
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "inference-protocol.md").read_text()
@@ -17,8 +17,8 @@ DATATYPES = {"FP32": "float32", "INT64": "int64"}
 @pytest.mark.parametrize(
     ("model", "signature"),
     [
-        ("viewer_tower", tower_signature(VECTOR_SIZE)),
-        ("ranker", ranker_signature(VECTOR_SIZE)),
+        ("viewer_tower", tower_signature(SCHEMA)),
+        ("ranker", ranker_signature(SCHEMA)),
     ],
 )
 def test_every_tensor_is_described_with_its_type_and_shape(

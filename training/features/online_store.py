@@ -8,7 +8,6 @@ SQLite all rows in Redis are dead.
 
 from __future__ import annotations
 
-import fcntl
 import importlib
 import importlib.util
 import re
@@ -25,6 +24,7 @@ from pydantic import Field, field_validator
 from vireo.server.errors import VireoError
 from vireo.server.features.online_store import CONFIGURATION, RedisSettings, load_config
 from vireo.server.features.viewer_store import BUILD_MARK, StoreAwayError, active_key, series_of
+from vireo.server.file_lock import try_lock
 from vireo.server.settings import EnvironmentSettings
 from vireo.training.data.folder import cannot_write, replaced_folder
 
@@ -122,15 +122,13 @@ def _lock(file: TextIO, target: Path) -> None:
     """Wait until no other process builds the features; the lock ends with its process."""
     for second in range(_WAIT_SECONDS):
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if not second:
-                _log.warning("another_build_runs", folder=str(target), then="this one waits")
-            time.sleep(1)
+            if try_lock(file):
+                return
         except OSError:  # without locks the build that began last is announced
             return
-        else:
-            return
+        if not second:
+            _log.warning("another_build_runs", folder=str(target), then="this one waits")
+        time.sleep(1)
     raise VireoError(f"another build of {target} hasn't ended; try again, or end its process")
 
 

@@ -54,10 +54,10 @@ class Placement:
         Raises:
             ReleaseError: a file is missing or invalid; the message names it.
         """
-        size = manifest.feature_schema.vector_size
+        signature = video_tower_signature(manifest.feature_schema)
         return Placement(
             folder,
-            Model(folder / layout.VIDEO_TOWER, video_tower_signature(size)),
+            Model(folder / layout.VIDEO_TOWER, signature),
             read_vocabulary(folder, layout.CONTENT_VOCABULARY),
             read_table(folder, layout.CONTENT_IDS, np.uint16, (count, CONTENT_LIMIT)),
         )

@@ -89,9 +89,7 @@ class RankingRelease:
         schema, languages = manifest.feature_schema, None
         if schema.languages:
             languages = read_table(folder, layout.LANGUAGES, np.int16, (count,))
-        signature = ranker_signature(
-            size, len(schema.context_features), len(schema.match_features), len(schema.tasks)
-        )
+        signature = ranker_signature(schema)
         table = VideoTable(vectors, features, content, creators, languages)
         rows = VideoRows(keys)
         live_videos = None

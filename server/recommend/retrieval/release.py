@@ -206,7 +206,7 @@ class CandidateRelease:
             position, declared = manifest.catalog_log_position, attributes.declared
             known = KnownVideos(rows, vectors, position, place, declared=declared)
             live_videos = live.live_videos(known, folder)
-        signature = tower_signature(size, len(manifest.feature_schema.context_features))
+        signature = tower_signature(manifest.feature_schema)
         tower = Model(folder / layout.VIEWER_TOWER, signature, {VIDEOS: vectors})
         return CandidateRelease(
             folder=folder,

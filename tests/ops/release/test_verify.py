@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from typer.testing import Result
 
-from tests.builders.bad_releases import BAD_RELEASES, BadRelease, bad_name, upload
+from tests.builders.bad_releases import BAD_RELEASES, BadRelease, upload
 from tests.builders.releases import build_release
 from tests.builders.s3 import client_of
 from tests.ops.release.conftest import Publish, Vireo
@@ -51,7 +51,7 @@ def test_a_sound_release_is_reported_with_the_bytes_read(
     assert found["size"] == sum(entry.size for entry in manifest.files.values())
 
 
-@pytest.mark.parametrize("bad", BAD_RELEASES, ids=bad_name)
+@pytest.mark.parametrize("bad", BAD_RELEASES, ids=lambda bad: bad.name)
 def test_a_bad_release_is_reported(
     store: ReleaseStore, vireo: Vireo, tmp_path: Path, bad: BadRelease
 ) -> None:

@@ -25,20 +25,14 @@ from vireo.server.security.folder import SecurityFolder
 
 @pytest.fixture
 def folder(tmp_path: Path) -> SecurityFolder:
-    return SecurityFolder(tmp_path / "security")
+    """One with certificates."""
+    folder = SecurityFolder(tmp_path / "security")
+    Certificates(folder).renew([])
+    return folder
 
 
 @pytest.fixture
-def certificates(folder: SecurityFolder) -> Certificates:
-    made = Certificates(folder)
-    made.renew([])
-    return made
-
-
-@pytest.fixture
-async def port(
-    folder: SecurityFolder, certificates: Certificates, release_folder: Path
-) -> AsyncIterator[int]:
+async def port(folder: SecurityFolder, release_folder: Path) -> AsyncIterator[int]:
     """The port of HTTP of a ranking pod with certificates."""
     files = folder.tls("ranking")
     settings = rpc_settings(
@@ -84,12 +78,12 @@ async def test_only_clients_that_the_authority_has_signed_are_answered(
 
 
 async def test_a_renewed_certificate_is_shown_and_a_missing_one_keeps_the_last(
-    port: int, folder: SecurityFolder, certificates: Certificates
+    port: int, folder: SecurityFolder
 ) -> None:
     client, files = folder.tls("control"), folder.tls("ranking")
     assert await asyncio.to_thread(shown_serial, port, "ranking", client) == serial(files)
     before = serial(files)
-    certificates.renew([])
+    Certificates(folder).renew([])
     assert serial(files) != before
     after = serial(files)
     assert await asyncio.to_thread(shown_serial, port, "ranking", client) == after
@@ -101,7 +95,7 @@ async def test_a_renewed_certificate_is_shown_and_a_missing_one_keeps_the_last(
 
 
 async def test_another_authority_is_trusted_instead_of_the_first_once_it_is_there(
-    port: int, folder: SecurityFolder, certificates: Certificates, tmp_path: Path
+    port: int, folder: SecurityFolder, tmp_path: Path
 ) -> None:
     old, theirs = folder.tls("envoy"), Authority.new("other")
     kept_authority = tmp_path / "old.crt"
@@ -116,7 +110,7 @@ async def test_another_authority_is_trusted_instead_of_the_first_once_it_is_ther
 
 
 async def test_a_file_that_is_no_certificate_is_named_at_the_start(
-    folder: SecurityFolder, certificates: Certificates, tmp_path: Path
+    folder: SecurityFolder, tmp_path: Path
 ) -> None:
     files = folder.tls("ranking")
     broken = tmp_path / "broken.crt"

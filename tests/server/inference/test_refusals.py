@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -11,17 +12,24 @@ import grpc.aio
 import numpy as np
 import pytest
 
-from tests.builders.inference import Array
-from tests.builders.inference_http import LENGTH, HttpPod, binary_request, json_request
-from tests.builders.releases import VECTOR_SIZE
+from tests.builders.inference import Array, add_input
+from tests.builders.inference_http import (
+    LENGTH,
+    HttpPod,
+    binary_request,
+    json_request,
+    serving_http,
+)
+from tests.builders.releases import VECTOR_SIZE, build_release, poison_model
 from vireo.inference import open_inference_pb2 as pb
 from vireo.inference.open_inference_pb2_grpc import GRPCInferenceServiceStub
+from vireo.server.ranking.service import RANKING_POD
+from vireo.server.releases import layout
 
 Request = dict[str, Any]
 """A request as HTTP has it, with arrays as data."""
 Spoil = Callable[[Request], Any]
 INFER = "/v2/models/ranker/infer"
-_CONTENTS = {"f": "fp32_contents", "i": "int64_contents"}
 
 
 def of(tensor: str, /, **changes: Any) -> Spoil:
@@ -129,20 +137,16 @@ MISTAKES: dict[str, tuple[Spoil, list[str]]] = {
 }
 
 
-async def by_grpc(pod: HttpPod, request: Request, *, raw: bool) -> str:
+async def by_grpc(
+    pod: HttpPod, request: Request, *, raw: bool, code: str = "INVALID_ARGUMENT"
+) -> str:
     """The message with which gRPC refuses a request."""
     message = pb.ModelInferRequest(model_name="ranker", id=request.get("id", ""))
     for each in request["inputs"]:
-        tensor = message.inputs.add(
-            name=each["name"], datatype=each["datatype"], shape=each["shape"]
-        )
+        fields = {name: each[name] for name in ("name", "datatype", "shape")}
+        tensor = add_input(message, each["data"], raw=raw, **fields)
         for name in each.get("parameters", ()):
             tensor.parameters[name].string_param = "x"
-        if raw:
-            message.raw_input_contents.append(each["data"].tobytes())
-        else:
-            values = getattr(tensor.contents, _CONTENTS[each["data"].dtype.kind])
-            values.extend(each["data"].ravel().tolist())
     for each in request.get("outputs", ()):
         output = message.outputs.add(name=each["name"])
         for name in each.get("parameters", ()):
@@ -151,7 +155,7 @@ async def by_grpc(pod: HttpPod, request: Request, *, raw: bool) -> str:
         stub: Any = GRPCInferenceServiceStub(channel)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await stub.ModelInfer(message)
-    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert caught.value.code() is grpc.StatusCode[code]
     return caught.value.details() or ""
 
 
@@ -189,6 +193,17 @@ async def test_a_mistake_is_named_in_whichever_form_it_comes(
     )
     for message in messages:
         assert message in said
+
+
+async def test_an_output_that_isnt_finite_is_a_mistake_too(
+    tmp_path: Path, inputs: dict[str, Array]
+) -> None:
+    folder, request = build_release(tmp_path), request_of(inputs)
+    poison_model(folder, layout.RANKER, "video")
+    async with serving_http(RANKING_POD, folder) as pod:
+        said = await by_http(pod, request)
+        assert said.startswith("ranker gave a value that isn't finite for these inputs")
+        assert await by_grpc(pod, request, raw=True, code="FAILED_PRECONDITION") == said
 
 
 @pytest.mark.parametrize(

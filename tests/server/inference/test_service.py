@@ -19,7 +19,6 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tests.builders.busy import busy
 from tests.builders.inference import golden, infer_request, output_of
 from tests.builders.refusals import failure_of, refusal, violations_of
-from tests.builders.releases import build_release, poison_model
 from tests.builders.rpc import rpc_settings, serving
 from tests.builders.waiting import until
 from vireo.inference import model_config_pb2
@@ -32,8 +31,6 @@ from vireo.server.ranking.service import RANKING_POD
 from vireo.server.releases import layout
 
 SERVICE = "inference.GRPCInferenceService"
-Input = pb.ModelInferRequest.InferInputTensor
-Output = pb.ModelInferRequest.InferRequestedOutputTensor
 
 
 @dataclass(frozen=True)
@@ -196,16 +193,13 @@ async def test_all_that_is_wrong_is_listed_in_details(release_folder: Path, rank
     assert [*violations_of(error)] == ["inputs[3].datatype", "inputs[7].datatype"]
 
 
-async def test_values_of_another_number_or_field_or_given_twice_are_refused(
+async def test_values_of_another_field_or_given_twice_are_refused(
     release_folder: Path, ranking: Any
 ) -> None:
-    typed = ranker_request(release_folder)
-    typed.inputs[3].contents.fp32_contents.append(1.0)
-    typed.inputs[7].contents.int64_contents.pop()
+    typed, both = ranker_request(release_folder), ranker_request(release_folder, raw=True)
     typed.inputs[6].contents.Clear()
     typed.inputs[6].contents.fp64_contents.extend([0.0, 0.0])
     typed.inputs[4].contents.int_contents.append(0)  # besides those of the right field
-    both = ranker_request(release_folder, raw=True)
     both.inputs[5].contents.int64_contents.append(2)
     said = ""
     for request in (typed, both):
@@ -213,8 +207,6 @@ async def test_values_of_another_number_or_field_or_given_twice_are_refused(
         assert code is grpc.StatusCode.INVALID_ARGUMENT
         said += details
     for message in (
-        "input 'match_features' of shape [1, 5, 1] must have 5 values in fp32_contents, has 6",
-        "input 'attributes' of shape [1, 16] must have 16 values in int64_contents, has 15",
         "input 'viewer_features' of shape [1, 2] must have 2 values in fp32_contents, has 0",
         "input 'viewer_features' has fp64_contents; FP32 has fp32_contents",
         "inputs[4].contents.int_contents: input 'history_vectors' has int_contents; FP32 has fp32",
@@ -233,15 +225,6 @@ async def test_an_id_out_of_bounds_is_rejected_with_the_runtimes_error(
         code, said = await refusal(stub_of(channel).ModelInfer(request))
     assert code is grpc.StatusCode.INVALID_ARGUMENT
     assert said.startswith("inputs: viewer_tower can't be run on these inputs: indices element out")
-
-
-async def test_an_answer_that_is_not_finite_is_a_failed_precondition(tmp_path: Path) -> None:
-    folder = build_release(tmp_path)
-    poison_model(folder, layout.RANKER, "video")
-    async with serving(RANKING_POD, folder) as (_, channel):
-        code, said = await refusal(stub_of(channel).ModelInfer(ranker_request(folder)))
-    assert code is grpc.StatusCode.FAILED_PRECONDITION
-    assert said.startswith("ranker gave a value that isn't finite for these inputs")
 
 
 async def test_outputs_may_be_named_and_repeated(release_folder: Path, ranking: Any) -> None:

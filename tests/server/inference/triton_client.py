@@ -36,14 +36,13 @@ def main(protocol: str, address: str, golden: str) -> None:
     def inputs(changes: dict[str, Any], **options: Any) -> list[Any]:
         made = []
         for name, array in {**arrays, **changes}.items():
-            if array is not None:
-                datatype = np_to_triton_dtype(array.dtype)
-                made.append(triton.InferInput(name, list(array.shape), datatype))
-                made[-1].set_data_from_numpy(array, **options)
+            datatype = np_to_triton_dtype(array.dtype)
+            made.append(triton.InferInput(name, list(array.shape), datatype))
+            made[-1].set_data_from_numpy(array, **options)
         return made
 
-    def infer(model: str = MODEL, *, version: str = "", **changes: Any) -> Any:
-        return client.infer(model, inputs(changes), model_version=version, request_id="mine")
+    def infer(model: str = MODEL, **changes: Any) -> Any:
+        return client.infer(model, inputs(changes), request_id="mine")
 
     def form(**options: Any) -> Any:
         """The scores, by HTTP with values in JSON or not."""
@@ -52,7 +51,7 @@ def main(protocol: str, address: str, golden: str) -> None:
 
     shown = {"as_json": True} if protocol == "grpc" else {}
     config = client.get_model_config(MODEL, **shown)
-    features, result = arrays["viewer_features"], infer()
+    result = infer()
     forms = [{}] if protocol == "grpc" else [{"binary_data": True}, {"binary_data": False}]
     response = result.get_response(**shown)
     results = {
@@ -65,13 +64,8 @@ def main(protocol: str, address: str, golden: str) -> None:
         "scores": [result.as_numpy("scores").tolist(), *(form(**each).tolist() for each in forms)],
         "id": response["id"],
         "release": response["parameters"]["release_id"],
-        "wrong_name": failure(lambda: infer(viewer_mood=features, viewer_features=None)),
         "wrong_shape": failure(lambda: infer(viewer_features=np.zeros((1, 3), np.float32))),
-        "wrong_dtype": failure(lambda: infer(viewer_features=features.astype(np.float64))),
-        "missing": failure(lambda: infer(viewer_features=None)),
         "no_model": failure(lambda: infer("other")),
-        "no_version": failure(lambda: infer(version="2")),
-        "no_load": failure(lambda: client.load_model(MODEL)),
         "no_statistics": failure(lambda: client.get_inference_statistics(MODEL)),
     }
     print(json.dumps(results))  # noqa: T201

@@ -19,7 +19,7 @@ from tests.builders.catalogue import change, key_of, removed
 from tests.builders.loading import serves
 from tests.builders.nats import RunningNats, settings_of
 from tests.builders.pods import RunningPod, running_pod
-from tests.builders.releases import build_release, write_manifest
+from tests.builders.releases import build_release, described_again
 from tests.builders.waiting import until
 from vireo.server.candidate.service import CandidateSettings, candidate_pod
 from vireo.server.event_log.jetstream import JetStreamLog
@@ -60,7 +60,7 @@ class Site:
         folder = build_release(self.folder / release_id, release_id=release_id, videos=videos)
         if takedowns is not None:
             takedowns.write(folder / layout.TAKEDOWNS)
-            write_manifest(folder, release_id=release_id)
+            described_again(folder)
         self.store.publish(folder)
         self.point(release_id)
         return release_id

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.builders.inference import Array
-from tests.builders.releases import VECTOR_SIZE, build_release, save_golden
+from tests.builders.releases import SCHEMA, build_release, save_golden
 from vireo.ops.cli.release.verification import ARCHITECTURE_NOISE
 from vireo.server.models.model import GoldenMismatchError, Model, replay
 from vireo.server.models.signature import ranker_signature, tower_signature
@@ -20,11 +20,11 @@ def folder(tmp_path: Path) -> Path:
 
 
 def ranker(folder: Path) -> Model:
-    return Model(folder / layout.RANKER, ranker_signature(VECTOR_SIZE))
+    return Model(folder / layout.RANKER, ranker_signature(SCHEMA))
 
 
 def tower(folder: Path) -> Model:
-    return Model(folder / layout.VIEWER_TOWER, tower_signature(VECTOR_SIZE))
+    return Model(folder / layout.VIEWER_TOWER, tower_signature(SCHEMA))
 
 
 def tampered(folder: Path, name: str, change: float, *, widen: bool = False) -> Path:

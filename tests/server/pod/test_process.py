@@ -150,12 +150,6 @@ def test_second_signal_ends_the_process_at_once(starts: Starts, port: int, log: 
     assert process.wait(60) == 128 + signal.SIGTERM, log.read_text()[-2000:]
 
 
-def test_bad_settings_end_the_process_with_one_line(starts: Starts, log: Path) -> None:
-    assert starts(MODULES[0], "--port", "many").wait(60) == 1
-    [line] = log.read_text().splitlines()
-    assert line.startswith("error: bad settings: VIREO_PORT or --port: Input should be")
-
-
 def test_port_that_is_taken_ends_the_process_with_one_line(
     starts: Starts, port: int, log: Path
 ) -> None:

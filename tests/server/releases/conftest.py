@@ -1,11 +1,9 @@
 import itertools
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.builders.loading import Followed
-from tests.builders.releases import build_release
 from vireo.server.releases.s3 import S3Settings
 from vireo.server.releases.store import ReleaseStore
 
@@ -21,18 +19,6 @@ def store(s3: S3Settings) -> ReleaseStore:
 def name() -> str:
     """Return a name that no other test uses, valid for a release or a channel."""
     return f"n{next(_numbers)}"
-
-
-@pytest.fixture
-def publish(store: ReleaseStore, tmp_path: Path) -> Callable[[str], Path]:
-    """Return a function that publishes a release with a given id, and returns its folder."""
-
-    def build_and_publish(release_id: str) -> Path:
-        folder = build_release(tmp_path / "staged" / release_id, release_id=release_id)
-        store.publish(folder)
-        return folder
-
-    return build_and_publish
 
 
 @pytest.fixture

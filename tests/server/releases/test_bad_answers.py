@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import pytest
 
+from tests.builders.answering import answering, reply
+from tests.builders.s3 import unreachable_s3
 from vireo.server.releases.bucket import StoreError
 from vireo.server.releases.channels import Change, Channel, ChannelPointer
-from vireo.server.releases.s3 import S3Settings
 from vireo.server.releases.store import ReleaseStore
 
 pytestmark = pytest.mark.slow
@@ -21,8 +19,7 @@ pytestmark = pytest.mark.slow
 _LISTING = '<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">%s</ListBucketResult>'
 
 
-@dataclass
-class Answer:
+class Answer(NamedTuple):
     """What the server below answers to everything."""
 
     status: int
@@ -54,45 +51,6 @@ ANSWERS = {
 }
 
 
-@pytest.fixture
-def server() -> Iterator[Callable[[Answer], S3Settings]]:
-    """Yield a function that starts an HTTP server with one response to everything."""
-    answers: list[Answer] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def _answer(self) -> None:
-            self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            answer = answers[-1]
-            self.send_response(answer.status)
-            if answer.content_type is not None:
-                self.send_header("Content-Type", answer.content_type)
-            self.send_header("Content-Length", str(len(answer.body)))
-            self.end_headers()
-            if self.command != "HEAD":
-                self.wfile.write(answer.body)
-
-        do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _answer  # noqa: N815
-
-        def log_message(self, *arguments: Any) -> None:
-            """Log nothing."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
-        thread = threading.Thread(target=http.serve_forever)
-        thread.start()
-
-        def start(answer: Answer) -> S3Settings:
-            answers.append(answer)
-            return S3Settings(
-                endpoint=f"127.0.0.1:{http.server_port}",
-                access_key="key",
-                secret_key="secret",  # type: ignore[arg-type]
-            ).with_patience(retries=0)
-
-        yield start
-        http.shutdown()
-        thread.join()
-
-
 def channel() -> Channel:
     pointer = {"release_id": "r", "updated_at": "2024-01-01T00:00:00Z", "updated_by": "ada"}
     return Channel("production", ChannelPointer.model_validate(pointer), '"etag"')
@@ -117,19 +75,21 @@ ASKED: dict[str, Callable[[ReleaseStore, Path], object]] = {
 
 @pytest.mark.parametrize("answer", ANSWERS.values(), ids=ANSWERS)
 def test_an_answer_that_is_not_s3s_gives_the_stores_own_error_and_no_other(
-    server: Callable[[Answer], S3Settings], tmp_path: Path, answer: Answer
+    tmp_path: Path, answer: Answer
 ) -> None:
-    store = ReleaseStore(server(answer))
     (tmp_path / "file").write_bytes(b"content")
-    for what, ask in ASKED.items():
-        message = ""
-        try:
-            ask(store, tmp_path / "file")
-        except StoreError as error:
-            message = str(error)
-        except Exception as error:  # noqa: BLE001
-            pytest.fail(f"{what}: {type(error).__name__}: {error}")
-        assert len(message) < 500, what
-        assert message.isprintable(), what
-        # Some can take it for an answer: a file of nothing, a bucket that was never made.
-        assert message or answer.status in (200, 404, 409), what
+    with answering(lambda request, _: reply(request, *answer)) as port:
+        there = {"endpoint": f"127.0.0.1:{port}"}
+        store = ReleaseStore(unreachable_s3().model_copy(update=there))
+        for what, ask in ASKED.items():
+            message = ""
+            try:
+                ask(store, tmp_path / "file")
+            except StoreError as error:
+                message = str(error)
+            except Exception as error:  # noqa: BLE001
+                pytest.fail(f"{what}: {type(error).__name__}: {error}")
+            assert len(message) < 500, what
+            assert message.isprintable(), what
+            # Some can take it for an answer: a file of nothing, a bucket that was never made.
+            assert message or answer.status in (200, 404, 409), what

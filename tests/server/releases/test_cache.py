@@ -3,9 +3,9 @@
 import fcntl
 import json
 import os
+import resource
 import shutil
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 
 from tests.builders.faulty_s3 import Fault, faulty_s3
-from tests.builders.releases import build_release, write_manifest
+from tests.builders.loading import Followed
+from tests.builders.releases import build_release, described_again
 from tests.builders.s3 import client_of
 from vireo.server.releases import layout
 from vireo.server.releases.bucket import StoreUnavailableError
@@ -70,8 +71,7 @@ class Machine:
 def machine(store: ReleaseStore, name: str, tmp_path: Path) -> Machine:
     folder = build_release(tmp_path / "staged" / name, release_id=name)
     (folder / BIG).write_bytes(np.random.default_rng(len(name)).bytes(SIZE))
-    write_manifest(folder, release_id=name)
-    store.publish(folder)
+    store.publish(described_again(folder))
     return Machine(store, ReleaseCache(tmp_path / "cache"), name, folder)
 
 
@@ -174,6 +174,17 @@ def test_a_cache_that_cannot_hold_a_release_is_explained(machine: Machine) -> No
         ReleaseCache(machine.staged / BIG).fetch(machine.store, machine.name, FILES)
 
 
+def test_a_failed_write_is_reported_and_leaves_nothing(machine: Machine) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, limits[1]))
+    try:
+        with pytest.raises(CacheError, match="can't be used: File too large; free some disk"):
+            machine.fetch(None, BIG)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not [each for each in machine.cache.root.rglob("*") if each.is_file()]
+
+
 def test_a_download_that_stalls_in_another_process_is_not_awaited_and_one_that_goes_on_is(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -222,16 +233,12 @@ def test_the_last_release_is_remembered_by_kind_of_pod_and_channel(tmp_path: Pat
 
 
 @pytest.fixture
-def aged(
-    store: ReleaseStore, publish: Callable[[str], Path], name: str, tmp_path: Path
-) -> tuple[ReleaseCache, list[str]]:
+def aged(followed: Followed) -> tuple[ReleaseCache, list[str]]:
     """A cache with five releases, used 0 to 8 hours ago, and their ids."""
-    cache = ReleaseCache(tmp_path / "cache", keep=2)
-    ids = [f"{name}-{letter}" for letter in "abcde"]
+    cache, ids = ReleaseCache(followed.cache.root, keep=2), followed.publish(*"abcde")
     for number, release_id in enumerate(ids):
-        publish(release_id)
         then = time.time() - 7200 * number
-        os.utime(cache.fetch(store, release_id, (layout.VIDEO_IDS,)), (then, then))
+        os.utime(cache.fetch(followed.store, release_id, (layout.VIDEO_IDS,)), (then, then))
     return cache, ids
 
 

@@ -13,14 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.builders.releases import build_release
+from tests.builders.spoilt import spoilt
 from vireo.server.errors import VireoError
 from vireo.server.event_log.log import BEGIN
 from vireo.server.releases.bucket import StoreError
-from vireo.server.releases.channels import HISTORY, MAX_DOCUMENT_BYTES, ChannelPointer
+from vireo.server.releases.channels import HISTORY, ChannelPointer
 from vireo.server.releases.manifest import (
     FORMAT_VERSION,
     MANIFEST_NAME,
-    MAX_MANIFEST_BYTES,
+    MAX_DOCUMENT_BYTES,
     FeatureSchema,
     Manifest,
     ReleaseError,
@@ -167,23 +168,6 @@ def test_a_number_that_is_not_finite_is_refused_wherever_it_stands(number: str) 
             Manifest.parse(text.encode(), "here")
 
 
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [
-        (b"[" * 100_000, "recursion limit exceeded"),
-        (b" " * (MAX_MANIFEST_BYTES + 1), "has more than 1,048,576 bytes"),
-        (b"\x1f\x8b\x00", "isn't a manifest"),
-        (b'"format_version"', "format_version is None"),
-    ],
-)
-def test_a_document_that_is_no_manifest_is_refused_with_the_reason(
-    text: bytes, reason: str
-) -> None:
-    with pytest.raises(ReleaseError, match=reason) as refusal:
-        Manifest.parse(text, "here")
-    assert len(str(refusal.value)) < 400
-
-
 def test_a_manifest_that_cannot_be_read_is_refused_and_only_so_much_of_it_is_read(
     tmp_path: Path,
 ) -> None:
@@ -206,64 +190,43 @@ def test_the_largest_values_that_are_allowed_are_read_and_written_again(tmp_path
     assert Manifest.read(tmp_path) == read
 
 
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-    lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3)
-    ),
-    max_leaves=6,
-)
-
-
-def places(document: Any, above: Place = ()) -> list[Place]:
-    """Every place in a document."""
-    if not isinstance(document, dict):
-        return [above]
-    below = [place for name in document for place in places(document[name], (*above, name))]
-    return [above, *below] if above else below
-
-
-@pytest.mark.parametrize("text", [b"", b"{}", b"[]", b"null", b"\xff", b"[" * 100_000])
 @pytest.mark.parametrize(
-    ("place", "advice"),
+    "text",
+    [b"", b"{}", b"[]", b"null", b"\xff", b"[" * 100_000, b" " * (MAX_DOCUMENT_BYTES + 1)],
+    ids=lambda text: f"{len(text)} of {text[:2]}",
+)
+@pytest.mark.parametrize(
+    ("kind", "place", "reason"),
     [
-        ("channels/production.json", "isn't a channel; remove it, and set it again"),
-        (f"{HISTORY}production/1.json", "isn't a record of a channel's change; remove it"),
+        (MANIFEST, "here", "isn't a manifest|format_version is None"),
+        (CHANNEL, "channels/production.json", "isn't a channel; remove it, and set it again"),
+        (CHANNEL, f"{HISTORY}production/1.json", "isn't a record of a channel's change; remove it"),
     ],
 )
-def test_a_document_that_is_no_channel_is_refused(place: str, advice: str, text: bytes) -> None:
-    with pytest.raises(StoreError, match=advice):
-        ChannelPointer.parse(text, place)
-    with pytest.raises(StoreError, match="has more than"):
-        ChannelPointer.parse(b" " * (MAX_DOCUMENT_BYTES + 1), place)
+def test_what_is_no_such_document_is_refused_with_the_reason(
+    kind: Kind, place: str, reason: str, text: bytes
+) -> None:
+    with pytest.raises(kind.refusal, match=reason) as refusal:
+        kind.parse(text, place)
+    assert len(str(refusal.value)) < 400
 
 
-kinds = st.sampled_from([MANIFEST, CHANNEL])
+def test_what_a_newer_build_says_of_a_channel_is_ignored() -> None:
+    newer = json.dumps(channel() | {"mood": "good"}).encode()
+    assert ChannelPointer.parse(newer, "here").best_figures
 
 
-@settings(deadline=None)
-@given(kinds, st.data())
+@settings(deadline=None, max_examples=300)
+@given(st.data())
+@pytest.mark.parametrize("kind", [MANIFEST, CHANNEL])
 def test_any_document_is_read_or_refused(kind: Kind, data: st.DataObject) -> None:
-    place = data.draw(st.sampled_from(places(kind.sound())))
-    changed_bytes = bytearray(json.dumps(kind.sound()).encode())
-    for _ in range(data.draw(st.integers(1, 4))):
-        changed_bytes[data.draw(st.integers(0, len(changed_bytes) - 1))] = data.draw(
-            st.integers(0, 255)
-        )
-    value = data.draw(json_values)
-    for text in (
-        json.dumps(changed(kind.sound(), place, value)).encode(),
-        json.dumps(value).encode(),
-        data.draw(st.binary(max_size=60)),
-        bytes(changed_bytes),
-    ):
-        message = ""
-        try:
-            kind.parse(text, "here")
-        except kind.refusal as error:  # anything else fails the test
-            message = str(error)
-        assert message.isprintable()
-        assert len(message) < 20_000
+    message = ""
+    try:
+        kind.parse(data.draw(spoilt(kind.sound())), "here")
+    except kind.refusal as error:  # anything else fails the test
+        message = str(error)
+    assert message.isprintable()
+    assert len(message) < 20_000
 
 
 def of_schema(name: str) -> list[str]:

@@ -1,6 +1,5 @@
 """What a pod serves, and why, while S3, its cache and releases fail."""
 
-import asyncio
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -10,9 +9,9 @@ import numpy as np
 import pytest
 import structlog
 
+from tests.builders.bad_releases import GOLDEN_MISMATCH
 from tests.builders.faulty_s3 import faulty_s3
 from tests.builders.loading import Followed, running, serves
-from tests.builders.releases import build_release, write_manifest
 from tests.builders.s3 import unreachable_s3
 from tests.builders.waiting import until
 from vireo.server.ranking.service import RANKING_POD
@@ -27,11 +26,7 @@ pytestmark = pytest.mark.integration
 def publish_damaged(followed: Followed) -> str:
     """Publish a release whose ranker answers otherwise than its goldens, digests all right."""
     release_id = f"{followed.name}-bad"
-    folder = build_release(followed.folder / "bad", release_id=release_id)
-    other = build_release(followed.folder / "other", seed=1)
-    (other / layout.GOLDEN_RANKER).replace(folder / layout.GOLDEN_RANKER)
-    write_manifest(folder, release_id=release_id)
-    followed.store.publish(folder)
+    followed.store.publish(GOLDEN_MISMATCH.build(followed.folder / "bad", release_id))
     return release_id
 
 
@@ -59,19 +54,29 @@ def fails_to_load(loader: ReleaseLoader[Any], release_id: str) -> bool:
     return latest is not None and latest.release_id == release_id
 
 
-async def test_a_channel_that_is_removed_while_a_load_waits_to_be_retried_changes_nothing(
+async def test_a_release_that_failed_is_not_loaded_at_every_look_at_its_channel(
     followed: Followed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("vireo.server.releases.loader.backoff", lambda *_: 3600.0)
+    loads: list[Path] = []
+
+    def build(folder: Path) -> Any:
+        loads.append(folder)
+        return RANKING_POD.build(folder)
+
     [release_id] = followed.publish("a")
-    async with running(loader := followed.loader(wait=lambda *_: asyncio.sleep(0.02))):
-        await followed.serve(loader, release_id)
-        bad = publish_damaged(followed)
-        followed.point(bad)
-        await until(lambda: fails_to_load(loader, bad))
-        followed.store.bucket.remove(f"channels/{followed.name}.json")
-        await until(lambda: "names no release yet" in loader.failures.reason)
-        assert serves(loader, release_id)
+    with faulty_s3(followed.store.settings) as proxy:
+        async with running(loader := followed.loader(proxy.settings, build=build)):
+            await followed.serve(loader, release_id)
+            bad = publish_damaged(followed)
+            followed.point(bad)
+            await until(lambda: fails_to_load(loader, bad))
+            proxy.requests.clear()
+            await until(lambda: sum(b"/channels/" in line for line in proxy.requests) > 5)
+            assert len(loads) == 2
+            followed.store.bucket.remove(f"channels/{followed.name}.json")
+            await until(lambda: "names no release yet" in loader.failures.reason)
+            assert serves(loader, release_id)
 
 
 async def test_other_failures_dont_put_off_the_next_attempt_at_a_release(

@@ -1,17 +1,15 @@
-from collections.abc import Callable
-from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.builders.releases import build_release
-from tests.builders.s3 import client_of
 from vireo.server.errors import VireoError
 from vireo.server.releases.bucket import NotInStoreError
 from vireo.server.releases.channels import CANARY, BestFigures, Change, Channel
 from vireo.server.releases.gate import Check, GateResult
-from vireo.server.releases.manifest import MANIFEST_NAME
 from vireo.server.releases.promotion import (
+    PRODUCTION,
     NothingToReturnToError,
     PromotionRefusedError,
     PromotionRequest,
@@ -19,10 +17,9 @@ from vireo.server.releases.promotion import (
     roll_back,
 )
 from vireo.server.releases.s3 import S3Settings
-from vireo.server.releases.store import ReleaseStore
+from vireo.server.releases.store import ReleaseStore, manifest_place
 
 pytestmark = pytest.mark.integration
-Publish = Callable[[str], Path]
 WORSE = Check("ndcg_10", 0.2, 0.1, -0.1, 0.004, 0.01, 0.03, "worse", refused=True)
 REFUSED = GateResult("refused", (WORSE,), 9, "0" * 64)
 PASSED = GateResult("passed", (), 9, "0" * 64)
@@ -30,9 +27,9 @@ PASSED = GateResult("passed", (), 9, "0" * 64)
 
 @pytest.fixture
 def own(s3: S3Settings, name: str, tmp_path: Path) -> ReleaseStore:
-    """A bucket of the test's own, with releases a, b and c: promotions look at production."""
+    """A bucket of the test's own, with releases a to d: promotions look at production."""
     store = ReleaseStore(s3.model_copy(update={"bucket": f"promotions-{name}"}))
-    for letter in "abc":
+    for letter in "abcd":
         store.publish(build_release(tmp_path / letter, release_id=letter))
     return store
 
@@ -77,125 +74,107 @@ def test_a_release_is_compared_with_the_one_that_its_viewers_would_get(
 
 
 def test_a_refused_release_is_promoted_only_with_a_reason(own: ReleaseStore) -> None:
-    own.change_channel("production", Change("a"), None)
-    refused = promote(own, "b", PromotionRequest("production"), lambda *_: REFUSED)
+    own.change_channel(PRODUCTION, Change("a"), None)
+    refused = promote(own, "b", PromotionRequest(PRODUCTION), lambda *_: REFUSED)
     with pytest.raises(PromotionRefusedError, match="refuses b, and production still names a"):
         refused.check()
     assert not refused.as_json()["promoted"]
-    assert own.channels.history("production")[-1].release_id == "a"
+    assert own.channels.history(PRODUCTION)[-1].release_id == "a"
     with pytest.raises(VireoError, match="give a reason with --reason"):
-        PromotionRequest("production", force=True)
-    request = PromotionRequest("production", force=True, reason="to see")
+        PromotionRequest(PRODUCTION, force=True)
+    request = PromotionRequest(PRODUCTION, force=True, reason="to see")
     forced = promote(own, "b", request, lambda *_: REFUSED)
     forced.check()
-    record = own.channels.history("production")[-1]
+    record = own.channels.history(PRODUCTION)[-1]
     assert (record.release_id, record.forced, record.reason) == ("b", True, "to see")
     assert record.findings == REFUSED.findings
     with pytest.raises(NotInStoreError):
         promote(own, "nowhere", request, lambda *_: PASSED)
 
 
-def test_of_a_release_that_the_channel_names_only_the_share_changes(own: ReleaseStore) -> None:
-    def shares(share: float | None = None) -> list[tuple[str, float]]:
-        promote(own, "a", PromotionRequest(CANARY, share), lambda *_: REFUSED).check()
+def test_of_a_release_that_the_canary_names_only_the_share_changes_and_the_next_keeps_it(
+    own: ReleaseStore,
+) -> None:
+    def shares(named: str, share: float | None = None) -> list[tuple[str, float]]:
+        gate = PASSED if named == "b" else REFUSED
+        promote(own, named, PromotionRequest(CANARY, share), lambda *_: gate).check()
         return [(each.action, each.share) for each in own.channels.history(CANARY)]
 
-    assert shares() == [("promote", 0.0)]
-    assert shares(0.1) == shares(0.1) == shares() == [("promote", 0.0), ("share", 0.1)]
+    given = [("promote", 0.0), ("share", 0.1)]
+    assert shares("a") == given[:1]
+    assert shares("a", 0.1) == shares("a", 0.1) == shares("a") == given
+    assert shares("b") == [*given, ("promote", 0.1)], "it stays until another is given"
     with pytest.raises(VireoError, match="only the canary has a share"):
-        PromotionRequest("production", 0.1)
+        PromotionRequest(PRODUCTION, 0.1)
 
 
-@pytest.fixture
-def promoted(store: ReleaseStore, publish: Publish) -> Callable[..., None]:
-    def change(channel: str, release_id: str, share: float | None = None) -> None:
-        publish(release_id)
-        before = store.read_channel(channel)
-        store.change_channel(channel, Change(release_id, share=share), before)
-
-    return change
-
-
-def test_each_rollback_undoes_one_promotion(
-    store: ReleaseStore, promoted: Callable[..., None], name: str
+def name_each(
+    store: ReleaseStore, release_ids: str, channel: str = PRODUCTION, **more: Any
 ) -> None:
-    a, b, c, d = (f"{name}-{letter}" for letter in "abcd")
-    for release_id in (a, b, c, c):  # what is named already is no step of its own
-        promoted(name, release_id)
-    assert roll_back(store, name, "slow").pointer.release_id == b
+    """Have a channel name these releases, one after the other, without asking the gate."""
+    for release_id in release_ids:
+        change = Change(release_id, **more)
+        store.change_channel(channel, change, store.read_channel(channel))
+
+
+def replace_object(store: ReleaseStore, place: str, body: bytes) -> None:
+    store.bucket.remove(place)
+    store.bucket.swap(place, body, None)
+
+
+def test_each_rollback_undoes_one_promotion(own: ReleaseStore) -> None:
+    name_each(own, "abcc")  # what is named already is no step of its own
+    assert roll_back(own, PRODUCTION, "slow").pointer.release_id == "b"
     # What was rolled back from is passed over, and a promotion counts from where it was made.
-    promoted(name, d)
-    assert [roll_back(store, name).pointer.release_id for _ in range(2)] == [b, a]
-    with pytest.raises(NothingToReturnToError, match=f"before {a}; choose one of"):
-        roll_back(store, name)
+    name_each(own, "d")
+    assert [roll_back(own, PRODUCTION).pointer.release_id for _ in range(2)] == ["b", "a"]
+    with pytest.raises(NothingToReturnToError, match="before a; choose one of"):
+        roll_back(own, PRODUCTION)
     assert [
-        (each.action, each.release_id, each.reason) for each in store.channels.history(name)
+        (each.action, each.release_id, each.reason) for each in own.channels.history(PRODUCTION)
     ] == [
-        ("promote", a, ""),
-        ("promote", b, ""),
-        ("promote", c, ""),
-        ("promote", c, ""),
-        ("rollback", b, "slow"),
-        ("promote", d, ""),
-        ("rollback", b, ""),
-        ("rollback", a, ""),
+        *(("promote", release_id, "") for release_id in "abcc"),
+        ("rollback", "b", "slow"),
+        ("promote", "d", ""),
+        ("rollback", "b", ""),
+        ("rollback", "a", ""),
     ]
 
 
-def test_the_canary_gets_the_share_and_the_best_figures_back_that_it_had(
-    store: ReleaseStore, publish: Publish, name: str
-) -> None:
+def test_the_canary_gets_the_share_and_the_best_figures_back_that_it_had(own: ReleaseStore) -> None:
     for share, best in ((0.05, 0.1), (0.4, 0.2)):
         had = (BestFigures(held_out="0" * 64, figures={"ndcg_10": best}),)
-        publish(name)
-        change = Change(name, share=share, best_figures=had)
-        store.change_channel(CANARY, change, store.read_channel(CANARY))
-        publish(f"{name}-b")
-        change = Change(f"{name}-b", share=0.7, best_figures=())
-        store.change_channel(CANARY, change, store.read_channel(CANARY))
-        pointer = roll_back(store, CANARY).pointer
-        assert (pointer.release_id, pointer.share, pointer.best_figures) == (name, share, had)
+        name_each(own, "a", CANARY, share=share, best_figures=had)
+        name_each(own, "b", CANARY, share=0.7)
+        pointer = roll_back(own, CANARY).pointer
+        assert (pointer.release_id, pointer.share, pointer.best_figures) == ("a", share, had)
 
 
-def test_a_removed_release_is_skipped_and_reported(
-    store: ReleaseStore, s3: S3Settings, promoted: Callable[..., None], name: str
-) -> None:
-    a, b, c = (f"{name}-{letter}" for letter in "abc")
-    for release_id in (a, b, c):
-        promoted(name, release_id)
-    client_of(s3).remove_object(s3.bucket, f"releases/{b}/{MANIFEST_NAME}")
-    done = roll_back(store, name)
-    assert (done.before.release_id, done.pointer.release_id, done.gone) == (c, a, (b,))
+def test_a_removed_release_is_skipped_and_reported(own: ReleaseStore) -> None:
+    name_each(own, "abc")
+    own.bucket.remove(manifest_place("b"))
+    done = roll_back(own, PRODUCTION)
+    assert (done.before.release_id, done.pointer.release_id, done.gone) == ("c", "a", ("b",))
 
 
-def test_a_history_that_leads_in_a_circle_ends_a_rollback(
-    store: ReleaseStore, s3: S3Settings, promoted: Callable[..., None], name: str
-) -> None:
-    for release_id in (f"{name}-a", f"{name}-b"):
-        promoted(name, release_id)
-    record = store.channels.recorded(name, 1)
+def test_a_history_that_leads_in_a_circle_ends_a_rollback(own: ReleaseStore) -> None:
+    name_each(own, "ab")
+    record = own.channels.recorded(PRODUCTION, 1)
     assert record is not None
     gone = record.model_copy(update={"release_id": "gone", "returns_to": 1})
-    body = gone.model_dump_json().encode()
-    place = f"channels/history/{name}/00000001.json"
-    client_of(s3).put_object(s3.bucket, place, BytesIO(body), len(body))
+    replace_object(own, f"channels/history/{PRODUCTION}/00000001.json", gone.body())
     with pytest.raises(NothingToReturnToError, match="gone was removed from the store"):
-        roll_back(store, name)
+        roll_back(own, PRODUCTION)
 
 
 def test_a_release_that_this_build_does_not_understand_can_be_gone_back_to(
-    store: ReleaseStore, s3: S3Settings, promoted: Callable[..., None], name: str
+    own: ReleaseStore,
 ) -> None:
-    a, b = f"{name}-a", f"{name}-b"
-    for release_id in (a, b):
-        promoted(name, release_id)
-    older = b'{"format_version": 1}'
-    place = f"releases/{a}/{MANIFEST_NAME}"
-    client_of(s3).put_object(s3.bucket, place, BytesIO(older), len(older))
-    assert roll_back(store, name).pointer.release_id == a
-    client_of(s3).remove_object(s3.bucket, place)
+    name_each(own, "ab")
+    replace_object(own, manifest_place("a"), b'{"format_version": 1}')
+    assert roll_back(own, PRODUCTION).pointer.release_id == "a"
 
 
-def test_a_channel_that_was_never_set_says_how_to_set_it(store: ReleaseStore, name: str) -> None:
-    with pytest.raises(NothingToReturnToError, match=f"promote ID --channel {name}"):
-        roll_back(store, name)
+def test_a_channel_that_was_never_set_says_how_to_set_it(own: ReleaseStore) -> None:
+    with pytest.raises(NothingToReturnToError, match=f"promote ID --channel {PRODUCTION}"):
+        roll_back(own, PRODUCTION)

@@ -17,13 +17,13 @@ from threading import Lock
 import pytest
 
 from tests.builders.faulty_s3 import FaultyS3, faulty_s3
-from tests.builders.releases import build_release, write_manifest
+from tests.builders.releases import build_release, described_again
 from vireo.server.errors import VireoError
 from vireo.server.releases import layout
 from vireo.server.releases.bucket import NotInStoreError, StoreError
 from vireo.server.releases.cache import CacheError, ReleaseCache
 from vireo.server.releases.channels import Change
-from vireo.server.releases.manifest import Manifest
+from vireo.server.releases.manifest import MANIFEST_NAME, Manifest
 from vireo.server.releases.promotion import roll_back
 from vireo.server.releases.s3 import S3Settings
 from vireo.server.releases.store import (
@@ -67,12 +67,11 @@ def staged(tmp_path: Path) -> Callable[[str], Path]:
     """Return a function that makes a release of two files with a given id."""
     folder = build_release(tmp_path / "staged")
     for file in folder.rglob("*"):
-        if file.is_file() and file.relative_to(folder).as_posix() not in FILES:
+        if file.is_file() and file.relative_to(folder).as_posix() not in (*FILES, MANIFEST_NAME):
             file.unlink()
 
     def stage(release_id: str) -> Path:
-        write_manifest(folder, release_id=release_id)
-        return folder
+        return described_again(folder, release_id=release_id)
 
     return stage
 

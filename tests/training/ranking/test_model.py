@@ -182,10 +182,7 @@ def test_the_export_equals_pytorch(watch_part: WatchPart, tmp_path: Path) -> Non
         model.watch_part = watch_part
         model.outcome_part = "linear" if watch_part == "retrieval" else "full"
         export_ranker(model, tmp_path / "model.onnx")
-        matches = len(schema.match_features)
-        contexts = len(schema.context_features)
-        signature = ranker_signature(VECTOR_SIZE, contexts, matches, len(schema.tasks))
-        served = Model(tmp_path / "model.onnx", signature)
+        served = Model(tmp_path / "model.onnx", ranker_signature(schema))
         for tensors in cases_of(model):
             inputs = {name: value.numpy() for name, value in tensors.items()}
             assert np.abs(served.run(inputs) - torch_scores(model, inputs)).max() < 1e-4

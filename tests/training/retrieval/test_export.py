@@ -14,6 +14,7 @@ from tests.builders.watches import towers_data
 from vireo.server.features.content import CONTENT_LIMIT
 from vireo.server.models.model import Model
 from vireo.server.models.signature import VIDEOS, tower_signature
+from vireo.server.releases.manifest import FeatureSchema
 from vireo.training.config import RetrievalConfig
 from vireo.training.retrieval import embeddings
 from vireo.training.retrieval.data import RetrievalData
@@ -47,7 +48,8 @@ def test_every_kind_of_request_has_the_vector_that_pytorch_gives_it(
     videos = model.video_vectors().detach().numpy()
     assert np.array_equal(vectors, videos.astype(precision)), "they lie beside the model"
     table = readable(torch.from_numpy(vectors.astype(np.float32)))
-    served = Model(path, tower_signature(16, len(model.context)), {VIDEOS: vectors})
+    schema = FeatureSchema.ours(small.history_limit, 16, model.context)
+    served = Model(path, tower_signature(schema), {VIDEOS: vectors})
     limit = small.history_limit
     cases = [
         example_inputs(model, each) for each in ([5], [5, 3], [0, 1, 5, 8, 2, 4, 0], [0], [limit])
