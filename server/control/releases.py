@@ -57,7 +57,7 @@ class PodReleases(release_pb2_grpc.ReleaseServiceServicer):
 
     async def _ask_all(self) -> pb.GetServingReleaseResponse:
         mesh = self._mesh()
-        pods = [(service, pod) for service in INNER for pod in mesh.of(Pool(service)).active]
+        pods = [(service, pod) for service in INNER for pod in mesh.of(Pool(service))]
         responses = await asyncio.gather(*(self._ask(*pod) for pod in pods))
         # A pod that can't be connected to takes no calls, and loads the newest release when it
         # starts. So it delays no gateway.

@@ -128,12 +128,9 @@ async def running_control(endpoints: Endpoints, **settings: Any) -> AsyncIterato
 
 @asynccontextmanager
 async def control_of(
-    discovery: Discovery, channels: Channels, *, draining: float = 0.2, **settings: Any
+    discovery: Discovery, channels: Channels, **settings: Any
 ) -> AsyncIterator[tuple[int, Control]]:
-    """The same with any source of endpoints: its port, and what makes snapshots.
-
-    `draining` is for how many seconds a pod that is gone is published as draining.
-    """
+    """The same with any source of endpoints: its port, and what makes snapshots."""
     quick = {
         "port": 0,
         "drain_seconds": 0.0,
@@ -143,7 +140,6 @@ async def control_of(
     used = ControlSettings(**{**quick, **settings})
     server = RpcServer(used)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(admission, "DRAIN_SECONDS", draining)
         control = Control(used, discovery, channels, server)
         await server.start()
         patch.setattr(admission, "_INTERVAL_SECONDS", 0.05)
