@@ -17,7 +17,6 @@ from vireo.server.control.mesh import POOLS, Endpoint, Endpoints
 from vireo.server.errors import VireoError
 
 _POLL_SECONDS = 1.0
-_AGE_SECONDS = 10.0
 _MAX_BYTES = 1 << 20
 """Maximum size of the file: room for some 40,000 pods."""
 
@@ -25,15 +24,10 @@ _MAX_BYTES = 1 << 20
 class Discovery(Protocol):
     """A source of endpoints."""
 
-    @property
-    def attempts(self) -> Attempts:
-        """Outcomes of reading the source."""
-        ...
-
     async def follow(self, changed: Callable[[Endpoints], None]) -> None:
         """Call `changed` with all pods, and again on each change, until cancelled.
 
-        Failures are recorded in `attempts`; the last known pods stay in use.
+        Failures are recorded as `Attempts`; the last known pods stay in use.
         """
         ...
 
@@ -43,15 +37,12 @@ class StaticDiscovery:
 
     def __init__(self, endpoints: Endpoints) -> None:
         """Hold the pods."""
-        self.attempts = Attempts("list")
         self._endpoints = endpoints
 
     async def follow(self, changed: Callable[[Endpoints], None]) -> None:
         """Call `changed` with the pods, once."""
         changed(self._endpoints)
-        while True:
-            self.attempts.succeeded()  # the age of the last success must not grow
-            await asyncio.sleep(_AGE_SECONDS)
+        await asyncio.Event().wait()
 
 
 class FileDiscovery:

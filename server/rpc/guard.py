@@ -130,8 +130,8 @@ class Guard:
         """Calls of our services in flight."""
         self._of_callers = Tally[str]()
         """The same by caller."""
-        self.closing = asyncio.Event()
-        """Set once new calls are refused."""
+        self._closing = False
+        """Whether new calls are refused."""
         self.idle = asyncio.Event()
         """Set while no call is being answered."""
         self.idle.set()
@@ -141,7 +141,7 @@ class Guard:
 
         Streams end with it before their next message.
         """
-        self.closing.set()
+        self._closing = True
         self._streams.close()
 
     def guarded(self, method: str, handler: Handler) -> Handler:
@@ -185,7 +185,7 @@ class Guard:
             self._of_callers[caller] += 1
             self.idle.clear()
             try:
-                if self.closing.is_set():
+                if self._closing:
                     raise unavailable("this server shuts down; retry on another one", timedelta(0))
                 left = self._max_calls - self.under_way
                 # A caller leaves as many to others as it has, however long its calls wait.

@@ -75,11 +75,6 @@ class RpcServer:
         return self._guard.under_way
 
     @property
-    def closing(self) -> asyncio.Event:
-        """Set once new calls are refused, for handlers that wait."""
-        return self._guard.closing
-
-    @property
     def standard_streams(self) -> Places:
         """Places of the streams of health and reflection."""
         return self._guard.standard_streams

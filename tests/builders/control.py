@@ -19,7 +19,6 @@ from tests.builders.s3 import unreachable_s3
 from vireo.server.control import admission
 from vireo.server.control import channels as channels_module
 from vireo.server.control.ads import DiscoveryServicer
-from vireo.server.control.attempts import Attempts
 from vireo.server.control.channels import Channels
 from vireo.server.control.control import Control
 from vireo.server.control.discovery import Discovery
@@ -34,7 +33,6 @@ class SetDiscovery:
     """Discovery of endpoints that a test sets."""
 
     def __init__(self, endpoints: Endpoints) -> None:
-        self.attempts = Attempts("list")
         self.endpoints = dict(endpoints)
         self._changed = asyncio.Event()
 
@@ -46,7 +44,6 @@ class SetDiscovery:
     async def follow(self, changed: Callable[[Endpoints], None]) -> None:
         while True:
             self._changed.clear()
-            self.attempts.succeeded()
             changed(dict(self.endpoints))
             await self._changed.wait()
 

@@ -46,7 +46,7 @@ async def test_with_too_little_time_for_pods_the_popular_list_comes_and_no_pod_i
 
 async def test_a_ranking_pod_that_hangs_leaves_time_to_answer(chain: Chain) -> None:
     async with (
-        relaying(Relay(chain.ranking, delay=lambda _: 60.0)) as ranking_at,
+        relaying(Relay(chain.ranking, delay=60.0)) as ranking_at,
         chain.gateway(ranking=ranking_at, default_deadline=2.0) as stub,
         asyncio.timeout(60),
     ):
@@ -70,7 +70,7 @@ async def test_pods_are_blamed_for_being_late_only_if_callers_leave_them_time(
 ) -> None:
     before = failures("skipped"), failures("deadline_exceeded")
     async with (
-        relaying(Relay(chain.candidate, delay=lambda _: 60.0)) as candidates_at,
+        relaying(Relay(chain.candidate, delay=60.0)) as candidates_at,
         chain.gateway(candidates_at, default_deadline=deadline) as stub,
         asyncio.timeout(60),
     ):
