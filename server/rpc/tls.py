@@ -44,8 +44,6 @@ _MAX_LOOK_SECONDS = 0.1
 
 Stamp: TypeAlias = tuple[tuple[int, int], ...]
 """Inodes and times of files."""
-_Contents: TypeAlias = tuple[bytes, bytes, bytes]
-"""Certificate, key and authority."""
 
 
 def _export_expiry(certificate: bytes, authority: bytes) -> None:
@@ -87,8 +85,8 @@ class TlsFiles:
         states = [path.stat() for path in (self.certificate, self.key, self.authority)]
         return tuple((state.st_ino, state.st_mtime_ns) for state in states)
 
-    def read(self) -> tuple[Stamp, _Contents]:
-        """Return the files as they were at one moment.
+    def read(self) -> tuple[Stamp, tuple[bytes, bytes, bytes]]:
+        """Return certificate, key and authority as they were at one moment.
 
         Raises:
             VireoError: one can't be read.
@@ -274,15 +272,10 @@ class RenewedChannel:
 
     def unary_unary(self, method: str, *arguments: Any, **further: Any) -> Callable[..., Any]:
         """Return a method that uses whichever channel is current when it is called."""
-        channel: grpc.aio.Channel | None = None
-        send: Callable[..., Any]
 
         def call(request: Any, **options: Any) -> Any:
-            nonlocal channel, send
             self._renew_if_changed()
-            if channel is not self._channel:
-                channel = self._channel
-                send = channel.unary_unary(method, *arguments, **further)
+            send = self._channel.unary_unary(method, *arguments, **further)
             return send(request, **options)
 
         return call
