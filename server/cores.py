@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path, PurePosixPath
 
@@ -11,35 +12,19 @@ _ROOT = Path("/")
 def cores(root: Path = _ROOT) -> int:
     """Return the number of whole cores, at least one, by cgroup v2's quota and the CPU affinity.
 
-    A fraction of a core is left out: the kernel would throttle a process for it all the time.
+    A fraction of a core is left out: the kernel would throttle a process for it all the time. A
+    group has at most the quota of each group that contains it. If a container sees only its own
+    group, that is the root of what it sees, whatever its path outside.
 
     Args:
         root: the folder below which /proc and /sys are.
     """
-    allowed = len(allowed_cores())
-    quota = cpu_quota(root)
-    return allowed if quota is None else max(1, min(allowed, int(quota)))
-
-
-def allowed_cores() -> list[int]:
-    """Return the numbers of the cores that this process may run on, in order.
-
-    On systems without CPU affinity, such as macOS, it may run on all of them.
-    """
-    affinity = getattr(os, "sched_getaffinity", None)
-    return sorted(affinity(0)) if affinity else list(range(os.cpu_count() or 1))
-
-
-def cpu_quota(root: Path = _ROOT) -> float | None:
-    """Return the CPU seconds that this process's cgroup may use each second; None without a limit.
-
-    A group has at most the quota of each group that contains it. If a container sees only its
-    own group, that is the root of what it sees, whatever its path outside.
-    """
+    affinity = getattr(os, "sched_getaffinity", None)  # macOS has none
+    allowed = len(affinity(0)) if affinity else os.cpu_count() or 1
     mount = root / "sys/fs/cgroup"
     group = _group(root / "proc/self/cgroup")
-    found = [_limit(mount / each / "cpu.max") for each in (group, *group.parents)]
-    return min((limit for limit in found if limit is not None), default=None)
+    quotas = (_quota(mount / each / "cpu.max") for each in (group, *group.parents))
+    return max(1, int(min(allowed, *quotas)))
 
 
 def _group(file: Path) -> PurePosixPath:
@@ -55,10 +40,10 @@ def _group(file: Path) -> PurePosixPath:
     return PurePosixPath()
 
 
-def _limit(file: Path) -> float | None:
-    """Return the limit in a `cpu.max`, "200000 100000" for two cores; None for "max" or no file."""
+def _quota(file: Path) -> float:
+    """Return the quota in a `cpu.max`, "200000 100000" for two cores; infinity without one."""
     try:
         quota, period = file.read_text().split()
         return int(quota) / int(period)
     except (OSError, ValueError):  # "max" is no number
-        return None
+        return math.inf

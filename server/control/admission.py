@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 
 import structlog
 from prometheus_client import Gauge
 
 from vireo.server.control.attempts import Attempts
 from vireo.server.control.discovery import Discovery
-from vireo.server.control.mesh import GRPC_SERVICES, POOLS, Endpoint, Endpoints, Members, Pool
+from vireo.server.control.mesh import GRPC_SERVICES, POOLS, Endpoint, Endpoints, Pool
 from vireo.server.control.settings import ControlSettings
 from vireo.server.rpc.health import health_problem
 
@@ -19,7 +19,7 @@ log = structlog.get_logger()
 
 ENDPOINTS = Gauge(
     "vireo_endpoints",
-    "Pods of each cluster: admitted, unadmitted (found, but not healthy yet) or draining.",
+    "Pods of each cluster: admitted, or unadmitted (found, but not healthy yet).",
     ["cluster", "state"],
 )
 _CHECK_SECONDS = 0.5
@@ -29,9 +29,6 @@ _PARALLEL_CHECKS = 64
 _FIRST_SECONDS = 5.0
 """Maximum seconds to wait at the start for production's pods: Envoy would send calls to a pod that
 doesn't listen yet, and count them as its errors."""
-DRAIN_SECONDS = 6.0
-"""Seconds for which a pod that discovery no longer lists is published as draining: longer than it
-reports NOT_SERVING but still answers in Kubernetes, so that calls under way end."""
 _EMPTY_SECONDS = 30.0
 """Seconds for which discovery must find no pods before a pool is emptied."""
 
@@ -39,23 +36,17 @@ _EMPTY_SECONDS = 30.0
 class Membership:
     """The pods of one pool. Times are seconds of the same monotonic clock."""
 
-    def __init__(self, *, drain_seconds: float, empty_seconds: float, trusting: bool) -> None:
+    def __init__(self, *, trusting: bool) -> None:
         """Start without pods.
 
         Args:
-            drain_seconds: time for which a pod that is gone from discovery is draining.
-            empty_seconds: time for which discovery must find no pod before a pool that had pods
-                is emptied.
             trusting: whether all pods are members while none has been healthy. A control plane
                 that can't reach the pods itself then removes none, and Envoy's own health checks
                 decide.
         """
-        self._drain_seconds = drain_seconds
-        self._empty_seconds = empty_seconds
         self._trusting = trusting
         self._present: frozenset[Endpoint] = frozenset()
-        self._admitted: set[Endpoint] = set()
-        self._left_since: dict[Endpoint, float] = {}
+        self._admitted: frozenset[Endpoint] = frozenset()
         self._empty_since: float | None = None
 
     def found(self, endpoints: Collection[Endpoint], now: float) -> None:
@@ -68,38 +59,26 @@ class Membership:
     def admit(self, endpoint: Endpoint) -> None:
         """Admit a pod; from then on only Envoy's own health checks apply."""
         if endpoint in self._present:
-            self._admitted.add(endpoint)
+            self._admitted |= {endpoint}
 
     @property
     def waiting(self) -> frozenset[Endpoint]:
         """The pods that are not admitted yet."""
         return self._present - self._admitted
 
-    def members(self, now: float) -> Members:
-        """Return the members that Envoy must have now."""
-        if self._empty_since is not None and now - self._empty_since >= self._empty_seconds:
-            self._present, self._empty_since = frozenset(), None
-            self._admitted.clear()  # missing for the whole grace period: no draining
-            self._left_since.clear()
-        current = self._present & self._admitted
-        for endpoint in current:
-            self._left_since.pop(endpoint, None)
-        if current:  # pods that are gone drain only once others replace them
-            for endpoint in self._admitted - self._present:
-                if now - self._left_since.setdefault(endpoint, now) >= self._drain_seconds:
-                    self._admitted.discard(endpoint)
-                    del self._left_since[endpoint]
-        draining = frozenset(self._left_since)
-        active = frozenset(self._admitted - draining)
-        if not active and self._trusting:
-            active = self._present
-        return Members(active, draining)
+    def members(self, now: float) -> frozenset[Endpoint]:
+        """Return the pods that Envoy must have now; calls under way end well on all others."""
+        if self._empty_since is not None and now - self._empty_since >= _EMPTY_SECONDS:
+            self._present = self._admitted = frozenset()
+            self._empty_since = None
+        if current := self._present & self._admitted:
+            self._admitted = current  # pods that are gone stay until others replace them
+        return self._admitted or (self._present if self._trusting else frozenset())
 
-    def export(self, cluster: str, members: Members) -> None:
-        """Export the number of pods in each state, given the result of `members`."""
-        ENDPOINTS.labels(cluster, "admitted").set(len(members.active & self._admitted))
+    def export(self, cluster: str) -> None:
+        """Export the number of pods in each state."""
+        ENDPOINTS.labels(cluster, "admitted").set(len(self._admitted))
         ENDPOINTS.labels(cluster, "unadmitted").set(len(self.waiting))
-        ENDPOINTS.labels(cluster, "draining").set(len(members.draining))
 
 
 class Admission:
@@ -109,7 +88,7 @@ class Admission:
         self,
         settings: ControlSettings,
         discovery: Discovery,
-        changed: Callable[[Mapping[Pool, Members]], None],
+        changed: Callable[[Endpoints], None],
     ) -> None:
         """Start without members.
 
@@ -122,18 +101,11 @@ class Admission:
         self._changed = changed
         # Only production's pods are trusted before their first successful check: production
         # stands in for a canary pool, and shadow responses aren't needed.
-        self._pools = {
-            pool: Membership(
-                drain_seconds=DRAIN_SECONDS,
-                empty_seconds=_EMPTY_SECONDS,
-                trusting=pool.name == "production",
-            )
-            for pool in POOLS
-        }
+        self._pools = {pool: Membership(trusting=pool.name == "production") for pool in POOLS}
         self._found = asyncio.Event()
         """Set once discovery has found pods."""
         self._checked = False
-        self._published: Mapping[Pool, Members] | None = None
+        self._published: Endpoints | None = None
         self._checks = asyncio.Semaphore(_PARALLEL_CHECKS)
 
     async def run(self) -> None:
@@ -189,7 +161,7 @@ class Admission:
         now = time.monotonic()
         members = {pool: membership.members(now) for pool, membership in self._pools.items()}
         for pool, membership in self._pools.items():
-            membership.export(pool.cluster, members[pool])
+            membership.export(pool.cluster)
         with self._publishing.contained():
             if members != self._published:
                 self._changed(members)

@@ -254,6 +254,6 @@ def add_xds_services(server: RpcServer) -> DiscoveryServicer:
     servicer = DiscoveryServicer()
     add_ads = ads_pb2_grpc.add_AggregatedDiscoveryServiceServicer_to_server
     add_status = csds_pb2_grpc.add_ClientStatusDiscoveryServiceServicer_to_server
-    server.add(NAME, partial(add_ads, servicer), ads_pb2.DESCRIPTOR)
-    server.add(_STATUS, partial(add_status, StatusServicer(servicer)), csds_pb2.DESCRIPTOR)
+    server.add(NAME, partial(add_ads, servicer))
+    server.add(_STATUS, partial(add_status, StatusServicer(servicer)))
     return servicer

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Protocol
 
@@ -16,7 +17,6 @@ from vireo.server.control.mesh import POOLS, Endpoint, Endpoints
 from vireo.server.errors import VireoError
 
 _POLL_SECONDS = 1.0
-_AGE_SECONDS = 10.0
 _MAX_BYTES = 1 << 20
 """Maximum size of the file: room for some 40,000 pods."""
 
@@ -24,15 +24,10 @@ _MAX_BYTES = 1 << 20
 class Discovery(Protocol):
     """A source of endpoints."""
 
-    @property
-    def attempts(self) -> Attempts:
-        """Outcomes of reading the source."""
-        ...
-
     async def follow(self, changed: Callable[[Endpoints], None]) -> None:
         """Call `changed` with all pods, and again on each change, until cancelled.
 
-        Failures are recorded in `attempts`; the last known pods stay in use.
+        Failures are recorded as `Attempts`; the last known pods stay in use.
         """
         ...
 
@@ -42,15 +37,12 @@ class StaticDiscovery:
 
     def __init__(self, endpoints: Endpoints) -> None:
         """Hold the pods."""
-        self.attempts = Attempts("list")
         self._endpoints = endpoints
 
     async def follow(self, changed: Callable[[Endpoints], None]) -> None:
         """Call `changed` with the pods, once."""
         changed(self._endpoints)
-        while True:
-            self.attempts.succeeded()  # the age of the last success must not grow
-            await asyncio.sleep(_AGE_SECONDS)
+        await asyncio.Event().wait()
 
 
 class FileDiscovery:
@@ -60,24 +52,14 @@ class FileDiscovery:
         """Hold the file's path; nothing is read yet."""
         self.attempts = Attempts("file")
         self._path = path
-        self._latest: tuple[bytes | None, Endpoints | str] = None, {}
-        """The latest content, and its pods or what is wrong with it."""
+        self._parsed = lru_cache(1)(parse)
 
     async def follow(self, changed: Callable[[Endpoints], None]) -> None:
         """Call `changed` with the pods, and after each change; invalid content is ignored."""
         await follow(self.attempts, self._read, changed, _POLL_SECONDS)
 
     def _read(self) -> tuple[Endpoints, frozenset[str]]:
-        text = read_bounded(self._path, _MAX_BYTES)
-        if text != self._latest[0]:
-            try:
-                self._latest = text, parse(text, self._path)
-            except VireoError as error:
-                self._latest = text, str(error)
-        found = self._latest[1]
-        if isinstance(found, str):
-            raise VireoError(found)
-        return found, frozenset()
+        return self._parsed(read_bounded(self._path, _MAX_BYTES), self._path), frozenset()
 
 
 def _endpoint(text: str) -> Endpoint:

@@ -71,27 +71,18 @@ Endpoints: TypeAlias = Mapping[Pool, frozenset[Endpoint]]
 
 
 @dataclass(frozen=True)
-class Members:
-    """The pods of a pool as published to Envoy."""
-
-    active: frozenset[Endpoint] = frozenset()
-    draining: frozenset[Endpoint] = frozenset()
-    """Pods that finish their calls but get no new ones."""
-
-
-@dataclass(frozen=True)
 class Mesh:
     """All inputs of the resources besides settings."""
 
-    members: Mapping[Pool, Members] = field(default_factory=dict)
+    members: Endpoints = field(default_factory=dict)
     canary_share: float = 0.0
     """Share of the viewers that the canary pools serve, 0 to 1."""
     jwks: str = ""
     """The public keys that callers' tokens are verified with, as JSON."""
 
-    def of(self, pool: Pool) -> Members:
+    def of(self, pool: Pool) -> frozenset[Endpoint]:
         """Return the members of a pool; none if it is unknown."""
-        return self.members.get(pool, Members())
+        return self.members.get(pool, frozenset())
 
     @property
     def has_canary(self) -> bool:
@@ -99,7 +90,7 @@ class Mesh:
 
         Otherwise candidates and ranking would come from different releases.
         """
-        return all(self.of(Pool(service, "canary")).active for service in INNER)
+        return all(self.of(Pool(service, "canary")) for service in INNER)
 
     @property
     def canary_buckets(self) -> int:

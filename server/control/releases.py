@@ -26,8 +26,6 @@ _POD_SECONDS = 1.0
 _PARALLEL_CALLS = 64
 _REUSE_SECONDS = 0.5
 """Seconds for which a response is reused: many gateways ask as often as one."""
-# Without a pool of its own, a new channel to an address inherits the old one's backoff.
-_OPTIONS = (("grpc.use_local_subchannel_pool", 1),)
 
 
 class PodReleases(release_pb2_grpc.ReleaseServiceServicer):
@@ -57,7 +55,7 @@ class PodReleases(release_pb2_grpc.ReleaseServiceServicer):
 
     async def _ask_all(self) -> pb.GetServingReleaseResponse:
         mesh = self._mesh()
-        pods = [(service, pod) for service in INNER for pod in mesh.of(Pool(service)).active]
+        pods = [(service, pod) for service in INNER for pod in mesh.of(Pool(service))]
         responses = await asyncio.gather(*(self._ask(*pod) for pod in pods))
         # A pod that can't be connected to takes no calls, and loads the newest release when it
         # starts. So it delays no gateway.
@@ -79,7 +77,7 @@ class PodReleases(release_pb2_grpc.ReleaseServiceServicer):
         """Return a pod's response, an empty one if it has none; None if it can't be reached."""
         async with self._parallel:
             try:
-                async with open_channel(str(pod), self._tls, service, _OPTIONS) as channel:
+                async with open_channel(str(pod), self._tls, service) as channel:
                     stub = release_pb2_grpc.ReleaseServiceStub(channel)
                     response: pb.GetServingReleaseResponse | None = await stub.GetServingRelease(
                         pb.GetServingReleaseRequest(), timeout=_POD_SECONDS

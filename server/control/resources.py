@@ -5,12 +5,11 @@ from __future__ import annotations
 import base64
 import importlib.resources
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from string import Template
 from typing import Any
 
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
-from envoy.config.core.v3.health_check_pb2 import DRAINING, UNKNOWN
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
@@ -21,7 +20,6 @@ from vireo.server.control.mesh import (
     INNER,
     POOLS,
     Endpoint,
-    Members,
     Mesh,
     Pool,
     Service,
@@ -73,7 +71,7 @@ def _pools(settings: ControlSettings, mesh: Mesh) -> Iterator[Resource]:
             yield _assignment(pool.cluster, mesh.of(pool))
 
 
-def _assignment(cluster: str, *priorities: Members) -> Resource:
+def _assignment(cluster: str, *priorities: Iterable[Endpoint]) -> Resource:
     """Return the endpoints of a cluster by priority.
 
     They are sorted, so that the same ones yield the same resource, and made without a document,
@@ -82,13 +80,11 @@ def _assignment(cluster: str, *priorities: Members) -> Resource:
     assignment = ClusterLoadAssignment(cluster_name=cluster)
     if len(priorities) > 1:
         assignment.policy.overprovisioning_factor.value = _OVERPROVISIONED
-    for priority, members in enumerate(priorities):
+    for priority, endpoints in enumerate(priorities):
         locality = assignment.endpoints.add(priority=priority)
-        for status, endpoints in ((UNKNOWN, members.active), (DRAINING, members.draining)):
-            for each in sorted(endpoints):
-                added = locality.lb_endpoints.add(health_status=status)
-                address = added.endpoint.address.socket_address
-                address.address, address.port_value = each.host, each.port
+        for each in sorted(endpoints):
+            address = locality.lb_endpoints.add().endpoint.address.socket_address
+            address.address, address.port_value = each.host, each.port
     return Resource.of(assignment)
 
 
@@ -110,19 +106,8 @@ def _pools_by_http(settings: ControlSettings, mesh: Mesh) -> Iterator[Resource]:
             tls = cluster["transport_socket"]["typed_config"]["common_tls_context"]
             tls["alpn_protocols"] = ["http/1.1"]
         yield resource(Cluster, cluster)
-        members = mesh.of(Pool(service))
-        active, draining = (
-            frozenset(_moved(each, settings.oip_http_offset))
-            for each in (members.active, members.draining)
-        )
-        yield _assignment(name, Members(active, draining))
-
-
-def _moved(endpoints: frozenset[Endpoint], offset: int) -> Iterator[Endpoint]:
-    """Yield endpoints at their ports of HTTP; one whose port would be too high is left out."""
-    for each in endpoints:
-        if each.port + offset < 65536:
-            yield Endpoint(each.host, each.port + offset)
+        at = ((each.host, each.port + settings.oip_http_offset) for each in mesh.of(Pool(service)))
+        yield _assignment(name, [Endpoint(host, port) for host, port in at if port < 65536])
 
 
 def _edge(settings: ControlSettings, mesh: Mesh) -> Iterator[Resource]:

@@ -10,12 +10,11 @@ from collections.abc import Callable, Sequence
 from itertools import chain
 
 import numpy as np
-from prometheus_client import Counter, Gauge
+from prometheus_client import Counter, Gauge, Histogram
 
 from vireo.server.arrays import BoolArray
 from vireo.server.features.keys import video_key
 from vireo.server.gateway.query import RecommendQuery
-from vireo.server.histogram import Histogram
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1 import viewer_pb2
 
@@ -31,7 +30,7 @@ FEATURE_AGE = Histogram(
         *(10, 60, 300, 900, 3600, 6 * 3600),
         *(_DAY, 3 * _DAY, 7 * _DAY, 30 * _DAY, 90 * _DAY, 365 * _DAY),
     ),
-).labels()
+)
 _SLATES = Counter(
     "vireo_slates",
     "Slates by surface, and whether they declare a degradation; without those of batches.",

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 import structlog
 from cachetools import Cache, TTLCache
-from prometheus_client import Gauge
+from prometheus_client import Gauge, Histogram
 
 from vireo.server.features.activity import HISTORY_LIMIT
 from vireo.server.features.keys import video_key
@@ -16,7 +16,6 @@ from vireo.server.features.viewer_rows import UnfitRowError
 from vireo.server.gateway.features import FeatureReader
 from vireo.server.gateway.pods import StageFailedError, StageSkippedError
 from vireo.server.gateway.query import RecommendQuery
-from vireo.server.histogram import Histogram
 from vireo.server.rpc.spans import span
 from vireo.v1.recommendation_pb2 import RequestProfile
 from vireo.v1.viewer_pb2 import ViewerFeatures

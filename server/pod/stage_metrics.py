@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 
 import structlog
-from prometheus_client import Counter
+from prometheus_client import Counter, Histogram
 
-from vireo.server.histogram import Histogram
 from vireo.server.recommend.runner import Observer
 from vireo.server.rpc import spans
 from vireo.server.rpc.trace import note_failure

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc.aio
 import numpy as np
+from prometheus_client import Histogram
 
 from vireo.server.arrays import Float32Array
 from vireo.server.columns import (
@@ -22,7 +23,6 @@ from vireo.server.columns import (
     encode_columns,
 )
 from vireo.server.features.model_inputs import RANKER_HISTORY
-from vireo.server.histogram import Histogram
 from vireo.server.inference.service import MAX_BATCH, ServedModel, add_inference_service
 from vireo.server.inference.tensors import Limits
 from vireo.server.live.live import Live
@@ -52,12 +52,12 @@ _SCORE = Histogram(
         *(0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075),
         *(0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1),
     ),
-).labels()
+)
 _PREDICTED_WATCH = Histogram(
     "vireo_predicted_watch",
     "Mean predicted probability of a watch, by page.",
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75),
-).labels()
+)
 
 NAME = ranking_pb2.DESCRIPTOR.services_by_name["RankingService"].full_name
 

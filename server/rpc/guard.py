@@ -18,9 +18,8 @@ import grpc
 import grpc.aio
 import structlog
 from google.protobuf.message import DecodeError, Message
-from prometheus_client import Counter
+from prometheus_client import Counter, Histogram
 
-from vireo.server.histogram import Histogram
 from vireo.server.rpc import standard
 from vireo.server.rpc.admission import Admission
 from vireo.server.rpc.budget import REFUSAL_SECONDS, Budget
@@ -37,7 +36,7 @@ from vireo.server.rpc.reading import (
 )
 from vireo.server.rpc.spans import begin_server_span, end_server_span
 from vireo.server.rpc.streams import STREAM_RETRY, Places, Streams
-from vireo.server.rpc.trace import begin_call, sampled_trace_id, sendable
+from vireo.server.rpc.trace import begin_call, exemplar, sendable
 from vireo.server.rpc.validation import Rules, validate
 
 log = structlog.get_logger()
@@ -131,8 +130,8 @@ class Guard:
         """Calls of our services in flight."""
         self._of_callers = Tally[str]()
         """The same by caller."""
-        self.closing = asyncio.Event()
-        """Set once new calls are refused."""
+        self._closing = False
+        """Whether new calls are refused."""
         self.idle = asyncio.Event()
         """Set while no call is being answered."""
         self.idle.set()
@@ -142,7 +141,7 @@ class Guard:
 
         Streams end with it before their next message.
         """
-        self.closing.set()
+        self._closing = True
         self._streams.close()
 
     def guarded(self, method: str, handler: Handler) -> Handler:
@@ -186,7 +185,7 @@ class Guard:
             self._of_callers[caller] += 1
             self.idle.clear()
             try:
-                if self.closing.is_set():
+                if self._closing:
                     raise unavailable("this server shuts down; retry on another one", timedelta(0))
                 left = self._max_calls - self.under_way
                 # A caller leaves as many to others as it has, however long its calls wait.
@@ -228,7 +227,7 @@ class Guard:
                 took = time.perf_counter() - started
                 end_server_span(method, trace, identity, code, took, unary=seconds is not None)
                 if seconds is not None:
-                    seconds.observe(took, sampled_trace_id())
+                    seconds.observe(took, exemplar())
             answered.inc()
             self._log_access(method, grpc.StatusCode.OK, started)
             context.set_trailing_metadata(((REQUEST_ID, identity),))

@@ -9,8 +9,6 @@ from grpc_health.v1 import health_pb2
 from vireo.server.errors import VireoError
 from vireo.server.rpc.tls import TlsFiles, open_channel
 
-# Without a pool of its own, a new channel to an address inherits the old one's backoff.
-_OPTIONS = (("grpc.use_local_subchannel_pool", 1),)
 _CHECK = "/grpc.health.v1.Health/Check"
 
 
@@ -31,7 +29,7 @@ async def health_problem(
         role: the role that the other process's certificate must name.
     """
     try:
-        channel = open_channel(address, tls, role, _OPTIONS)
+        channel = open_channel(address, tls, role)
     except VireoError as error:
         return str(error)
     async with channel:

@@ -13,7 +13,6 @@ from typing import Any, NoReturn
 import grpc
 import grpc.aio
 import structlog
-from google.protobuf.descriptor import FileDescriptor
 from grpc_channelz.v1 import channelz_pb2, channelz_pb2_grpc
 from grpc_channelz.v1._async import ChannelzServicer
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -63,7 +62,6 @@ class RpcServer:
         self._health = HealthServicer()
         self._names: list[str] = []
         self._metrics: MetricsEndpoint | None = None
-        self._described = [health_pb2.DESCRIPTOR]
         self.port = 0
         """The port that it listens on, once started."""
         self.serving = False
@@ -73,11 +71,6 @@ class RpcServer:
     def under_way(self) -> int:
         """Calls of our services in flight."""
         return self._guard.under_way
-
-    @property
-    def closing(self) -> asyncio.Event:
-        """Set once new calls are refused, for handlers that wait."""
-        return self._guard.closing
 
     @property
     def standard_streams(self) -> Places:
@@ -100,7 +93,6 @@ class RpcServer:
         self,
         service: str,
         register: Callable[[Any], None],
-        file: FileDescriptor | None = None,
         limits: ServiceLimits | None = None,
     ) -> None:
         """Add a service.
@@ -108,14 +100,11 @@ class RpcServer:
         Args:
             service: its full name.
             register: adds its servicer, with generated code.
-            file: the proto that defines it, for reflection; None if it is one of ours.
             limits: what limits its calls; by default only what limits those of all services.
         """
         self._guard.limits[service] = limits or ServiceLimits()
         register(self._methods)
         self._names.append(service)
-        if file is not None:
-            self._described.append(file)
 
     async def set_serving(self, serving: bool) -> None:
         """Report every service, and the server as a whole, as SERVING or NOT_SERVING."""
@@ -138,9 +127,8 @@ class RpcServer:
             channelz_pb2_grpc.add_ChannelzServicer_to_server(  # type: ignore[no-untyped-call]
                 ChannelzServicer(), self._methods
             )
-            self._described.append(channelz_pb2.DESCRIPTOR)
             shown.append(channelz_pb2.DESCRIPTOR.services_by_name["Channelz"].full_name)
-            add_reflection(self._methods, shown, self._described)
+            add_reflection(self._methods, shown)
         settings = self._settings
         self.port = self._bind()
         if settings.metrics_port:

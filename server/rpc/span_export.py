@@ -224,10 +224,6 @@ class _CollectorExporter(SpanExporter):
         """Close the channel."""
         self._inner.shutdown()
 
-    def force_flush(self, timeout_millis: int = 30_000) -> bool:  # noqa: ARG002
-        """Return: nothing is kept here."""
-        return True
-
     def _open(self) -> OTLPSpanExporter:
         if self._tls is None:
             return OTLPSpanExporter(self._endpoint, timeout=_SEND_SECONDS)

@@ -18,7 +18,7 @@ from typing import Any
 
 import grpc
 import grpc.aio
-from google.protobuf import descriptor_pb2, text_format
+from google.protobuf import descriptor_pb2, descriptor_pool, text_format
 from google.protobuf.descriptor import FileDescriptor
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import DecodeError, Message
@@ -171,17 +171,15 @@ _V1 = "grpc.reflection.v1"
 _SERVICE = "ServerReflection"
 
 
-def add_reflection(methods: Any, services: Iterable[str], files: Iterable[FileDescriptor]) -> None:
+def add_reflection(methods: Any, services: Iterable[str]) -> None:
     """Add both versions of reflection to a server, which have one servicer.
 
     Args:
         methods: adds to the server.
         services: full names of its services except reflection.
-        files: the protos that define them, if they aren't ours.
     """
-    pool = descriptor_pool(*files, reflection_pb2.DESCRIPTOR)
-    pool.AddSerializedFile(v1_file())
     names = [*services, f"{_ALPHA}.{_SERVICE}", f"{_V1}.{_SERVICE}"]
+    pool = _described(names)
     servicer = reflection.ReflectionServicer(names, pool=pool)  # type: ignore[no-untyped-call]
     reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, methods)  # type: ignore[no-untyped-call]
     method = grpc.stream_stream_rpc_method_handler(
@@ -192,7 +190,7 @@ def add_reflection(methods: Any, services: Iterable[str], files: Iterable[FileDe
     methods.add_registered_method_handlers(f"{_V1}.{_SERVICE}", {"ServerReflectionInfo": method})
 
 
-def v1_file() -> bytes:
+def _v1_file() -> bytes:
     """Return the proto of v1, which Python's package lacks: v1alpha's with other names."""
     alpha = descriptor_pb2.FileDescriptorProto()
     reflection_pb2.DESCRIPTOR.CopyToProto(alpha)
@@ -202,14 +200,16 @@ def v1_file() -> bytes:
     return file.SerializeToString()
 
 
-def descriptor_pool(*others: FileDescriptor) -> DescriptorPool:
-    """Return a pool of our protos, of `others`, and of all that these import."""
+def _described(services: Iterable[str]) -> DescriptorPool:
+    """Return a pool of our protos, and of those of other services with all that they import."""
     packaged = importlib.resources.files("vireo") / "descriptors.binpb"
     described = descriptor_pb2.FileDescriptorSet.FromString(packaged.read_bytes()).file
     files = {file.name: file.SerializeToString() for file in described}
-    for other in others:
-        _add(other, files)
+    for service in services:
+        with suppress(KeyError):  # v1 of reflection, which Python's packages lack
+            _add(descriptor_pool.Default().FindFileContainingSymbol(service), files)
     pool = DescriptorPool()
+    pool.AddSerializedFile(_v1_file())
     for file in files.values():
         pool.AddSerializedFile(file)
     return pool

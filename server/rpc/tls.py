@@ -44,11 +44,9 @@ _MAX_LOOK_SECONDS = 0.1
 
 Stamp: TypeAlias = tuple[tuple[int, int], ...]
 """Inodes and times of files."""
-_Contents: TypeAlias = tuple[bytes, bytes, bytes]
-"""Certificate, key and authority."""
 
 
-def export_expiry(certificate: bytes, authority: bytes) -> None:
+def _export_expiry(certificate: bytes, authority: bytes) -> None:
     """Export until when the certificates of two PEM files are valid.
 
     Without the `security` extra, which reads certificates, nothing is exported. Neither is a file
@@ -87,8 +85,8 @@ class TlsFiles:
         states = [path.stat() for path in (self.certificate, self.key, self.authority)]
         return tuple((state.st_ino, state.st_mtime_ns) for state in states)
 
-    def read(self) -> tuple[Stamp, _Contents]:
-        """Return the files as they were at one moment.
+    def read(self) -> tuple[Stamp, tuple[bytes, bytes, bytes]]:
+        """Return certificate, key and authority as they were at one moment.
 
         Raises:
             VireoError: one can't be read.
@@ -116,13 +114,40 @@ class TlsFiles:
         Raises:
             VireoError: a file can't be read.
         """
-        seen, contents = self.read()
-        known = [seen]
-        _export(contents)
-        changed = BackgroundCheck(lambda: self.stamp() != known[0] and self.read(), 0.0)
+        first, renewed = self._renewable(self._configuration)
+        return grpc.dynamic_ssl_server_credentials(
+            first,
+            renewed,  # type: ignore[arg-type] # the stubs lack None
+            require_client_authentication=True,
+        )
 
-        def newest() -> grpc.ServerCertificateConfiguration | None:
-            """Return the files if they have changed, else None; called before each handshake."""
+    def server_context(self) -> ssl.SSLContext:
+        """Return the same as `server_credentials`, for a server of HTTP.
+
+        Raises:
+            VireoError: a file can't be read, or isn't PEM.
+        """
+        first, renewed = self._renewable(self._context)
+        newest = [first]
+
+        def choose(connection: Any, _name: str | None, _context: ssl.SSLContext) -> None:
+            newest[0] = renewed() or newest[0]
+            connection.context = newest[0]
+
+        first.sni_callback = choose  # called in each handshake
+        return first
+
+    def _renewable(self, load: Callable[[], tuple[Stamp, T]]) -> tuple[T, Callable[[], T | None]]:
+        """Return what the files hold, and a function that returns it again if it has changed.
+
+        Args:
+            load: reads the files. The function calls it in each handshake, if need be.
+        """
+        stamp, first = load()
+        known = [stamp]
+        changed = BackgroundCheck(lambda: self.stamp() != known[0] and load(), 0.0)
+
+        def renewed() -> T | None:
             HANDSHAKES.inc()
             try:
                 found = changed.start().result(_MAX_LOOK_SECONDS)
@@ -134,42 +159,19 @@ class TlsFiles:
                 return None
             known[0], fresh = found
             log.info("certificate renewed", file=str(self.certificate))
-            _export(fresh)
-            return _configuration(fresh)
+            return fresh
 
-        return grpc.dynamic_ssl_server_credentials(
-            _configuration(contents),
-            newest,  # type: ignore[arg-type] # the stubs lack None
-            require_client_authentication=True,
-        )
+        return first, renewed
 
-    def server_context(self) -> ssl.SSLContext:
-        """Return the same as `server_credentials`, for a server of HTTP.
-
-        Raises:
-            VireoError: a file can't be read, or isn't PEM.
-        """
-        seen, first = self._context()
-        newest = [(seen, first)]
-        changed = BackgroundCheck(lambda: self.stamp() != newest[0][0] and self._context(), 0.0)
-
-        def choose(connection: Any, _name: str | None, _context: ssl.SSLContext) -> None:
-            """Use the files as they are; called in each handshake."""
-            HANDSHAKES.inc()
-            try:
-                if found := changed.start().result(_MAX_LOOK_SECONDS):
-                    newest[0] = found
-                    log.info("certificate renewed", file=str(self.certificate))
-            except (OSError, VireoError) as error:
-                # The policy is that of gRPC's port.
-                log.warning("the renewed certificate can't be read", reason=str(error) or "timeout")
-            connection.context = newest[0][1]
-
-        first.sni_callback = choose
-        return first
+    def _configuration(self) -> tuple[Stamp, grpc.ServerCertificateConfiguration]:
+        """Return a gRPC server's certificate of the files as they are now."""
+        stamp, (certificate, key, authority) = self.read()
+        _export_expiry(certificate, authority)
+        pair = key, certificate
+        return stamp, grpc.ssl_server_certificate_configuration([pair], authority)
 
     def _context(self) -> tuple[Stamp, ssl.SSLContext]:
-        """Return a server's context of the files as they are now."""
+        """Return an HTTP server's context of the files as they are now."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         context.verify_mode = ssl.CERT_REQUIRED
@@ -191,49 +193,31 @@ class TlsFiles:
         return grpc.ssl_channel_credentials(authority, key, certificate)
 
 
-def _export(contents: _Contents) -> None:
-    certificate, _, authority = contents
-    export_expiry(certificate, authority)
+# Without a pool of its own, a new channel to an address inherits the old one's backoff.
+_OPTIONS = (("grpc.use_local_subchannel_pool", 1),)
 
 
-def _configuration(contents: _Contents) -> grpc.ServerCertificateConfiguration:
-    certificate, key, authority = contents
-    return grpc.ssl_server_certificate_configuration([(key, certificate)], authority)
-
-
-def open_channel(
-    target: str, tls: TlsFiles | None, role: str, options: Options = ()
-) -> grpc.aio.Channel:
-    """Return a channel to a process of ours; plaintext without TLS files.
+def open_channel(target: str, tls: TlsFiles | None, role: str) -> grpc.aio.Channel:
+    """Return a channel with a new connection to a process of ours; plaintext without TLS files.
 
     Args:
         target: host:port.
         tls: this process's own files.
         role: the role that the other process's certificate must name, for example "candidate".
-        options: gRPC's channel options.
 
     Raises:
         VireoError: a TLS file can't be read.
     """
     if tls is None:
-        return grpc.aio.insecure_channel(target, options)
-    return secure_channel(target, tls.channel_credentials(), role, options)
+        return grpc.aio.insecure_channel(target, _OPTIONS)
+    return grpc.aio.secure_channel(target, tls.channel_credentials(), _expecting(role, _OPTIONS))
 
 
-def secure_channel(
-    target: str, credentials: grpc.ChannelCredentials, role: str, options: Options
-) -> grpc.aio.Channel:
-    """Return a channel as `open_channel` does, with credentials that were read before."""
-    return grpc.aio.secure_channel(target, credentials, _expecting(role, options))
-
-
-def open_blocking_channel(
-    target: str, tls: TlsFiles | None, role: str, options: Options = ()
-) -> grpc.Channel:
+def open_blocking_channel(target: str, tls: TlsFiles | None, role: str) -> grpc.Channel:
     """Return a channel as `open_channel` does, for threads."""
     if tls is None:
-        return grpc.insecure_channel(target, options)
-    return grpc.secure_channel(target, tls.channel_credentials(), _expecting(role, options))
+        return grpc.insecure_channel(target, _OPTIONS)
+    return grpc.secure_channel(target, tls.channel_credentials(), _expecting(role, _OPTIONS))
 
 
 def _expecting(role: str, options: Options) -> list[tuple[str, Any]]:
@@ -274,10 +258,13 @@ class RenewedChannel:
     """
 
     def __init__(self, target: str, tls: TlsFiles, role: str, options: Options = ()) -> None:
-        """Open the channel; arguments and errors are those of `open_channel`."""
-        self._target, self._tls, self._role, self._options = target, tls, role, options
+        """Open the channel; further arguments and errors are those of `open_channel`.
+
+        `options` are gRPC's channel options.
+        """
+        self._target, self._tls, self._options = target, tls, _expecting(role, options)
         self._stamp = tls.stamp()
-        self._channel = open_channel(target, tls, role, options)
+        self._channel = grpc.aio.secure_channel(target, tls.channel_credentials(), self._options)
         self._before: grpc.aio.Channel | None = None
         self._fresh: tuple[Stamp, grpc.ChannelCredentials] | None = None
         """Stamp and credentials of the renewed certificate, until the channel is reopened."""
@@ -285,15 +272,10 @@ class RenewedChannel:
 
     def unary_unary(self, method: str, *arguments: Any, **further: Any) -> Callable[..., Any]:
         """Return a method that uses whichever channel is current when it is called."""
-        channel: grpc.aio.Channel | None = None
-        send: Callable[..., Any]
 
         def call(request: Any, **options: Any) -> Any:
-            nonlocal channel, send
             self._renew_if_changed()
-            if channel is not self._channel:
-                channel = self._channel
-                send = channel.unary_unary(method, *arguments, **further)
+            send = self._channel.unary_unary(method, *arguments, **further)
             return send(request, **options)
 
         return call
@@ -311,7 +293,7 @@ class RenewedChannel:
         self._stamp, credentials = self._fresh
         self._fresh = None
         self._before = self._channel
-        self._channel = secure_channel(self._target, credentials, self._role, self._options)
+        self._channel = grpc.aio.secure_channel(self._target, credentials, self._options)
         log.info("channel reopened", target=self._target)
 
     def _read_if_renewed(self) -> None:

@@ -83,13 +83,13 @@ def current_call() -> CallTrace:
     return _call.get()
 
 
-def sampled_trace_id() -> str:
-    """Return the trace id of the call that is being answered: 32 hexadecimal digits.
+def exemplar() -> dict[str, str] | None:
+    """Return the trace id of the call that is being answered, as the exemplar of a metric.
 
-    It is empty outside of a call, and if the call's trace isn't sampled.
+    It is None outside of a call, and if the call's trace isn't sampled.
     """
     trace = _call.get()
-    return trace.trace_id if trace.sampled else ""
+    return {"trace_id": trace.trace_id} if trace.sampled else None
 
 
 def note_failure(what: str, **details: str) -> None:

@@ -19,7 +19,6 @@ from tests.builders.s3 import unreachable_s3
 from vireo.server.control import admission
 from vireo.server.control import channels as channels_module
 from vireo.server.control.ads import DiscoveryServicer
-from vireo.server.control.attempts import Attempts
 from vireo.server.control.channels import Channels
 from vireo.server.control.control import Control
 from vireo.server.control.discovery import Discovery
@@ -34,7 +33,6 @@ class SetDiscovery:
     """Discovery of endpoints that a test sets."""
 
     def __init__(self, endpoints: Endpoints) -> None:
-        self.attempts = Attempts("list")
         self.endpoints = dict(endpoints)
         self._changed = asyncio.Event()
 
@@ -46,7 +44,6 @@ class SetDiscovery:
     async def follow(self, changed: Callable[[Endpoints], None]) -> None:
         while True:
             self._changed.clear()
-            self.attempts.succeeded()
             changed(dict(self.endpoints))
             await self._changed.wait()
 
@@ -128,12 +125,9 @@ async def running_control(endpoints: Endpoints, **settings: Any) -> AsyncIterato
 
 @asynccontextmanager
 async def control_of(
-    discovery: Discovery, channels: Channels, *, draining: float = 0.2, **settings: Any
+    discovery: Discovery, channels: Channels, **settings: Any
 ) -> AsyncIterator[tuple[int, Control]]:
-    """The same with any source of endpoints: its port, and what makes snapshots.
-
-    `draining` is for how many seconds a pod that is gone is published as draining.
-    """
+    """The same with any source of endpoints: its port, and what makes snapshots."""
     quick = {
         "port": 0,
         "drain_seconds": 0.0,
@@ -143,7 +137,6 @@ async def control_of(
     used = ControlSettings(**{**quick, **settings})
     server = RpcServer(used)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(admission, "DRAIN_SECONDS", draining)
         control = Control(used, discovery, channels, server)
         await server.start()
         patch.setattr(admission, "_INTERVAL_SECONDS", 0.05)

@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
-import math
 import urllib.request
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,7 +25,6 @@ from vireo.ops.stack.processes import endpoints_document, operator_tls
 from vireo.ops.stack.settings import StackSettings
 from vireo.server.control.mesh import POOLS, Pool
 from vireo.server.event_log.jetstream import JetStreamLog
-from vireo.server.rpc.errors import RpcError, ShedError, ShedReason, unavailable
 from vireo.server.rpc.server import RpcServer
 from vireo.v1 import candidate_pb2, ranking_pb2
 from vireo.v1 import recommendation_pb2 as pb
@@ -56,14 +53,8 @@ class Scripted:
     """Metadata of the latest call."""
     left: float | None = None
     """Seconds until the latest call's deadline."""
-    refuses: bool = False
-    """Whether it answers UNAVAILABLE, as a pod that drains does."""
-    refusal: RpcError | None = None
-    """What it answers instead, if anything."""
-    sheds: bool = False
-    breaks: bool = False
-    """Whether it answers INTERNAL."""
-    hangs: bool = False
+    failure: Exception | None = None
+    """With what calls end; INTERNAL if it isn't an RpcError."""
     delay: float = 0.0
     """Seconds that an answer takes."""
     cancelled: int = 0
@@ -73,16 +64,10 @@ class Scripted:
         """Do it to a call, which is to be answered once this returns."""
         self.metadata = dict(context.invocation_metadata())
         self.left = context.time_remaining()
-        if self.refuses:
-            raise unavailable("draining", timedelta(seconds=1))
-        if self.sheds:
-            raise ShedError(ShedReason.QUEUE)
-        if self.refusal is not None:
-            raise self.refusal
-        if self.breaks:
-            raise RuntimeError("this pod is broken")
+        if self.failure is not None:
+            raise self.failure
         try:
-            await asyncio.sleep(math.inf if self.hangs else self.delay)
+            await asyncio.sleep(self.delay)
         except asyncio.CancelledError:
             self.cancelled += 1
             raise

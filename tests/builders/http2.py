@@ -12,6 +12,7 @@ import h2.config
 import h2.connection
 import h2.events
 import h2.exceptions
+import h2.settings
 
 _FRAME = 1 << 14
 _CODES = {str(code.value[0]): code for code in grpc.StatusCode}
@@ -135,6 +136,11 @@ class Http2:
     def cancel(self, stream: Stream) -> None:
         """Resets a stream, as a caller who gives up does."""
         self._connection.reset_stream(stream.number, 8)
+        self.flush()
+
+    def take_nothing(self) -> None:
+        """Allow no byte of the answers to requests that are opened from now on."""
+        self._connection.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: 0})
         self.flush()
 
     def flush(self) -> None:

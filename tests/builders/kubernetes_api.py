@@ -85,9 +85,9 @@ class RecordedApi:
         finally:
             await runner.cleanup()
 
-    def kubeconfig(self, folder: Path, token: str = "token") -> Path:
+    def kubeconfig(self, folder: Path) -> Path:
         """A kubeconfig that leads here, in the namespace "vireo"."""
-        return write_kubeconfig(folder / "kubeconfig", f"http://127.0.0.1:{self.port}", token)
+        return write_kubeconfig(folder / "kubeconfig", f"http://127.0.0.1:{self.port}", "token")
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         token = request.headers.get("Authorization", "").partition(" ")[2]

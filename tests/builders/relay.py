@@ -31,7 +31,7 @@ class Relay(CandidateServiceServicer, RankingServiceServicer):
     """host:port of the real pod."""
     change: Callable[[Any], object] = lambda _: None
     """Changes an answer in place."""
-    delay: Callable[[Any], float] = lambda _: 0.0
+    delay: float = 0.0
     """Seconds to wait before a request is passed on."""
     code: grpc.StatusCode | None = None
     """With what to refuse calls."""
@@ -41,10 +41,6 @@ class Relay(CandidateServiceServicer, RankingServiceServicer):
     """What each came with."""
     time_left: list[float] = field(default_factory=list)
     """How many seconds each had."""
-    asked: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set by the first."""
-    cancelled: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set once one has been cancelled."""
 
     async def RetrieveCandidates(self, request: Any, context: Any) -> Any:  # noqa: N802
         return await self._pass_on(CandidateServiceStub, "RetrieveCandidates", request, context)
@@ -56,14 +52,9 @@ class Relay(CandidateServiceServicer, RankingServiceServicer):
         self.requests.append(request)
         self.metadata.append(dict(context.invocation_metadata()))
         self.time_left.append(context.time_remaining())
-        self.asked.set()
         if self.code is not None:
             await context.abort(self.code, "refused")
-        try:
-            await asyncio.sleep(self.delay(request))
-        except asyncio.CancelledError:
-            self.cancelled.set()
-            raise
+        await asyncio.sleep(self.delay)
         async with grpc.aio.insecure_channel(self.pod) as channel:
             answer = await getattr(stub(channel), method)(request)
         self.change(answer)

@@ -10,6 +10,7 @@ import jwt
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from vireo.server.security.certificates import load_key
 from vireo.server.security.folder import SecurityFolder
 from vireo.server.security.tokens import TokenSigner, public_jwk
 
@@ -28,17 +29,14 @@ class Tokens:
 
     def without_a_subject(self) -> str:
         """Return a token that is valid, but has no `sub`."""
-        token = self.good()
-        claims = jwt.decode(token, options={"verify_signature": False})
-        key = serialization.load_pem_private_key(self.folder.signing_key.read_bytes(), None)
-        assert isinstance(key, ec.EllipticCurvePrivateKey)
+        claims = jwt.decode(self.good(), options={"verify_signature": False})
         del claims["sub"]
-        return jwt.encode(claims, key, "ES256", {"kid": jwt.get_unverified_header(token)["kid"]})
+        key = load_key(self.folder.signing_key)
+        return jwt.encode(claims, key, "ES256", {"kid": public_jwk(key)["kid"]})
 
     def refused(self) -> dict[str, str]:
         """Tokens that say nothing, by what is wrong with them."""
-        key = serialization.load_pem_private_key(self.folder.signing_key.read_bytes(), None)
-        assert isinstance(key, ec.EllipticCurvePrivateKey)
+        key = load_key(self.folder.signing_key)
         public = key.public_key().public_bytes(
             serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
         )

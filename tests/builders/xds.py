@@ -22,7 +22,6 @@ class Response:
     """What the server sent."""
 
     kind: str
-    version: str
     nonce: str
     names: frozenset[str]
     removed: frozenset[str]
@@ -37,12 +36,9 @@ class XdsClient:
         self._call = stub.DeltaAggregatedResources()
         self._first = True
 
-    async def ask(self, kind: str, *names: str, has: dict[str, str] | None = None) -> None:
+    async def ask(self, kind: str, *names: str) -> None:
         """Subscribes to names of a kind besides those so far; to all of it without names."""
-        message = pb.DeltaDiscoveryRequest(
-            type_url=kind, resource_names_subscribe=names, initial_resource_versions=has or {}
-        )
-        await self.send(message)
+        await self.send(pb.DeltaDiscoveryRequest(type_url=kind, resource_names_subscribe=names))
 
     async def receive(self) -> Response:
         """The next response."""
@@ -51,7 +47,6 @@ class XdsClient:
         assert message is not grpc.aio.EOF, await self._call.details()
         return Response(
             message.type_url,
-            message.system_version_info,
             message.nonce,
             frozenset(each.name for each in message.resources),
             frozenset(message.removed_resources),

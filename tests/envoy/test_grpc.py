@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import math
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -79,7 +80,7 @@ async def test_a_request_with_many_mistakes_is_invalid_for_every_kind_of_caller(
 ) -> None:
     [gateway] = edge.gateways
     mistakes = [(f"filter.conditions[{place}]", "ü" * 200) for place in range(64)]
-    gateway.refusal = invalid_argument(mistakes)
+    gateway.failure = invalid_argument(mistakes)
     frame = grpc_frame(RECOMMEND.SerializeToString())
     kind = {"content-type": "application/grpc-web+proto"}
     try:
@@ -88,7 +89,7 @@ async def test_a_request_with_many_mistakes_is_invalid_for_every_kind_of_caller(
         with pytest.raises(grpc.aio.AioRpcError) as raised:
             await slates.Recommend(RECOMMEND, timeout=20)
     finally:
-        gateway.refusal = None
+        gateway.failure = None
     assert (rest.status, rest.json["code"]) == (400, 3)
     listed = rest.json["details"][0]["fieldViolations"]
     assert listed[0]["field"] == "filter.conditions[0]"
@@ -177,7 +178,7 @@ async def test_a_caller_who_cancels_at_the_edge_cancels_the_gateways_call(
     edge: Edge, slates: Any
 ) -> None:
     gateway = edge.gateways[0]
-    gateway.hangs = True
+    gateway.delay = math.inf
     asked, cancelled = len(gateway.requests), gateway.cancelled
     call = slates.Recommend(RECOMMEND, timeout=60)
     waiting = asyncio.ensure_future(call)
@@ -185,7 +186,7 @@ async def test_a_caller_who_cancels_at_the_edge_cancels_the_gateways_call(
     call.cancel()
     await until(lambda: gateway.cancelled > cancelled)
     await asyncio.gather(waiting, return_exceptions=True)
-    gateway.hangs = False
+    gateway.delay = 0
 
 
 async def test_a_batch_lasts_longer_than_a_try_and_ends_with_its_callers_deadline(

@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 
 import grpc
 import pytest
 
-from tests.builders.edge import (
-    Edge,
-    counter,
-    running_edge,
-)
+from tests.builders.edge import Edge, counter, running_edge
 from tests.builders.waiting import until
+from vireo.server.rpc.errors import unavailable
 from vireo.v1 import candidate_pb2, viewer_pb2
 from vireo.v1 import recommendation_pb2 as pb
-from vireo.v1.candidate_pb2_grpc import (
-    CandidateServiceStub,
-)
+from vireo.v1.candidate_pb2_grpc import CandidateServiceStub
 from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 
 pytestmark = pytest.mark.integration
 
+DRAINING, BROKEN = unavailable("draining", timedelta(seconds=1)), RuntimeError("broken")
 CANDIDATES = candidate_pb2.RetrieveCandidatesRequest(viewer=viewer_pb2.ViewerFeatures(), count=1)
 
 
@@ -35,12 +33,15 @@ async def edge(tmp_path: Path) -> AsyncIterator[Edge]:
 
 
 @pytest.mark.parametrize(
-    ("fault", "calls"),
+    ("failure", "delay", "calls"),
     # Fewer than it takes to eject a pod that drains or hangs: each was retried.
-    [("refuses", 3), ("hangs", 3), ("breaks", 10)],
+    [(DRAINING, 0, 3), (None, math.inf, 3), (BROKEN, 0, 10)],
+    ids=["drains", "hangs", "breaks"],
 )
-async def test_a_gateway_that_fails_costs_no_request(edge: Edge, fault: str, calls: int) -> None:
-    setattr(edge.gateways[0], fault, True)
+async def test_a_gateway_that_fails_costs_no_request(
+    edge: Edge, failure: Exception | None, delay: float, calls: int
+) -> None:
+    edge.gateways[0].failure, edge.gateways[0].delay = failure, delay
     async with grpc.aio.insecure_channel(edge.address) as channel, asyncio.timeout(60):
         stub = RecommendationServiceStub(channel)
         while len(edge.gateways[0].requests) < calls:  # whichever is drawn
@@ -48,10 +49,14 @@ async def test_a_gateway_that_fails_costs_no_request(edge: Edge, fault: str, cal
             assert answer.release_id == "gateway-1"
 
 
-@pytest.mark.parametrize(("fault", "calls"), [("hangs", 1), ("breaks", 10)])
-async def test_a_candidate_pod_that_fails_costs_no_call(edge: Edge, fault: str, calls: int) -> None:
+@pytest.mark.parametrize(
+    ("failure", "delay", "calls"), [(None, math.inf, 1), (BROKEN, 0, 10)], ids=["hangs", "breaks"]
+)
+async def test_a_candidate_pod_that_fails_costs_no_call(
+    edge: Edge, failure: Exception | None, delay: float, calls: int
+) -> None:
     failing = edge.candidates[0]
-    setattr(failing, fault, True)
+    failing.failure, failing.delay = failure, delay
     target = f"127.0.0.1:{edge.settings.candidate_port}"
     async with grpc.aio.insecure_channel(target) as channel, asyncio.timeout(60):
         stub = CandidateServiceStub(channel)
@@ -61,7 +66,7 @@ async def test_a_candidate_pod_that_fails_costs_no_call(edge: Edge, fault: str, 
             try:
                 answer = await stub.RetrieveCandidates(CANDIDATES, timeout=10)
             except grpc.aio.AioRpcError:
-                assert fault == "hangs", "the tries of a busy machine may all be over too soon"
+                assert failure is None, "the tries of a busy machine may all be over too soon"
                 continue
             assert answer.release_id == "candidate-1"
             passed_over += failing.calls > asked
@@ -69,7 +74,7 @@ async def test_a_candidate_pod_that_fails_costs_no_call(edge: Edge, fault: str, 
 
 async def test_a_call_fails_clearly_if_every_gateway_drains(edge: Edge) -> None:
     for gateway in edge.gateways:
-        gateway.refuses = True
+        gateway.failure = DRAINING
     async with grpc.aio.insecure_channel(edge.address) as channel:
         with pytest.raises(grpc.aio.AioRpcError) as raised:
             await RecommendationServiceStub(channel).Recommend(pb.RecommendRequest(viewer_id="1"))
@@ -80,7 +85,7 @@ async def test_a_call_fails_clearly_if_every_gateway_drains(edge: Edge) -> None:
 async def test_a_caller_with_little_time_has_a_gateway_that_hangs_passed_over_sooner(
     edge: Edge,
 ) -> None:
-    edge.gateways[0].hangs = True
+    edge.gateways[0].delay = math.inf
     passed_over = False
     async with grpc.aio.insecure_channel(edge.address) as channel, asyncio.timeout(60):
         stub = RecommendationServiceStub(channel)
@@ -106,7 +111,7 @@ async def test_slow_gateways_still_answer_and_superseded_tries_are_cancelled(
         call = asyncio.ensure_future(stub.Recommend(pb.RecommendRequest(viewer_id="1"), timeout=20))
         await until(lambda: asked_so_far() > 0)
         for gateway in edge.gateways:
-            gateway.hangs = True
+            gateway.delay = math.inf
         await call
     asked = asked_so_far()
     assert 2 <= asked <= 3
@@ -129,7 +134,7 @@ async def test_the_inner_hop_names_the_pod_that_answered(edge: Edge) -> None:
 @pytest.mark.parametrize(("header", "tries"), [("10000", 1), ("20", 4)])
 async def test_a_caller_sets_how_long_one_try_takes(edge: Edge, header: str, tries: int) -> None:
     for pod in edge.candidates:
-        pod.hangs = True
+        pod.delay = math.inf
     target = f"127.0.0.1:{edge.settings.candidate_port}"
     async with grpc.aio.insecure_channel(target) as channel:
         metadata = (("x-envoy-upstream-rq-per-try-timeout-ms", header),)

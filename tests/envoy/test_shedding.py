@@ -10,6 +10,7 @@ import time
 import urllib.request
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from google.rpc import error_details_pb2, status_pb2
 from tests.builders.edge import Edge, RestAnswer, running_edge
 from vireo.server.control import resources, templates
 from vireo.server.control.mesh import Pool
-from vireo.server.rpc.errors import invalid_argument
+from vireo.server.rpc.errors import ShedError, ShedReason, invalid_argument, unavailable
 from vireo.v1 import candidate_pb2, viewer_pb2
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1.candidate_pb2_grpc import CandidateServiceStub
@@ -30,6 +31,7 @@ pytestmark = pytest.mark.integration
 
 CANDIDATES = candidate_pb2.RetrieveCandidatesRequest(viewer=viewer_pb2.ViewerFeatures(), count=1)
 CALLS = 30
+SHED = ShedError(ShedReason.QUEUE)
 SLATE = "/v1/viewers/1/recommendations"
 HEDGED_SECONDS = 0.5
 """After which the edge asks another gateway as well: the most of `envoy/edge_request.lua`."""
@@ -41,9 +43,9 @@ ONE_TRY = (("x-envoy-upstream-rq-per-try-timeout-ms", "60000"),)
 async def edge(tmp_path: Path) -> AsyncIterator[Edge]:
     async with running_edge(tmp_path, gateway_count=2) as edge:
         for gateway in edge.gateways:
-            gateway.sheds = True
+            gateway.failure = SHED
         for pod in edge.candidates:
-            pod.sheds = True
+            pod.failure = SHED
         yield edge
 
 
@@ -95,7 +97,7 @@ async def test_calls_that_candidate_pods_shed_are_not_retried_and_eject_no_pod(e
         assert {error.code() for error in errors} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
         assert sum(pod.calls for pod in edge.candidates) == len(errors) == CALLS
         for pod in edge.candidates:
-            pod.sheds = False
+            pod.failure = None
         for _ in range(20):
             await stub.RetrieveCandidates(CANDIDATES, timeout=60, metadata=ONE_TRY)
     assert all(pod.calls > CALLS / 4 for pod in edge.candidates), "both are still asked"
@@ -126,7 +128,7 @@ async def test_more_calls_than_are_taken_on_are_exhausted_to_rest_too(
 async def test_an_outage_logs_a_sample_of_the_failed_requests(tmp_path: Path) -> None:
     requests, nobody = 300, {"otlp_endpoint": "http://127.0.0.1:1"}
     async with running_edge(tmp_path, 1, control=nobody) as edge:
-        edge.gateways[0].refuses = True
+        edge.gateways[0].failure = unavailable("draining", timedelta(seconds=1))
         for _ in range(requests):
             assert (await edge.rest(SLATE)).status == 503
     # Envoy writes what it holds back when it ends.
@@ -174,12 +176,12 @@ async def test_slates_that_no_gateway_answers_are_counted_with_those_that_one_do
             return {await call.code(), (await edge.rest(SLATE)).status}
 
         assert await statuses() == {grpc.StatusCode.OK, 200}
-        gateway.refusal = invalid_argument([("viewer_id", "strange")])
+        gateway.failure = invalid_argument([("viewer_id", "strange")])
         assert await statuses() == {grpc.StatusCode.INVALID_ARGUMENT, 400}
         assert await counted(edge) == {"0": 2, "3": 2, "total": 4}
         before = len(gateway.requests)
         edge.control.discovery.set(Pool("gateway"))
-        gateway.refusal = None
+        gateway.failure = None
         async with asyncio.timeout(30):
             while await statuses() != {grpc.StatusCode.UNAVAILABLE, 503}:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)

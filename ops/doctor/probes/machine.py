@@ -79,9 +79,6 @@ def _cpu_seconds(pid: int | None) -> float | None:
     return None if times is None else float(times.user + times.system)
 
 
-_OPTIONS = (("grpc.use_local_subchannel_pool", 1),)  # else it inherits another's backoff
-
-
 def pod_probes(deployment: Deployment) -> Iterator[Probe]:
     """Yield a probe for each pod of a stack on this machine."""
     for process in deployment.state.processes if deployment.state else ():
@@ -100,7 +97,7 @@ def _ask_pods(deployment: Deployment, process: ProcessState) -> Facts:
 
     role, target = process.name.split("-")[0], f"127.0.0.1:{process.port}"
     pod = Pod(process.name, process.pool)
-    with open_blocking_channel(target, deployment.tls, role, _OPTIONS) as channel:
+    with open_blocking_channel(target, deployment.tls, role) as channel:
         health = cast("Any", health_pb2_grpc).HealthStub(channel)
         request = health_pb2.HealthCheckRequest(service=cast("Any", GRPC_SERVICES)[role])
         try:

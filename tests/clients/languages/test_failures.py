@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 import ssl
 from collections.abc import AsyncIterator
@@ -17,7 +18,7 @@ from tests.builders.certificates import Certificate, authority, signed
 from tests.builders.edge import running_edge
 from tests.builders.example_clients import BROWSER, ExampleClient, Target
 from tests.builders.gateway import SLATE, fake_gateway, overloaded, secure_gateway
-from vireo.server.rpc.errors import RpcError, unavailable
+from vireo.server.rpc.errors import RpcError, ShedError, ShedReason, unavailable
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
@@ -141,12 +142,12 @@ async def test_a_browser_reports_overloads_and_deadlines(
     async with running_edge(tmp_path, gateway_count=1) as edge:
         target = Target(edge.address)
         assert (await browser.recommend(target, "1")).slate["release_id"] == "gateway-0"
-        edge.gateways[0].sheds = True
+        edge.gateways[0].failure = ShedError(ShedReason.QUEUE)
         code, retry = (await browser.recommend(target, "1")).errors.splitlines()
         assert code.startswith("RESOURCE_EXHAUSTED: ")
         assert retry.startswith("  retry after ")
-        edge.gateways[0].sheds = False
-        edge.gateways[0].hangs = True
+        edge.gateways[0].failure = None
+        edge.gateways[0].delay = math.inf
         answer = await browser.recommend(target, "1", "--timeout", "2")
         assert answer.code == 1
         assert answer.errors.startswith("DEADLINE_EXCEEDED: ")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import grpc
@@ -17,11 +17,11 @@ from tests.builders.waiting import until
 from vireo.ops.stack.ports import free_port_base
 from vireo.server.control import admission as module
 from vireo.server.control.admission import Admission, Membership
-from vireo.server.control.mesh import Endpoints, Members, Pool
+from vireo.server.control.mesh import Endpoints, Pool
 from vireo.server.control.settings import ControlSettings
 
 PRODUCTION, CANARY = Pool("candidate"), Pool("candidate", "canary")
-Published = list[Mapping[Pool, Members]]
+Published = list[Endpoints]
 
 
 @pytest.fixture(autouse=True)
@@ -83,8 +83,8 @@ async def test_a_pod_whose_answer_makes_no_sense_is_not_admitted_and_harms_no_ot
         async with admitting(found) as published:
             await until(lambda: bool(published) and len(asked) >= 3)
     # At the start production has all that are there, whether or not they are healthy.
-    assert published[-1][PRODUCTION] == Members(local(healthy, healthy + 1))
-    assert published[-1][CANARY] == Members()
+    assert published[-1][PRODUCTION] == local(healthy, healthy + 1)
+    assert published[-1][CANARY] == local()
 
 
 async def test_at_the_start_nothing_is_published_until_pods_of_production_are_healthy(
@@ -98,12 +98,12 @@ async def test_at_the_start_nothing_is_published_until_pods_of_production_are_he
     ):
         await until(lambda: bool(published))
         assert len(asked) == 4
-    assert published[0][PRODUCTION] == Members(local(port))
+    assert published[0][PRODUCTION] == local(port)
 
 
 def serving(*ports: int) -> Membership:
     """A pool whose pods have all been seen healthy."""
-    pool = Membership(drain_seconds=3, empty_seconds=30, trusting=True)
+    pool = Membership(trusting=True)
     pool.found(local(*ports), 0)
     for endpoint in local(*ports):
         pool.admit(endpoint)
@@ -112,38 +112,36 @@ def serving(*ports: int) -> Membership:
 
 @pytest.mark.parametrize("trusting", [True, False])
 def test_without_a_healthy_pod_only_a_trusting_pool_publishes_all(*, trusting: bool) -> None:
-    pool = Membership(drain_seconds=3, empty_seconds=30, trusting=trusting)
+    pool = Membership(trusting=trusting)
     pool.found(local(1, 2), 0)
-    assert pool.members(0).active == (local(1, 2) if trusting else local())
+    assert pool.members(0) == (local(1, 2) if trusting else local())
 
 
 def test_pods_that_are_all_replaced_serve_until_a_new_one_is_healthy() -> None:
     pool = serving(1, 2)
     pool.found(local(3), 10)
-    assert pool.members(100) == Members(local(1, 2))
+    assert pool.members(100) == local(1, 2)
     [fresh] = local(3)
     pool.admit(fresh)
-    assert pool.members(101) == Members(local(3), local(1, 2))
-    assert pool.members(104) == Members(local(3))
+    assert pool.members(101) == local(3)
 
 
 @pytest.mark.parametrize(
     ("found", "members"),
     [
-        ({10: [1]}, {10: ([1], [2]), 12.9: ([1], [2]), 13: ([1], [])}),
-        ({10: [1], 11: [1, 2]}, {10: ([1], [2]), 11: ([1, 2], []), 20: ([1, 2], [])}),
-        ({10: []}, {39.9: ([1, 2], []), 40: ([], [])}),
-        ({10: [], 20: [1, 2], 39: []}, {60: ([1, 2], []), 69: ([], [])}),
+        ({10: [1]}, {10: [1]}),
+        ({10: [1], 11: [1, 2]}, {10: [1], 11: [1]}),
+        ({10: []}, {39.9: [1, 2], 40: []}),
+        ({10: [], 20: [1, 2], 39: []}, {60: [1, 2], 69: []}),
     ],
-    ids=["drains", "returns while draining", "all gone", "all gone and back in time"],
+    ids=["one is gone", "one comes back, unchecked", "all gone", "all gone and back in time"],
 )
-def test_pods_that_are_gone_are_left_out_after_a_time(
-    found: dict[float, list[int]], members: dict[float, tuple[list[int], list[int]]]
+def test_a_pod_that_is_gone_is_left_out_at_once_and_all_of_them_after_a_time(
+    found: dict[float, list[int]], members: dict[float, list[int]]
 ) -> None:
     pool = serving(1, 2)
     for now in sorted({*found, *members}):
         if now in found:
             pool.found(local(*found[now]), now)
         if now in members:
-            active, draining = members[now]
-            assert pool.members(now) == Members(local(*active), local(*draining)), now
+            assert pool.members(now) == local(*members[now]), now

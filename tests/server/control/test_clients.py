@@ -82,18 +82,6 @@ def test_a_refused_resource_is_not_sent_again_until_it_changes(envoy: Envoy) -> 
     assert not envoy.client.subscriptions[ROUTES].nacks
 
 
-@pytest.mark.parametrize("kind", [ROUTES, LISTENER])
-def test_of_several_only_the_refused_one_is_left_out(kind: str) -> None:
-    following = Envoy()
-    first = "r" if kind == ROUTES else "l"
-    following.publish(**{f"{first}_{each}": "1" for each in "abc"})
-    following.ask(kind, *([f"r-{each}" for each in "abc"] if kind == ROUTES else []))
-    assert len(following.taken(refuses=f"{first}-b")) == 3
-    known = following.client.subscriptions[kind]
-    assert {*known.has} == {f"{first}-a", f"{first}-c"}
-    assert {*known.nacks} == {f"{first}-b"}
-
-
 def test_a_refused_removal_is_not_insisted_on(envoy: Envoy) -> None:
     envoy.publish(c_a="1", l="1", r="1")
     envoy.refuse(envoy.receive(), "I need it")
@@ -120,23 +108,6 @@ def test_an_envoy_that_reconnects_is_sent_only_what_it_lacks_and_its_endpoints()
     assert following.taken() == ["clusters +c-b", *endpoints, "clusters -c-gone"]
     following.ask(CLUSTER, has={"c-a": "old"})
     assert following.taken() == [], "versions count in a stream's first request only"
-
-
-@pytest.mark.parametrize("acknowledged", ["first", "after it was left", "in the end"])
-def test_a_name_that_is_left_and_asked_for_again_is_sent_again(acknowledged: str) -> None:
-    following = Envoy()
-    following.publish(r="1")
-    following.ask(ROUTES, "r")
-    sent = following.receive()
-    if acknowledged == "first":
-        following.take(sent)
-    following.leave(ROUTES, "r")
-    if acknowledged == "after it was left":
-        following.take(sent)
-    following.ask(ROUTES, "r")
-    if acknowledged == "in the end":
-        following.take(sent)
-    assert following.taken() == ["routes +r"]
 
 
 def test_a_missing_name_is_answered_and_sent_once_it_exists(envoy: Envoy) -> None:

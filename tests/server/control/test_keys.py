@@ -20,6 +20,7 @@ from vireo.server.control.settings import ControlSettings
 from vireo.server.errors import VireoError
 
 KEY = {"kty": "EC", "crv": "P-256", "x": "x", "y": "y", "kid": "first"}
+TRICKLES = "a body that comes byte by byte, and never ends"
 
 
 def jwks(*keys: object) -> str:
@@ -111,38 +112,13 @@ async def test_a_file_is_followed_and_invalid_or_endless_content_changes_nothing
 async def test_a_url_is_followed_and_its_failures_change_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("vireo.server.control.keys._FETCH_SECONDS", 0.5)
     status, body = 503, jwks(KEY)
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
-        await send(writer, body, status)
-
-    async with (
-        key_server(answer) as place,
-        following(f"http://{place}", monkeypatch) as (published, attempts),
-    ):
-        await until(lambda: attempts.failures >= 2)
-        assert published == []
-        status = 200
-        await until(lambda: len(published) == 1)
-        for status, body in ((500, jwks(KEY)), (200, "x" * (2 << 20)), (302, "")):  # noqa: B007
-            before = attempts.failures
-            await until(lambda: attempts.failures >= before + 2)  # noqa: B023
-        assert len(published) == 1
-        status, body = 200, jwks({**KEY, "kid": "second"})
-        await until(lambda: len(published) == 2)
-
-
-async def test_a_body_that_comes_byte_by_byte_is_given_up_in_time(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("vireo.server.control.keys._FETCH_SECONDS", 0.2)
-    trickles = True
-
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        if not trickles:
-            await send(writer, jwks(KEY))
+        if body != TRICKLES:
+            await send(writer, body, status)
             return
         writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
         with suppress(ConnectionError):
@@ -157,8 +133,16 @@ async def test_a_body_that_comes_byte_by_byte_is_given_up_in_time(
         following(f"http://{place}", monkeypatch) as (published, attempts),
     ):
         await until(lambda: attempts.failures >= 2)
-        trickles = False
+        assert published == []
+        status = 200
         await until(lambda: len(published) == 1)
+        faults = (500, jwks(KEY)), (200, "x" * (2 << 20)), (302, ""), (200, TRICKLES)
+        for status, body in faults:  # noqa: B007
+            before = attempts.failures
+            await until(lambda: attempts.failures >= before + 2)  # noqa: B023
+        assert len(published) == 1
+        status, body = 200, jwks({**KEY, "kid": "second"})
+        await until(lambda: len(published) == 2)
 
 
 def test_a_source_that_was_read_once_is_asked_again_ever_more_rarely() -> None:

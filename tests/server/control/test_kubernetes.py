@@ -14,6 +14,7 @@ import pytest
 import structlog
 from kubernetes.config import incluster_config
 
+from tests.builders.certificates import authority, signed
 from tests.builders.kubernetes_api import (
     CANDIDATE,
     LISTED,
@@ -153,21 +154,13 @@ async def test_a_kubeconfig_that_is_missing_or_wrong_is_reported_and_read_again(
         await until(lambda: follower.published == [LISTED])
 
 
-def certificate(folder: Path) -> Path:
-    """A certificate for loopback that signs itself, with its key in the same folder."""
-    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2"
-    names = ["-subj", "/CN=kubernetes", "-addext", "subjectAltName=IP:127.0.0.1"]
-    files = ["-keyout", f"{folder}/tls.key", "-out", f"{folder}/ca.crt"]
-    subprocess.run([*command.split(), *names, *files], check=True, capture_output=True)
-    return folder / "ca.crt"
-
-
 async def test_in_a_pod_the_service_account_is_used_and_its_token_reread(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = certificate(tmp_path)
+    trusted = authority(tmp_path)
+    own = signed(tmp_path, "kubernetes", trusted)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(path, tmp_path / "tls.key")
+    context.load_cert_chain(own.certificate, own.key)
     token = tmp_path / "token"
     token.write_text("first")
     (tmp_path / "namespace").write_text("recommender")
@@ -176,7 +169,7 @@ async def test_in_a_pod_the_service_account_is_used_and_its_token_reread(
         monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
         monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(api.port))
         monkeypatch.setattr(incluster_config, "SERVICE_TOKEN_FILENAME", str(token))
-        monkeypatch.setattr(incluster_config, "SERVICE_CERT_FILENAME", str(path))
+        monkeypatch.setattr(incluster_config, "SERVICE_CERT_FILENAME", str(trusted.certificate))
         async with following(KubernetesSettings()) as follower:
             await until(lambda: follower.published == [LISTED])
             assert {each.namespace for each in api.asked} == {"recommender"}

@@ -11,7 +11,7 @@ import grpc.aio
 import pytest
 
 from vireo.server.control import releases
-from vireo.server.control.mesh import Endpoint, Members, Mesh, Pool, Service
+from vireo.server.control.mesh import Endpoint, Mesh, Pool, Service
 from vireo.server.control.releases import PodReleases
 from vireo.v1.release_pb2 import GetServingReleaseRequest, GetServingReleaseResponse, ReleaseLoad
 from vireo.v1.release_pb2_grpc import (
@@ -54,7 +54,7 @@ async def running_pods(
                 endpoints.add(Endpoint("127.0.0.1", server.add_insecure_port("127.0.0.1:0")))
                 await server.start()
                 stack.push_async_callback(server.stop, None)
-            members[Pool(service)] = Members(frozenset(endpoints))
+            members[Pool(service)] = frozenset(endpoints)
         yield PodReleases(lambda: Mesh(members), None)
 
 

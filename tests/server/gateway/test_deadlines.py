@@ -60,7 +60,7 @@ async def test_without_candidates_in_time_no_ranking_pod_is_asked(chain: Chain) 
 
 async def test_a_ranking_pod_that_hangs_leaves_time_to_answer(chain: Chain) -> None:
     async with (
-        relaying(Relay(chain.ranking, delay=lambda _: 60.0)) as ranking_at,
+        relaying(Relay(chain.ranking, delay=60.0)) as ranking_at,
         chain.gateway(ranking=ranking_at, default_deadline=2.0) as stub,
         asyncio.timeout(60),
     ):
@@ -84,7 +84,7 @@ async def test_pods_are_blamed_for_being_late_only_if_callers_leave_them_time(
 ) -> None:
     before = failures("skipped"), failures("deadline_exceeded")
     async with (
-        relaying(Relay(chain.candidate, delay=lambda _: 60.0)) as candidates_at,
+        relaying(Relay(chain.candidate, delay=60.0)) as candidates_at,
         chain.gateway(candidates_at, default_deadline=deadline) as stub,
         asyncio.timeout(60),
     ):

@@ -11,6 +11,7 @@ import pytest
 
 from tests.builders.clock import Clock
 from tests.builders.waiting import until
+from tests.server.rpc.conftest import dropped
 from vireo.server.rpc import budget as module
 from vireo.server.rpc.budget import LANE_SHARE, MAX_WAITING_OF_CALLER, OWN_SHARE, Budget
 from vireo.server.rpc.errors import RpcError, ShedError
@@ -133,9 +134,7 @@ async def test_calls_that_come_at_once_do_not_all_count_as_the_first(budget: Bud
     await until(lambda: len(done) == 3)  # the third one by the lane, which rests
     await looked()
     assert budget.waiting == 6
-    for each in calls:
-        each.cancel()
-    await asyncio.gather(*calls, return_exceptions=True)
+    await dropped(*calls)
     assert budget.waiting == 0
 
 
@@ -163,9 +162,7 @@ async def test_what_a_caller_has_beyond_its_places_is_refused(budget: Budget) ->
     calls += begun(budget, ("c", 1.0), done=done)
     await looked()
     assert budget.waiting == MAX_WAITING_OF_CALLER + 1, "another caller has places of its own"
-    for each in calls:
-        each.cancel()
-    await asyncio.gather(*calls, return_exceptions=True)
+    await dropped(*calls)
     assert budget.waiting == 0
 
 
@@ -214,12 +211,6 @@ async def ended(task: asyncio.Task[None]) -> RpcError:
     return error.value
 
 
-async def leave(*tasks: asyncio.Task[None]) -> None:
-    for each in tasks:
-        each.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-
-
 async def test_a_caller_alone_may_have_all_places_and_no_more() -> None:
     places = Places(4, timedelta(seconds=3))
     held = await holding(places, *"aaaa")
@@ -227,7 +218,7 @@ async def test_a_caller_alone_may_have_all_places_and_no_more() -> None:
     with pytest.raises(ShedError) as refused:
         await hold(places, "a")
     assert refused.value.retry_after == timedelta(seconds=3)
-    await leave(*held)
+    await dropped(*held)
     assert places.taken == 0
 
 
@@ -245,7 +236,7 @@ async def test_another_caller_gets_its_share_of_them_from_whoever_has_the_most()
     assert len(remaining) == 4, "the one that loses its place ends in the next step"
     await asyncio.wait([first, second, *others], return_when=asyncio.FIRST_COMPLETED)
     assert sum(each.done() for each in (first, second, *others)) == 1
-    await leave(first, second, *others, *late)
+    await dropped(first, second, *others, *late)
     assert places.taken == 0
 
 

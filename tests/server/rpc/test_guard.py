@@ -12,7 +12,7 @@ import grpc.aio
 import pytest
 import structlog
 
-from tests.builders.columns import rank_request, score_columns
+from tests.builders.columns import rank_request
 from tests.builders.refusals import failure_of, refusal, retry_seconds, status_of, violations_of
 from tests.builders.releases import build_release, poison_model
 from tests.builders.rpc import rpc_settings, serving
@@ -132,12 +132,3 @@ async def test_access_log_has_the_share_of_calls_that_was_asked_for(
     # The server has ended, and so have its calls.
     calls = [line["code"] for line in logs if line["event"] == "call"]
     assert calls == ["OK", "INVALID_ARGUMENT"][:lines]
-
-
-async def test_request_beyond_the_size_limit_is_refused(release_folder: Path) -> None:
-    settings = rpc_settings(max_message_bytes=2048)
-    large = rank_request(1)
-    large.scores.extend(score_columns([0.5] * 600))
-    async with serving(RANKING_POD, release_folder, settings=settings) as (_, channel):
-        code, _ = await refusal(RankingServiceStub(channel).RankCandidates(large))
-    assert code is grpc.StatusCode.RESOURCE_EXHAUSTED

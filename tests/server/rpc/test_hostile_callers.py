@@ -12,9 +12,6 @@ from typing import Any
 
 import grpc
 import grpc.aio
-import h2.config
-import h2.connection
-import h2.settings
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
@@ -115,28 +112,18 @@ async def test_a_stream_ends_well_when_its_time_is_over(
 async def test_a_watcher_that_does_not_read_keeps_no_server_from_saying_that_it_stops(
     release_folder: Path,
 ) -> None:
-    async with serving(RANKING_POD, release_folder) as (server, channel):
-        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-        connection = h2.connection.H2Connection(
-            h2.config.H2Configuration(validate_outbound_headers=False)
-        )
-        connection.initiate_connection()
-        # The server may not send a byte of an answer.
-        connection.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: 0})
-        headers = {":method": "POST", ":scheme": "http", ":path": WATCH, ":authority": "pod"}
-        headers |= {"content-type": "application/grpc", "te": "trailers"}
-        connection.send_headers(1, list(headers.items()))
-        connection.send_data(1, struct.pack(">BI", 0, 0), end_stream=True)
-        writer.write(connection.data_to_send())
-        await writer.drain()
+    async with (
+        serving(RANKING_POD, release_folder) as (server, channel),
+        http2(f"127.0.0.1:{server.port}") as connection,
+    ):
+        connection.take_nothing()
+        connection.open(WATCH, grpc_frame(b""))
         await until(lambda: server.standard_streams.taken == 1)
         async with asyncio.timeout(30):
             await server.set_serving(False)
         health: Any = health_pb2_grpc.HealthStub(channel)  # type: ignore[no-untyped-call]
         answer = await health.Check(health_pb2.HealthCheckRequest(), timeout=30)
         assert answer.status == health_pb2.HealthCheckResponse.NOT_SERVING
-        writer.close()
-        await asyncio.gather(reader.read(), return_exceptions=True)
 
 
 @pytest.mark.parametrize("value", ["caf\u00e9", "a\tb", "\x01", "a" * 129])

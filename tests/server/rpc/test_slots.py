@@ -95,20 +95,6 @@ async def test_calls_are_shed_while_the_first_of_many_has_waited_for_too_long() 
     await dropped(*waiting[1:])
 
 
-async def test_a_call_that_is_cancelled_passes_its_slot_or_its_place_on(slots: Slots) -> None:
-    held, (first, second, third) = await full(slots)
-    await dropped(first)
-    assert slots.waiting == SIZE - 1
-    slots.give_back(held[0])  # the second call has it now, and doesn't know yet
-    await dropped(second)
-    await third
-    held, (first, second, third) = await full(Slots(SIZE, math.inf))
-    first.cancel()  # its task has yet to run
-    await settled()
-    assert not second.done()
-    await dropped(second, third)
-
-
 async def test_a_caller_with_less_than_its_share_of_the_queue_replaces_the_newest_of_the_greediest(
     slots: Slots,
 ) -> None:
