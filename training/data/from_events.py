@@ -179,9 +179,6 @@ async def _read_log(
         async for entries in event_log.up_to_end(REMOVED):
             takedowns.take(entries)
         takedowns.as_of = began
-        for change in changes.values():
-            if change.removed:  # a gateway of the build before recorded it here alone
-                takedowns.take_removal(change)
         progress(done, done)
         positions_read = LogPositions(partitions=positions, catalogue=catalogue)
         return _Log(events, changes, takedowns, positions_read)

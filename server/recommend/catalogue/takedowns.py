@@ -129,13 +129,6 @@ class Takedowns:
             self._states = copy._states.updated(self._states)
             self.as_of = max(self.as_of, copy.as_of)
 
-    def take_removal(self, change: CatalogChange) -> None:
-        """Take down the video of a change in CATALOG, unless its state is later."""
-        key, at = video_key(change.video.video_id), max(1, change.received_at.seconds)
-        with self._lock:
-            if at > abs(self._states.find(np.array([key]))[0]):
-                self._states = self._states.updated(_States.of({key: at}))
-
     def latest(self, keys: Iterable[int]) -> int:
         """Return when the last of some videos was removed or restored, Unix seconds; 0 if none."""
         return int(np.abs(self._states.find(np.fromiter(keys, np.int64))).max(initial=0))

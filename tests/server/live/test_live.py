@@ -75,16 +75,6 @@ async def remove(log: JetStreamLog, video_id: str) -> int:
     return await log.append(CATALOG, key_of(video_id), change(video_id, is_removed=True))
 
 
-async def test_a_removal_that_an_earlier_build_recorded_holds(
-    nats: RunningNats, known: KnownVideos
-) -> None:
-    """Gateways of that build have the catalogue's stream alone."""
-    async with writing(nats) as log, following(nats) as live:
-        videos = await completed(live, known)
-        await log.append(CATALOG, key_of("video-9"), change("video-9", is_removed=True))
-        await until(lambda: 9 in videos.removed_rows)
-
-
 async def test_without_the_log_a_release_is_served_and_follows_once_it_is_back(
     nats: RunningNats, known: KnownVideos
 ) -> None:

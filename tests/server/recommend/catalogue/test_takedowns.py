@@ -14,7 +14,6 @@ from vireo.server.errors import VireoError
 from vireo.server.event_log.log import Entry
 from vireo.server.features.keys import video_key
 from vireo.server.recommend.catalogue.takedowns import Takedowns
-from vireo.v1.log_pb2 import CatalogChange
 
 
 def keys(*names: str) -> list[int]:
@@ -53,7 +52,7 @@ class Told(NamedTuple):
     at: int
     is_removed: bool
     by: str
-    """The log of takedowns, a copy (of a release or a machine), or the catalogue of old builds."""
+    """The log of takedowns, or a copy (of a release or a machine)."""
 
 
 TOLD = st.builds(
@@ -61,7 +60,7 @@ TOLD = st.builds(
     st.sampled_from("abc"),
     st.integers(1, 30),
     st.booleans(),
-    st.sampled_from(["log", "copy", "catalogue"]),
+    st.sampled_from(["log", "copy"]),
 )
 
 
@@ -69,15 +68,12 @@ TOLD = st.builds(
 def test_the_latest_state_counts_whichever_logs_backups_and_copies_tell_it_in_any_order(
     states: list[Told], draw: random.Random
 ) -> None:
-    # The catalogue of earlier builds has removals alone; and what is old may be read again.
-    states = [each for each in states if each.by != "catalogue" or each.is_removed]
+    # What is old may be read again.
     takedowns, last = Takedowns(), dict[str, Told]()
     for each in draw.choices(states, k=2 * len(states)) if states else []:
         entry = (removed if each.is_removed else restored)(1, each.name, at=each.at)
         if each.by == "log":
             takedowns.take([entry])
-        elif each.by == "catalogue":
-            takedowns.take_removal(CatalogChange.FromString(entry.data))
         else:
             copy = Takedowns()
             copy.take([entry])
