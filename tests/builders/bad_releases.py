@@ -178,7 +178,7 @@ BAD_RELEASES = (
     BadRelease(
         "unsorted_labels",
         _unsorted_labels,
-        r"videos/labels\.bin: 'tag=",
+        r"videos/labels\.bin: 'tag=.*' must not follow",
         described=True,
         pod="candidate",
     ),
