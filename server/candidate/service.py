@@ -46,9 +46,6 @@ from vireo.server.signals import EVERY_SOURCE, SOURCES
 from vireo.v1 import candidate_pb2, candidate_pb2_grpc, recommendation_pb2, viewer_pb2
 
 NAME = candidate_pb2.DESCRIPTOR.services_by_name["CandidateService"].full_name
-_IN_API = {
-    source.name: viewer_pb2.Source.Value(f"SOURCE_{source.name.upper()}") for source in EVERY_SOURCE
-}
 
 
 @dataclass(frozen=True)
@@ -149,7 +146,7 @@ def encode(
         rules=None if rules is None else rule_columns(rules, release, found),
         sources=[
             recommendation_pb2.SourceReport(
-                source=_IN_API[source.name],
+                source=viewer_pb2.Source.ValueType(source.number),
                 proposed=int(np.count_nonzero(found.source_masks & source.bit)),
                 failure=found.failures.get(source.name, ""),
             )

@@ -108,8 +108,8 @@ class Live:
         """Return once a release may be served: all takedowns are known. Call it in a thread.
 
         While the log is away they are those of the local copy and of the release, and may be old:
-        see `describe`. The catalogue's changes are waited for, too, so that its first slates have
-        new videos.
+        see `describe`. The catalogue's changes are waited for, too: filters judge videos by them,
+        and they say when one is published.
 
         Args:
             folder: the release's.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -32,6 +32,7 @@ from vireo.server.pod.release_service import ReleaseFacts, served
 from vireo.server.pod.run_queue import RunQueue
 from vireo.server.pod.stage_metrics import StageMetrics
 from vireo.server.pod.viewer import decode_viewer
+from vireo.server.recommend.page import LabelsOf
 from vireo.server.recommend.ranking.explain import ExplainedVideo, explain
 from vireo.server.recommend.ranking.pipeline import RankedCandidates, RankingPipeline, RankingQuery
 from vireo.server.recommend.ranking.release import FILES, PageRules, RankingRelease
@@ -88,23 +89,17 @@ def page_rules(
         factors=np.array(columns.factors, np.float32) if columns.factors else None,
         pins={pin.position - 1: pin.key for pin in rules.pins},
         caps=[
-            (cap.max, _Labels(column).of)
+            (cap.max, _labels_of(column))
             for cap, column in zip(rules.caps, columns.labels, strict=False)
         ],
         new_share=rules.new_share if rules.HasField("new_share") else None,
     )
 
 
-class _Labels:
-    """A column of labels, any number for each candidate."""
-
-    def __init__(self, column: rules_pb2.LabelColumn) -> None:
-        self._labels = column.labels[:]
-        self._ends = np.cumsum(column.counts).tolist()
-
-    def of(self, place: int) -> Sequence[int]:
-        """Return the labels of the candidate at a place."""
-        return self._labels[self._ends[place - 1] if place else 0 : self._ends[place]]
+def _labels_of(column: rules_pb2.LabelColumn) -> LabelsOf:
+    """Return what finds the labels of the candidate at a place, of which each has any number."""
+    labels, ends = column.labels[:], np.cumsum(column.counts).tolist()
+    return lambda place: labels[ends[place - 1] if place else 0 : ends[place]]
 
 
 @dataclass(frozen=True)

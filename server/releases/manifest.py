@@ -243,9 +243,8 @@ class FeatureSchema(_Part):
     """Number of last watched videos that the viewer tower reads."""
     vector_size: int = Field(ge=1, le=4096)
     """Dimensions of the viewer and video embeddings."""
-    ease_recency: float = Field(default=0, ge=0, le=100, exclude_if=lambda recency: not recency)
-    """What the last watch counts in EASE's score beside the 1 of every watch: EASE_RECENCY, and 0
-    in releases of earlier builds, whose rankers learnt the score without it."""
+    ease_recency: float = Field(ge=0, le=100)
+    """What the last watch counts in EASE's score beside the 1 of every watch."""
     constants: dict[Label, float] = Field(max_length=256)
     """Numbers that define the features; see `vireo.server.features.model_inputs`."""
 

@@ -23,8 +23,6 @@ def published_times(videos: pd.DataFrame) -> Float64Array:
 def published_of(release: CandidateRelease) -> Float64Array:
     """Return `published` of a release's videos, as `published_times` does."""
     attributes = AttributeTable.load(release.folder, len(release.keys))
-    if PUBLISHED not in attributes.declared.numbers:
-        return np.zeros(len(release.keys))
     return np.nan_to_num(attributes.number(PUBLISHED))
 
 

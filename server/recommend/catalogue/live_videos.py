@@ -141,8 +141,6 @@ class LiveVideos:
         """Whether each of the release's videos is removed, bool[n]."""
         self.removed_rows = np.zeros(0, np.int64)
         """Rows of those, int64[r]."""
-        self.changed = False
-        """Whether any of the release's own videos is placed."""
         self._lists: Lists = {}
         self._trending: dict[str, tuple[Int64Array, Int64Array]] = {}
 
@@ -184,7 +182,6 @@ class LiveVideos:
             self._put(*each)
         if (rows >= 0).any():
             self.removed_rows = self.removed.nonzero()[0]
-        self._note_changed()
 
     def place_some(self, limit: int = BATCH) -> bool:
         """Place some of the waiting videos; return whether there are more."""
@@ -196,7 +193,6 @@ class LiveVideos:
                 changes.append(change)
         if changes:
             self._place_or_count(changes)
-            self._note_changed()
         return bool(self._waiting)
 
     def find(self, keys: Int64Array, rows: Int64Array, *, changed: bool = False) -> Int64Array:
@@ -207,7 +203,7 @@ class LiveVideos:
             rows: row of each in the release's table, -1 for unknown ones, int64[m].
             changed: whether a changed video is found at its place, instead of in the release.
         """
-        asked = np.arange(len(keys)) if changed and self.changed else (rows < 0).nonzero()[0]
+        asked = np.arange(len(keys)) if changed else (rows < 0).nonzero()[0]
         if not len(asked) or not self.places:
             return rows
         get = self.places.get
@@ -291,10 +287,6 @@ class LiveVideos:
             self._free.append(place)
             if self.attributes is not None:
                 self.attributes.drop(place)
-
-    def _note_changed(self) -> None:
-        placed, own = self.placed[: self.count], self.own_rows[: self.count]
-        self.changed = bool((placed & (own >= 0)).any())
 
     def _place_or_count(self, changes: list[Change]) -> None:
         """Place videos; one that can't be placed is counted, and holds up no other."""

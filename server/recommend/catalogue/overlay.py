@@ -130,7 +130,7 @@ class Overlay:
         video, key = change.video, video_key(change.video.video_id)
         self._forget(key)
         self._touched.append(key)
-        if change.removed:  # its takedown is in REMOVED
+        if change.removed:  # REMOVED has its takedown
             return
         kept = video.SerializeToString() if self._contents else b""
         labels = len(video.tags) + sum(len(each.labels) for each in video.attributes)

@@ -59,6 +59,8 @@ class Declared:
         names = [*document.labels, *document.numbers]
         if len({*names}) < len(names):
             raise ReleaseError(f"{source}: declares an attribute twice")
+        if missing := {*BUILT_IN_LABELS, *BUILT_IN_NUMBERS} - {*names}:
+            raise ReleaseError(f"{source}: must declare {', '.join(sorted(missing))}")
         for kind in (document.labels, document.numbers):
             if kind != sorted(kind):
                 raise ReleaseError(f"{source}: {', '.join(kind)} must be sorted")

@@ -112,10 +112,6 @@ class AttributeTable:
         numbers = read_table(folder, layout.NUMBERS, np.float64, shape, missing=True)
         return AttributeTable(declared, count, labels, offsets, rows, numbers)
 
-    def mask(self, expression: FilterExpression) -> BoolArray:
-        """Return for which videos a filter of declared attributes holds, bool[n]."""
-        return mask_of(expression, self)
-
     def place(self, text: str) -> int:
         """Return the number of a label, "attribute=value"; -1 if no video of the release has it."""
         place = bisect_left(self.labels, text)

@@ -16,7 +16,7 @@ from cachetools import LRUCache
 from vireo.server.arrays import BoolArray, Int32Array, Int64Array
 from vireo.server.recommend.filters.declared import PUBLISHED
 from vireo.server.recommend.filters.expression import FilterExpression
-from vireo.server.recommend.filters.table import AttributeTable
+from vireo.server.recommend.filters.table import AttributeTable, mask_of
 from vireo.server.recommend.retrieval.index import RowBits, VideoIndex, contains
 
 if TYPE_CHECKING:
@@ -69,9 +69,9 @@ class AppliedFilter:
         rows = mask.nonzero()[0]
         cells = index.cells_of(rows if searched else rows[:0])
         self.count, self.passing = len(mask), len(rows)
-        """n, and for how many of them it holds by the mask, m."""
+        """Number of videos; number that pass, by the mask."""
         self.bits: RowBits = np.packbits(mask, bitorder="little")
-        """The rows of those."""
+        """Bitmap of the passing rows."""
         self.cell_counts = np.bincount(cells, minlength=index.cells)
         """Number of them in each cell of the index, int64[cells]; empty if it has none."""
         self._list_ends = self.cell_counts.cumsum()
@@ -227,7 +227,7 @@ class Filters:
             return self._kept.get(key) or self._in_use.get(key)
 
     def _make(self, expression: FilterExpression, searched: bool) -> AppliedFilter:
-        mask = self._table.mask(expression)
+        mask = mask_of(expression, self._table)
         applied = AppliedFilter(expression, mask, self._index, self._live, searched=searched)
         self._keep(applied)
         return applied
@@ -256,9 +256,8 @@ class Embargo:
             live: the live videos; None without a log.
             clock: Unix time in seconds.
         """
-        numbers = table.declared.numbers
-        self._column = numbers.index(PUBLISHED) if PUBLISHED in numbers else None
-        times = table.number(PUBLISHED) if self._column is not None else np.empty(0)
+        self._column = table.declared.numbers.index(PUBLISHED)
+        times = table.number(PUBLISHED)
         self._rows = (times > clock()).nonzero()[0]  # an unknown time, NaN, is past
         self._times = times.take(self._rows)
         self._live, self._clock, self._count = live, clock, table.count
@@ -274,7 +273,7 @@ class Embargo:
         if now >= self._until or changes != self._seen:
             left = self._times > now
             rows, times = self._rows[left], self._times[left]
-            if self._live is not None and attributes is not None and self._column is not None:
+            if self._live is not None and attributes is not None:
                 # A change counts, and not what the release says; new videos, -1, come last.
                 own = self._live.own_rows[: self._live.count]
                 is_changed = np.zeros(self._count + 1, np.bool_)

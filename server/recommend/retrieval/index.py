@@ -6,6 +6,7 @@ chose by measured recall.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -239,12 +240,17 @@ class VideoIndex:
     def _cell_of_row(self) -> npt.NDArray[Any]:
         """Cell of each row, as the narrowest unsigned integers."""
         cell_of_row = np.zeros(self._index.ntotal, np.min_scalar_type(self._cells))
-        lists: Any = self._index.invlists
-        for cell in range(self._cells):
-            if lists.list_size(cell):
-                rows = faiss.rev_swig_ptr(lists.get_ids(cell), lists.list_size(cell))
-                cell_of_row[rows] = cell
+        for cell, rows in _rows_by_cell(self._index):
+            cell_of_row[rows] = cell
         return cell_of_row
+
+
+def _rows_by_cell(index: Any) -> Iterator[tuple[int, Int64Array]]:
+    """Yield each cell that has vectors, and their rows."""
+    lists: Any = index.invlists
+    for cell in range(index.nlist):
+        if count := lists.list_size(cell):
+            yield cell, faiss.rev_swig_ptr(lists.get_ids(cell), count)
 
 
 def _check_ids(file: Path, index: Any, count: int) -> None:
@@ -252,8 +258,5 @@ def _check_ids(file: Path, index: Any, count: int) -> None:
     if isinstance(index, faiss.IndexIDMap):
         check_rows(file, faiss.vector_to_array(index.id_map), count)
     if isinstance(index, faiss.IndexIVF):
-        lists: Any = index.invlists
-        for number in range(index.nlist):
-            if lists.list_size(number):
-                ids = faiss.rev_swig_ptr(lists.get_ids(number), lists.list_size(number))
-                check_rows(file, ids, count)
+        for _, rows in _rows_by_cell(index):
+            check_rows(file, rows, count)

@@ -139,7 +139,7 @@ class CandidateRelease:
     co_watch_weights: Vectors
     """float32[n, k] or float16[n, k]."""
     ease_rows: Int32Array
-    """int32[n, k]; k is 0 in releases of large catalogues by earlier builds."""
+    """int32[n, k]."""
     ease_weights: Float32Array
     """float32[n, k]."""
     fresh_rows: Int64Array

@@ -120,13 +120,11 @@ def _expected(query: Retrieval) -> tuple[Int64Array, Float32Array]:
     release, watched = query.release, query.watched_rows
     rows = release.ease_rows.take(watched, axis=0)
     weights = release.ease_weights.take(watched, axis=0)
-    if recency := release.manifest.feature_schema.ease_recency:
-        counted, history = np.ones(len(watched), np.float32), query.history_rows
-        back = np.arange(len(history))[::-1]
-        # The watched rows ascend and include the history's; of repeats the last counts.
-        counted[np.searchsorted(watched, history)] += recency * 0.5 ** (back / RECENCY_HALF_LIFE)
-        weights = weights * counted[:, None]
-    return summed(rows, weights, len(release.keys))
+    counted, history = np.ones(len(watched), np.float32), query.history_rows
+    back, recency = np.arange(len(history))[::-1], release.manifest.feature_schema.ease_recency
+    # The watched rows ascend and include the history's; of repeats the last counts.
+    counted[np.searchsorted(watched, history)] += recency * 0.5 ** (back / RECENCY_HALF_LIFE)
+    return summed(rows, weights * counted[:, None], len(release.keys))
 
 
 def popular(query: Retrieval, limit: int) -> Int64Array:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 from collections.abc import Callable, Mapping
@@ -22,11 +21,7 @@ from tests.builders.viewers import viewer_of_rows
 from vireo.server.features.keys import video_key
 from vireo.server.recommend.filters.declared import PUBLISHED
 from vireo.server.recommend.retrieval.explain import explain
-from vireo.server.recommend.retrieval.pipeline import (
-    CandidatePipeline,
-    CandidateQuery,
-    RetrievedCandidates,
-)
+from vireo.server.recommend.retrieval.pipeline import CandidatePipeline, CandidateQuery
 from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.server.releases import layout
 from vireo.v1 import recommendation_pb2 as pb
@@ -41,59 +36,45 @@ def clock() -> Clock:
     return Clock(NOON - 1.0)
 
 
-def dated(folder: Path, times: Mapping[int, float]) -> Path:
-    """Have rows of a release be published at these times."""
-    numbers = np.load(folder / layout.NUMBERS)
-    for row, time in times.items():
-        numbers[row, DECLARED.numbers.index(PUBLISHED)] = time
-    np.save(folder / layout.NUMBERS, numbers)
-    return folder
-
-
 @pytest.fixture
 def with_dates(release_folder: Path, tmp_path: Path) -> Callable[[Mapping[int, float]], Path]:
     """Return a release's folder whose rows are published at these times."""
     folder = Path(shutil.copytree(release_folder, tmp_path / "release"))
-    return lambda times: dated(folder, times)
 
+    def dated(times: Mapping[int, float]) -> Path:
+        numbers = np.load(folder / layout.NUMBERS)
+        for row, time in times.items():
+            numbers[row, DECLARED.numbers.index(PUBLISHED)] = time
+        np.save(folder / layout.NUMBERS, numbers)
+        return folder
 
-def found(release: CandidateRelease, **more: Any) -> RetrievedCandidates:
-    """Return the candidates for a query that allows all."""
-    return retrieve(release, viewer_of_rows(3), VIDEOS + 20, **more)
+    return dated
 
 
 def rows(release: CandidateRelease, **more: Any) -> set[int]:
-    return set(found(release, **more).rows.tolist())
+    """Return the rows of the candidates for a query that allows all."""
+    return {*retrieve(release, viewer_of_rows(3), VIDEOS + 20, **more).rows.tolist()}
 
 
 def keys(release: CandidateRelease, **more: Any) -> set[int]:
-    return set(found(release, **more).keys.tolist())
+    """Return the keys of those."""
+    return {*release.keys_of(np.array([*rows(release, **more)])).tolist()}
 
 
-def test_no_source_proposes_a_video_before_it_is_published(
+def test_no_source_proposes_a_video_before_its_own_time(
     with_dates: Callable[[Mapping[int, float]], Path], clock: Clock
 ) -> None:
     # The most popular, one that the history leads to, and a fresh one.
-    soon = {0: NOON, 4: NOON, 39: NOON}
+    soon = {0: NOON, 4: NOON + 20, 39: NOON + 10}
     folder = with_dates({**soon, 5: NOON - 2.0, 6: math.nan})
     live = followed(trending={"": ["video-0", "video-39"]})
     for followed_log in (None, live):
         clock.now = NOON - 1
         release = CandidateRelease.load(folder, live=followed_log, clock=clock)
         pinned = np.array([video_key("video-39")])
-        every = set(range(VIDEOS)) - {3}
-        assert rows(release, pinned_keys=pinned) == every - set(soon)
-        clock.now = NOON
-        assert rows(release, pinned_keys=pinned) == every
-
-
-def test_each_video_comes_at_its_own_time(
-    with_dates: Callable[[Mapping[int, float]], Path], clock: Clock
-) -> None:
-    release = CandidateRelease.load(with_dates({7: NOON + 20, 8: NOON, 9: NOON + 10}), clock=clock)
-    for now, missing in ((NOON, {7, 9}), (NOON + 10, {7}), (NOON + 19.9, {7}), (NOON + 20, set())):
-        clock.now = now
-        assert {7, 8, 9} - rows(release) == missing
+        for clock.now in (NOON - 1, NOON, NOON + 10, NOON + 19.9, NOON + 20):
+            early = {row for row, time in soon.items() if time > clock.now}
+            assert rows(release, pinned_keys=pinned) == set(range(VIDEOS)) - {3} - early
 
 
 def test_a_search_in_cells_finds_none_before_its_time(
@@ -160,18 +141,3 @@ def test_an_unpublished_video_is_told_to_be_so(
     for name in ("video-8", "soon"):
         told = explain(pipeline, query, pipeline.retrieve(query), video_key(name))
         assert told.reason != "It isn't published yet."
-
-
-def test_a_release_without_dates_holds_nothing_back(
-    release_folder: Path, tmp_path: Path, clock: Clock
-) -> None:
-    folder = Path(shutil.copytree(release_folder, tmp_path / "release"))
-    place = DECLARED.numbers.index(PUBLISHED)
-    document = json.loads((folder / layout.ATTRIBUTES).read_text())
-    document["numbers"].remove(PUBLISHED)
-    (folder / layout.ATTRIBUTES).write_text(json.dumps(document))
-    np.save(folder / layout.NUMBERS, np.delete(np.load(folder / layout.NUMBERS), place, axis=1))
-    live = followed(upserted(1, "soon", tags=["cat"], published=Timestamp(seconds=NOON)))
-    release = CandidateRelease.load(folder, live=live, clock=clock)
-    assert not len(release.embargo.unpublished())
-    assert video_key("soon") in keys(release, pinned_keys=np.array([video_key("soon")]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,6 @@ from vireo.server.recommend.retrieval.query import Retrieval
 from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.server.recommend.retrieval.sources import two_tower
 from vireo.server.releases import layout
-from vireo.server.signals import SCORES
 from vireo.v1 import candidate_pb2, viewer_pb2
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1.candidate_pb2_grpc import CandidateServiceStub
@@ -189,7 +187,7 @@ def test_trending_ranks_new_videos_apart(release_folder: Path) -> None:
         assert (trending.rank, trending.proposed) == (1 + place // 2, 1)
 
 
-def test_a_failed_viewer_tower_leaves_a_new_video_without_a_rank(tmp_path: Path) -> None:
+def test_what_a_failed_viewer_tower_leaves_without_rank_and_score_is_told(tmp_path: Path) -> None:
     folder = build_release(tmp_path)
     poison_model(folder, layout.VIEWER_TOWER, "bias")
     live = followed(upserted(1, "new", tags=["cat"]))
@@ -199,6 +197,7 @@ def test_a_failed_viewer_tower_leaves_a_new_video_without_a_rank(tmp_path: Path)
     assert explained.reason == (
         "No source proposed it: trending does not rank it; fresh and two_tower failed."
     )
+    assert [column.name for column in explained.scores] == ["co_watch", "ease"]
 
 
 def request(**fields: Any) -> candidate_pb2.RetrieveCandidatesRequest:
@@ -221,21 +220,3 @@ async def test_a_pod_explains_only_when_asked_and_its_candidates_stay_the_same(
     for each in (explained, unknown):
         each.ClearField("explained")
         assert each == plain
-
-
-def test_a_failed_source_is_told(release: CandidateRelease) -> None:
-    broken = replace(release, ease_weights=release.ease_weights[:1])  # none of what was watched
-    pipeline = CandidatePipeline(broken)
-    query = CandidateQuery(viewer_of_rows(3, 9), 5)
-    found = pipeline.retrieve(query)
-    lost = [
-        explain(pipeline, query, found, key)
-        for key in release.keys.tolist()
-        if key not in found.keys and key not in query.viewer.watched_keys
-    ]
-    assert lost
-    others = {score.name for score in SCORES} - {"ease"}
-    for each in lost:
-        assert {column.name for column in each.scores} == others
-        if each.reason.startswith("No source"):
-            assert each.reason.endswith("; ease failed.")

@@ -57,11 +57,11 @@ async def test_more_filters_than_are_kept_are_evaluated_once_and_off_the_event_l
 ) -> None:
     threads = []
 
-    def mask(table: AttributeTable, asked: FilterExpression) -> BoolArray:
+    def mask(asked: FilterExpression, table: AttributeTable) -> BoolArray:
         threads.append(threading.get_ident())
         return mask_of(asked, table)
 
-    monkeypatch.setattr(AttributeTable, "mask", mask)
+    monkeypatch.setattr(allowed, "mask_of", mask)
     monkeypatch.setattr(allowed, "_MAX_INLINE", VIDEOS - 1)
     live = followed(upserted(1, "new-0", tags=["cat"]))
     build = partial(_build, filter_cache_bytes=max_bytes, live=live)

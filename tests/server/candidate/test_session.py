@@ -58,22 +58,18 @@ def test_unknown_videos_and_those_in_the_history_change_nothing(release: Candida
     assert Retrieval.of(release, query).vector == pytest.approx(watched(release, 3, 9), abs=1e-6)
 
 
-def test_the_playing_video_stays_the_last_one(release: CandidateRelease) -> None:
+def test_the_playing_video_stays_the_last_one(
+    release: CandidateRelease, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked: list[list[int]] = []
-    usual = release.viewer_vector
+    usual = CandidateRelease.viewer_vector
 
-    class Listening:
-        """A release that keeps which histories it was asked for."""
+    def listening(release: CandidateRelease, viewer: ViewerFeatures) -> Float32Array:
+        asked.append(release.rows.find(viewer.history_keys).tolist())
+        return usual(release, viewer)
 
-        def __getattr__(self, name: str) -> Any:
-            return getattr(release, name)
-
-        def viewer_vector(self, viewer: ViewerFeatures, found: Any = None) -> Float32Array:
-            asked.append(release.rows.find(viewer.history_keys).tolist())
-            return usual(viewer, found)
-
-    seed = int(release.keys[20])
-    vector(Listening(), viewer_of_rows(3), {7: 1.0}, seed_key=seed)  # type: ignore[arg-type]
+    monkeypatch.setattr(CandidateRelease, "viewer_vector", listening)
+    vector(release, viewer_of_rows(3), {7: 1.0}, seed_key=int(release.keys[20]))
     assert asked == [[3, 7, 20]]  # not without the session, which would weigh nothing
 
 

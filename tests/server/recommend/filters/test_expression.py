@@ -51,13 +51,6 @@ def test_a_filter_applies_to_releases_that_declare_what_it_names(
     assert not found.applies_to(Declared(labels=numbers, numbers=labels))
 
 
-def test_equal_filters_are_one_key_of_a_cache() -> None:
-    one, same = (expression(condition("tag", any_of=["a"])) for _ in range(2))
-
-    assert {one: "kept"}[same] == "kept"
-    assert one != expression(condition("tag", all_of=["a"]))
-
-
 @pytest.mark.parametrize(
     ("asked", "field"),
     [

@@ -18,7 +18,7 @@ from tests.builders.damage import Damage, changed, content, missing, table, text
 from tests.builders.filters import random_expression
 from tests.builders.releases import CREATORS, build_release
 from vireo.server.recommend.filters.declared import Declared
-from vireo.server.recommend.filters.table import AttributeTable, ForwardIndex
+from vireo.server.recommend.filters.table import AttributeTable, ForwardIndex, mask_of
 from vireo.server.releases import layout
 from vireo.server.releases.manifest import ReleaseError
 from vireo.server.releases.tables import write_texts
@@ -56,11 +56,12 @@ def test_a_mask_says_of_every_video_what_the_filter_says(seed: int) -> None:
         for _ in range(10):
             _, asked = random_expression(draw, LABELS, NUMBERS)
             said = [asked.holds(*each) for each in zip(labels, numbers, strict=True)]
-            assert attributes.mask(asked).tolist() == said
+            assert mask_of(asked, attributes).tolist() == said
 
 
+LACKING = {"labels": ["creator", "tag"], "numbers": ["duration"]}
 TWICE = {"labels": ["creator", "duration"], "numbers": ["duration"]}
-UNSORTED = {"labels": ["tag", "creator"], "numbers": ["duration"]}
+UNSORTED = {"labels": ["tag", "creator"], "numbers": ["duration", "published"]}
 
 
 def second_before_first(offsets: np.ndarray) -> np.ndarray:
@@ -108,6 +109,10 @@ def labels_unsorted(folder: Path) -> None:
         (
             content(layout.ATTRIBUTES, json.dumps(TWICE)),
             r"attributes\.json: declares an attribute twice",
+        ),
+        (
+            content(layout.ATTRIBUTES, json.dumps(LACKING)),
+            r"attributes\.json: must declare published",
         ),
         (
             content(layout.ATTRIBUTES, json.dumps(UNSORTED)),
