@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import xxhash
@@ -88,8 +88,6 @@ class RecommendQuery(NamedTuple):
     session: Sequence[tuple[int, float]] = ()
     """Keys of the videos that the viewer came upon in this session, oldest first, and how much each
     counts beside a watch."""
-    next_page: Callable[[Sequence[str]], str] | None = None
-    """Returns the token of the page after one of these video ids; None if there are no pages."""
     context: ContextIds = UNKNOWN
     """Where and when the slate will be shown, as ids that models read."""
     region: str = ""
@@ -111,7 +109,6 @@ class RecommendQuery(NamedTuple):
         field: str = "",
         seed_field: str = "seed_video_id",
         shown: Sequence[int] = (),
-        next_page: Callable[[Sequence[str]], str] | None = None,
     ) -> RecommendQuery:
         """Return the query of a valid request.
 
@@ -123,7 +120,6 @@ class RecommendQuery(NamedTuple):
             field: begin of its fields' paths in the caller's request, for example "request.".
             seed_field: name there of the field that has the seed video.
             shown: keys of the videos on the pages before.
-            next_page: returns the token of the next page; it may change the request.
 
         Raises:
             RpcError: INVALID_ARGUMENT if the time zone can't be parsed.
@@ -157,7 +153,6 @@ class RecommendQuery(NamedTuple):
             filter=request.filter if request.HasField("filter") else None,
             filter_field=f"{field}filter",
             seed_named=f"{field}{seed_field}: {request.seed_video_id!r}",
-            next_page=next_page,
             session=[
                 (video_key(each.video_id), _SESSION_WEIGHTS.get(each.action, 1.0))
                 for each in request.session

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from vireo.server.gateway.appender import LogRoom
 from vireo.server.gateway.batch import BATCH_RETRY, MAX_BATCHES, OPEN, batch_slates, patient
 from vireo.server.gateway.events import add_recording
 from vireo.server.gateway.explain import explain_video
-from vireo.server.gateway.page_token import BadPageTokenError, PageTokens, shown_keys, signing_keys
+from vireo.server.gateway.page_token import next_page_token, shown_keys
 from vireo.server.gateway.pipeline import RecommendPipeline
 from vireo.server.gateway.pods import (
     RETRIEVAL_SHARE,
@@ -91,18 +91,18 @@ class RecommendationServicer(RecommendationServiceServicer):
         self._pipeline, self._loader = pipeline, loader
         self._batches = patient(pipeline, settings)
         self._default_deadline = settings.default_deadline
-        keys = signing_keys(settings.page_token_keys)
-        self._pages = PageTokens(keys) if keys else None
 
     async def Recommend(  # noqa: N802
         self, request: pb.RecommendRequest, context: Context
     ) -> pb.RecommendResponse:
         """Return the slate for one viewer."""
-        pages = self._pages
-        shown = self._shown(request) if request.page_token else b""
-        next_page = partial(pages.issue, request, shown) if pages else None
-        query = self._query(request, context, shown=shown_keys(shown), next_page=next_page)
-        return await self._pipeline.recommend(query, served(self._loader).content)
+        shown = shown_keys(request) if request.page_token else ()
+        query = self._query(request, context, shown=shown)
+        slate = await self._pipeline.recommend(query, served(self._loader).content)
+        if len(slate.items) == query.page_size:
+            ids = (item.video_id for item in slate.items)
+            slate.next_page_token = next_page_token(request, shown, ids)
+        return slate
 
     async def SimilarVideos(  # noqa: N802
         self, request: pb.SimilarVideosRequest, context: Context
@@ -154,7 +154,6 @@ class RecommendationServicer(RecommendationServiceServicer):
         *,
         seed_field: str = "seed_video_id",
         shown: Sequence[int] = (),
-        next_page: Callable[[Sequence[str]], str] | None = None,
     ) -> RecommendQuery:
         """Return the query of a request; for the others see `RecommendQuery.of`."""
         left = context.time_remaining()
@@ -166,18 +165,7 @@ class RecommendationServicer(RecommendationServiceServicer):
             field=field,
             seed_field=seed_field,
             shown=shown,
-            next_page=next_page,
         )
-
-    def _shown(self, request: pb.RecommendRequest) -> bytes:
-        """Return what the request's page token has; raise INVALID_ARGUMENT if it isn't valid."""
-        if self._pages is None:
-            reason = "can't be read: this gateway has no VIREO_PAGE_TOKEN_KEYS"
-            raise invalid_argument([("page_token", reason)])
-        try:
-            return self._pages.read(request)
-        except BadPageTokenError as error:
-            raise invalid_argument([("page_token", str(error))]) from error
 
 
 def request_cost(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from base64 import b64encode
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -20,12 +19,10 @@ from tests.builders.tiny_home import VIEWER, WATCHED
 from vireo.server.candidate.service import CANDIDATE_POD
 from vireo.server.ranking.service import RANKING_POD
 from vireo.v1 import recommendation_pb2 as pb
-from vireo.v1 import viewer_pb2
 
 if TYPE_CHECKING:
     from vireo.v1.recommendation_pb2_grpc import RecommendationServiceAsyncStub
 
-KEYS = f"now:{b64encode(b'n' * 32).decode()}"
 VIDEOS = 700
 PAGES, SIZE = 50, 12
 
@@ -43,7 +40,7 @@ def next_release(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @asynccontextmanager
 async def chain(
-    release: Path, features: Path, *, candidate: bool = True, keys: str = KEYS
+    release: Path, features: Path, *, candidate: bool = True
 ) -> AsyncIterator[RecommendationServiceAsyncStub]:
     """A gateway before pods of its own that serve a release."""
     async with AsyncExitStack() as stack:
@@ -52,9 +49,7 @@ async def chain(
             if candidate:
                 server, _ = await stack.enter_async_context(serving(pod, release))
                 targets[place] = f"127.0.0.1:{server.port}"
-        yield await stack.enter_async_context(
-            gateway(release, features, *targets, page_token_keys=keys)
-        )
+        yield await stack.enter_async_context(gateway(release, features, *targets))
 
 
 async def follow(
@@ -126,16 +121,3 @@ async def test_a_token_that_continues_nothing_is_refused_by_the_name_of_its_fiel
         failure = await failure_of(stub.Recommend(request))
     assert (failure.code, failure.fields) == (grpc.StatusCode.INVALID_ARGUMENT, ("page_token",))
     assert failure.message.startswith("page_token: is of another request")
-
-
-async def test_without_keys_there_is_one_page(release: Path, features: Path) -> None:
-    async with chain(release, features, candidate=False, keys="") as stub:
-        slate = await stub.Recommend(pb.RecommendRequest(viewer_id=VIEWER))
-        assert len(slate.items) == 10
-        assert not slate.next_page_token
-        assert list(slate.degradations) == [viewer_pb2.DEGRADATION_POPULAR_FALLBACK]
-        failure = await failure_of(
-            stub.Recommend(pb.RecommendRequest(viewer_id=VIEWER, page_token="AAAA"))
-        )
-    assert failure.code is grpc.StatusCode.INVALID_ARGUMENT
-    assert "has no VIREO_PAGE_TOKEN_KEYS" in failure.message

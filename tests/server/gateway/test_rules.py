@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from vireo.v1.recommendation_pb2_grpc import RecommendationServiceAsyncStub
 
 ROWS = {name: row for row, name in enumerate(video_ids(40))}
-KEY = "k1:MDEyMzQ1Njc4OWFiY2RlZg=="
 FREE = [name for name in ROWS if name not in WATCHED]
 PINNED = FREE[-1]
 GERMAN = (
@@ -163,7 +162,7 @@ async def test_a_pinned_video_has_its_position_on_the_first_page_alone(
         f'[[pins]]\nname = "seen"\nvideo_id = "{WATCHED[0]}"\nposition = 1\n'
         '[[pins]]\nname = "gone"\nvideo_id = "nothing"\nposition = 2\n'
     )
-    async with site(text, broken, page_token_keys=KEY) as stub:
+    async with site(text, broken) as stub:
         first = await stub.Recommend(request(page_size=5))
         second = await stub.Recommend(request(page_size=5, page_token=first.next_page_token))
         context = pb.RequestContext(region="DE")
@@ -251,9 +250,9 @@ async def test_a_pod_is_believed_only_if_it_applies_the_filters_of_the_site(
 
 
 async def test_rules_that_change_between_two_pages_leave_the_token_valid(site: Site) -> None:
-    async with site("", page_token_keys=KEY) as stub:
+    async with site("") as stub:
         first = await stub.Recommend(request(page_size=5))
-    async with site(GERMAN, page_token_keys=KEY) as stub:
+    async with site(GERMAN) as stub:
         page = request(page_size=5, page_token=first.next_page_token)
         second = await stub.Recommend(page)
     assert second.items
