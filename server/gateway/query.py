@@ -105,10 +105,7 @@ class RecommendQuery(NamedTuple):
         request_id: str,
         deadline: float,
         trace: tuple[tuple[str, str], ...] = (),
-        *,
         field: str = "",
-        seed_field: str = "seed_video_id",
-        shown: Sequence[int] = (),
     ) -> RecommendQuery:
         """Return the query of a valid request.
 
@@ -118,8 +115,6 @@ class RecommendQuery(NamedTuple):
             deadline: when the caller stops waiting, on the monotonic clock.
             trace: the caller's trace context.
             field: begin of its fields' paths in the caller's request, for example "request.".
-            seed_field: name there of the field that has the seed video.
-            shown: keys of the videos on the pages before.
 
         Raises:
             RpcError: INVALID_ARGUMENT if the time zone can't be parsed.
@@ -142,7 +137,7 @@ class RecommendQuery(NamedTuple):
             viewer_id=request.viewer_id,
             page_size=request.page_size if request.HasField("page_size") else DEFAULT_PAGE_SIZE,
             seed_key=seed_key,
-            excluded_keys=[*excluded, *shown],
+            excluded_keys=excluded,
             explain=request.explain,
             asked_at=asked_at,
             request_id=request_id,
@@ -152,7 +147,7 @@ class RecommendQuery(NamedTuple):
             profile=request.profile if request.HasField("profile") else None,
             filter=request.filter if request.HasField("filter") else None,
             filter_field=f"{field}filter",
-            seed_named=f"{field}{seed_field}: {request.seed_video_id!r}",
+            seed_named=f"{field}seed_video_id: {request.seed_video_id!r}",
             session=[
                 (video_key(each.video_id), _SESSION_WEIGHTS.get(each.action, 1.0))
                 for each in request.session

@@ -19,6 +19,7 @@ from vireo.server.gateway.service import gateway_pod
 from vireo.server.gateway.settings import GatewaySettings
 from vireo.server.home import Home
 from vireo.server.ranking.service import RANKING_POD
+from vireo.v1 import viewer_pb2
 from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 
 if TYPE_CHECKING:
@@ -30,6 +31,10 @@ else:
 
 NOWHERE = "127.0.0.1:1"
 """A target on which nothing listens."""
+SKIPPED = [viewer_pb2.DEGRADATION_RANKING_SKIPPED]
+POPULAR = [viewer_pb2.DEGRADATION_POPULAR_FALLBACK]
+AWAY = [("", []), ("ranking", SKIPPED), ("candidate", POPULAR)]
+"""The kind of pods that is away, if one is, and what slates declare then."""
 
 
 @pytest.fixture(scope="session")
@@ -98,16 +103,13 @@ class Chain:
     ranking: str
 
     def gateway(
-        self, candidate: str = "", ranking: str = "", **changes: Any
+        self, candidate: str = "", ranking: str = "", away: str = "", **changes: Any
     ) -> AbstractAsyncContextManager[GatewayStub]:
-        """A gateway before these pods, or others, and a stub for it."""
-        return gateway(
-            self.release,
-            self.features,
-            candidate or self.candidate,
-            ranking or self.ranking,
-            **changes,
-        )
+        """A gateway before these pods, or others, a kind of which may be away, and a stub."""
+        targets = {"candidate": candidate or self.candidate, "ranking": ranking or self.ranking}
+        if away:
+            targets[away] = NOWHERE
+        return gateway(self.release, self.features, **targets, **changes)
 
 
 @pytest.fixture

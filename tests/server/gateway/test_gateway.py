@@ -12,7 +12,7 @@ import grpc
 import numpy as np
 import pytest
 
-from tests.builders.chain import NOWHERE, Chain
+from tests.builders.chain import POPULAR, SKIPPED, Chain
 from tests.builders.refusals import failure_of, violations_of
 from tests.builders.relay import Relay, relaying
 from tests.builders.releases import build_release, video_ids
@@ -194,9 +194,9 @@ async def test_as_many_candidates_are_ranked_as_the_release_that_answers_states(
 
 
 async def test_without_ranking_pods_the_slate_is_in_retrieval_order(chain: Chain) -> None:
-    async with chain.gateway(ranking=NOWHERE) as stub:
+    async with chain.gateway(away="ranking") as stub:
         response = await stub.Recommend(request(page_size=37))
-    assert list(response.degradations) == [viewer_pb2.DEGRADATION_RANKING_SKIPPED]
+    assert list(response.degradations) == SKIPPED
     assert set(ids(response)) == UNSEEN
     scores = [item.score for item in response.items]
     assert scores == sorted(scores, reverse=True)
@@ -208,9 +208,9 @@ async def test_without_candidate_pods_the_slate_is_the_popular_list(chain: Chain
     asked = request(
         page_size=4, excluded_video_ids=["video-4"], seed_video_id="video-5", explain=True
     )
-    async with chain.gateway(candidate=NOWHERE) as stub:
+    async with chain.gateway(away="candidate") as stub:
         response = await stub.Recommend(asked)
-    assert list(response.degradations) == [viewer_pb2.DEGRADATION_POPULAR_FALLBACK]
+    assert list(response.degradations) == POPULAR
     # By popularity, without the watched, the excluded and the playing one.
     assert ids(response) == ["video-3", "video-6", "video-7", "video-8"]
     scores = [item.score for item in response.items]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.builders.chain import Chain, gateway
+from tests.builders.chain import POPULAR, SKIPPED, Chain
 from tests.builders.rpc import rpc_settings, serving
 from tests.builders.tiny_home import VIEWER
 from vireo.ops.stack.ports import free_port_base
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.slow
 
-SKIPPED = viewer_pb2.DEGRADATION_RANKING_SKIPPED
-POPULAR = viewer_pb2.DEGRADATION_POPULAR_FALLBACK
 REQUEST = pb.RecommendRequest(viewer_id=VIEWER, explain=True)
 Degradations = Sequence[viewer_pb2.Degradation.ValueType]
 
@@ -42,18 +40,14 @@ async def ask_until(
             await asyncio.sleep(0.02)
 
 
-@pytest.mark.parametrize(
-    ("kind", "declared"), [(CANDIDATE_POD, [POPULAR]), (RANKING_POD, [SKIPPED])]
-)
+@pytest.mark.parametrize(("kind", "declared"), [(CANDIDATE_POD, POPULAR), (RANKING_POD, SKIPPED)])
 async def test_pods_that_are_back_are_used_again(
     chain: Chain,
     kind: Pod[Any],
     declared: Degradations,
 ) -> None:
     port = free_port_base()
-    targets = {"candidate": chain.candidate, "ranking": chain.ranking}
-    targets[kind.kind] = f"127.0.0.1:{port}"
-    async with gateway(chain.release, chain.features, **targets) as stub:
+    async with chain.gateway(**{kind.kind: f"127.0.0.1:{port}"}) as stub:
         for _ in range(2):
             await ask_until(stub, declared)
             async with serving(kind, chain.release, settings=rpc_settings(port=port)):

@@ -12,7 +12,7 @@ import pytest
 
 from tests.builders.attributes import labels_of
 from tests.builders.catalogue import change, key_of, removed
-from tests.builders.chain import NOWHERE, Chain, gateway, gateway_settings
+from tests.builders.chain import AWAY, NOWHERE, Chain, gateway, gateway_settings
 from tests.builders.nats import running_nats, settings_of
 from tests.builders.releases import CREATORS, video_ids
 from tests.builders.rpc import serving
@@ -25,7 +25,6 @@ from vireo.server.live.live import Live
 from vireo.server.recommend.catalogue.takedowns import Takedowns
 from vireo.server.releases.layout import TAKEDOWNS
 from vireo.v1 import recommendation_pb2 as pb
-from vireo.v1 import viewer_pb2
 from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 from vireo.v1.release_pb2 import GetServingReleaseRequest
 from vireo.v1.release_pb2_grpc import ReleaseServiceStub
@@ -34,27 +33,21 @@ SLATE = pb.RecommendRequest(viewer_id=VIEWER, page_size=10)
 WHOLE = pb.RecommendRequest(viewer_id=VIEWER, page_size=37)
 
 
-@pytest.mark.parametrize(
-    ("pods", "degradations"),
-    [
-        ("both", []),
-        ("no ranking", [viewer_pb2.DEGRADATION_RANKING_SKIPPED]),
-        ("none", [viewer_pb2.DEGRADATION_POPULAR_FALLBACK]),
-    ],
-)
-async def test_removed_videos_are_in_no_slate(
-    chain: Chain,
-    pods: str,
-    degradations: list[viewer_pb2.Degradation.ValueType],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    down: set[int] = set()
+@pytest.fixture
+def down(monkeypatch: pytest.MonkeyPatch) -> set[int]:
+    """Keys of videos that this gateway, unlike the pods, knows to be removed; for tests to fill."""
+    keys: set[int] = set()
     monkeypatch.setenv("VIREO_NATS_URL", "nats://127.0.0.1:1")
     monkeypatch.setattr(Live, "wait", lambda *_: None)
-    monkeypatch.setattr(Takedowns, "among", lambda _, keys: down & {*keys})
-    candidate = NOWHERE if pods == "none" else chain.candidate
-    ranking = chain.ranking if pods == "both" else NOWHERE
-    async with chain.gateway(candidate=candidate, ranking=ranking) as stub:
+    monkeypatch.setattr(Takedowns, "among", lambda _, asked: keys & {*asked})
+    return keys
+
+
+@pytest.mark.parametrize(("away", "degradations"), AWAY)
+async def test_removed_videos_are_in_no_slate(
+    chain: Chain, down: set[int], away: str, degradations: list[int]
+) -> None:
+    async with chain.gateway(away=away) as stub:
         first = [item.video_id for item in (await stub.Recommend(SLATE)).items]
         gone = set(first[::2])
         down.update(map(video_key, gone))
@@ -65,12 +58,12 @@ async def test_removed_videos_are_in_no_slate(
     names = [item.video_id for item in whole.items]
     assert sorted(names) == sorted(set(video_ids(40)) - set(WATCHED) - gone)
     assert not gone & {item.video_id for item in short.items}
-    if pods == "both":
+    if not away:
         assert len(short.items) == 10
 
 
 async def test_a_removed_video_moves_no_pin_and_counts_for_no_cap(
-    chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    chain: Chain, tmp_path: Path, down: set[int]
 ) -> None:
     def is_cat(name: str) -> bool:
         return "tag=cat" in labels_of(int(name.removeprefix("video-")), CREATORS)
@@ -81,10 +74,6 @@ async def test_a_removed_video_moves_no_pin_and_counts_for_no_cap(
         f'[[pins]]\nname = "launch"\nvideo_id = "{pinned}"\nposition = 4\n'
         '[[caps]]\nname = "one"\nattribute = "tag"\nvalues = ["cat"]\nmax = 1\n'
     )
-    down: set[int] = set()
-    monkeypatch.setenv("VIREO_NATS_URL", "nats://127.0.0.1:1")
-    monkeypatch.setattr(Live, "wait", lambda *_: None)
-    monkeypatch.setattr(Takedowns, "among", lambda _, keys: down & {*keys})
     async with chain.gateway(rules=rules) as stub:
         before = [item.video_id for item in (await stub.Recommend(SLATE)).items]
         [cat] = filter(is_cat, before)

@@ -99,21 +99,13 @@ async def test_repeated_requests_are_compared_and_shown(
     chain: Chain,
 ) -> None:
     async with gateway_channel(chain, chain.ranking) as channel:
-        stub = RecommendationServiceStub(channel)
-        for _ in range(5):
-            assert (await stub.Recommend(pb.RecommendRequest(viewer_id=VIEWER))).items
-        shadow = await shadow_of(channel)
-        async with asyncio.timeout(60):
-            while shadow.compared + shadow.dropped < 5:
-                await asyncio.sleep(0.05)
-                shadow = await shadow_of(channel)
-        assert shadow.compared >= 1
-        assert shadow.release_id == "tiny-1"
-        # The same pods answered both.
-        assert shadow.mean_overlap_10 == pytest.approx(1.0)
-        assert shadow.mean_score_shift == pytest.approx(0.0, abs=1e-6)
-        assert shadow.shadow_time.ToTimedelta().total_seconds() > 0
-        assert not shadow.failed
+        shadow = await recommend_until(channel, lambda shadow: shadow.compared >= 5)
+    assert shadow.release_id == "tiny-1"
+    # The same pods answered both.
+    assert shadow.mean_overlap_10 == pytest.approx(1.0)
+    assert shadow.mean_score_shift == pytest.approx(0.0, abs=1e-6)
+    assert shadow.shadow_time.ToTimedelta().total_seconds() > 0
+    assert not shadow.failed
 
 
 def without_scores(answer: Answer) -> None:

@@ -19,7 +19,7 @@ from tests.builders.loading import serves
 from tests.builders.pods import running_pod
 from tests.builders.releases import build_release
 from tests.builders.waiting import until
-from vireo.server.gateway.turn import pods_serve
+from vireo.server.gateway.await_pods import pods_serve
 from vireo.server.ranking.service import RANKING_POD
 from vireo.server.releases.cache import Stage
 from vireo.server.releases.channels import Change
@@ -99,18 +99,18 @@ async def test_pods_are_waited_for_as_long_as_they_load(s3: S3Settings, tmp_path
     limit = 2.0
 
     def build(folder: Path) -> Any:
-        if folder.name == "turn-2":
+        if folder.name == "awaited-2":
             time.sleep(1.5 * limit)
         return RANKING_POD.build(folder)
 
     store = ReleaseStore(s3)
-    for release_id in ("turn-1", "turn-2"):
+    for release_id in ("awaited-1", "awaited-2"):
         store.publish(build_release(tmp_path / release_id, release_id=release_id))
-    store.change_channel("turn", Change("turn-1"), None)
-    async with running_pod(RANKING_POD, store, tmp_path / "cache", "turn", build=build) as pod:
-        await until(lambda: serves(pod.loader, "turn-1"))
-        store.change_channel("turn", Change("turn-2"), store.read_channel("turn"))
+    store.change_channel("awaited", Change("awaited-1"), None)
+    async with running_pod(RANKING_POD, store, tmp_path / "cache", "awaited", build=build) as pod:
+        await until(lambda: serves(pod.loader, "awaited-1"))
+        store.change_channel("awaited", Change("awaited-2"), store.read_channel("awaited"))
         await until(lambda: pod.loader.progress.stage is Stage.BUILDING)
         # What a pod says has the form of what the control plane says of all.
-        await asyncio.wait_for(pods_serve(ReleaseServiceStub(pod.channel), limit, "turn-2"), 60)
-        assert serves(pod.loader, "turn-2")
+        await asyncio.wait_for(pods_serve(ReleaseServiceStub(pod.channel), limit, "awaited-2"), 60)
+        assert serves(pod.loader, "awaited-2")
