@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from vireo.server.gateway.service import gateway_pod
 from vireo.server.gateway.settings import GatewaySettings
 from vireo.server.home import Home
 from vireo.server.ranking.service import RANKING_POD
+from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1 import viewer_pb2
 from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 
@@ -69,6 +71,18 @@ async def gateway(
     settings = gateway_settings(features, candidate, ranking, **changes)
     async with serving(gateway_pod(settings), release) as (_, channel):
         yield RecommendationServiceStub(channel)
+
+
+async def slate_declaring(
+    stub: GatewayStub, request: pb.RecommendRequest, degradations: list[Any]
+) -> pb.RecommendResponse:
+    """The first slate with exactly these degradations."""
+    async with asyncio.timeout(60):
+        while True:
+            slate: pb.RecommendResponse = await stub.Recommend(request)
+            if list(slate.degradations) == degradations:
+                return slate
+            await asyncio.sleep(0.02)
 
 
 def gateway_settings(

@@ -12,13 +12,15 @@ import grpc
 import numpy as np
 import pytest
 
-from tests.builders.chain import POPULAR, SKIPPED, Chain
+from tests.builders.chain import POPULAR, SKIPPED, Chain, slate_declaring
 from tests.builders.refusals import failure_of, violations_of
 from tests.builders.relay import Relay, relaying
 from tests.builders.releases import build_release, video_ids
-from tests.builders.rpc import serving
+from tests.builders.rpc import rpc_settings, serving
 from tests.builders.tiny_home import VIEWER, WATCHED
+from vireo.ops.stack.ports import free_port_base
 from vireo.server.candidate.service import CANDIDATE_POD
+from vireo.server.pod.pod import Pod
 from vireo.server.ranking.service import RANKING_POD
 from vireo.server.recommend.retrieval.pipeline import CandidatePipeline
 from vireo.server.releases.manifest import Manifest
@@ -339,3 +341,19 @@ async def test_the_inner_hop_gets_the_request_id_the_trace_and_the_viewers_row(
     assert (viewer.watch_count, viewer.like_count) == (3, 2)
     assert asked.count == 300
     assert asked.release_id == "tiny-1"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "declared"), [(CANDIDATE_POD, POPULAR), (RANKING_POD, SKIPPED)])
+async def test_pods_that_are_back_are_used_again(
+    chain: Chain,
+    kind: Pod[Any],
+    declared: list[int],
+) -> None:
+    port, asked = free_port_base(), request()
+    async with chain.gateway(**{kind.kind: f"127.0.0.1:{port}"}) as stub:
+        for _ in range(2):
+            await slate_declaring(stub, asked, declared)
+            async with serving(kind, chain.release, settings=rpc_settings(port=port)):
+                await slate_declaring(stub, asked, [])
+        await slate_declaring(stub, asked, declared)
