@@ -73,6 +73,11 @@ async def gateway(
         yield RecommendationServiceStub(channel)
 
 
+def names(slate: pb.RecommendResponse | pb.SimilarVideosResponse) -> list[str]:
+    """The ids of its videos."""
+    return [item.video_id for item in slate.items]
+
+
 async def slate_declaring(
     stub: GatewayStub, request: pb.RecommendRequest, degradations: list[Any]
 ) -> pb.RecommendResponse:

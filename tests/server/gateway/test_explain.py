@@ -14,10 +14,6 @@ from tests.builders.filters import condition, message
 from tests.builders.refusals import failure_of
 from tests.builders.releases import CREATORS, video_ids
 from tests.builders.tiny_home import VIEWER, WATCHED
-from vireo.server.features.keys import video_key
-from vireo.server.live.live import Live
-from vireo.server.recommend.catalogue.overlay import Overlay
-from vireo.server.recommend.catalogue.takedowns import Takedowns
 from vireo.server.recommend.wording import ordinal
 from vireo.v1 import recommendation_pb2 as pb
 
@@ -145,13 +141,9 @@ async def test_a_video_that_must_not_be_shown_is_told_why_whoever_makes_the_slat
 
 
 async def test_a_removed_video_is_told_so_even_if_pods_do_not_know_of_it(
-    chain: Chain,
-    monkeypatch: pytest.MonkeyPatch,
+    chain: Chain, down: set[str]
 ) -> None:
-    monkeypatch.setenv("VIREO_NATS_URL", "nats://127.0.0.1:1")
-    monkeypatch.setattr(Live, "wait", lambda *_: None)
-    gone = {video_key("video-30")}
-    monkeypatch.setattr(Takedowns, "among", lambda _, keys: gone & {*keys})
+    down.add("video-30")
     for away in ("", "candidate"):
         async with chain.gateway(away=away) as stub:
             told = await stub.ExplainVideo(asked("video-30"))
@@ -172,12 +164,9 @@ async def test_the_popular_fallback_tells_the_place_in_the_list(chain: Chain) ->
 
 
 async def test_the_popular_fallback_tells_of_a_change_that_the_filter_may_not_allow(
-    chain: Chain, monkeypatch: pytest.MonkeyPatch
+    chain: Chain, changed: set[str]
 ) -> None:
-    key = video_key("video-30")
-    monkeypatch.setenv("VIREO_NATS_URL", "nats://127.0.0.1:1")
-    monkeypatch.setattr(Live, "wait", lambda *_: None)
-    monkeypatch.setattr(Overlay, "changed_after", lambda _, changed, _position: changed == key)
+    changed.add("video-30")
     cats = message(condition("tag", any_of=["cat"]))
     async with chain.gateway(away="candidate") as stub:
         told, unfiltered = [

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from prometheus_client import REGISTRY
 
-from tests.builders.chain import Chain, GatewayStub, gateway, slate_declaring
+from tests.builders.chain import Chain, GatewayStub, gateway, names, slate_declaring
 from tests.builders.redis import RunningRedis, running_redis
 from tests.builders.sqlite_lock import let_writers_lock_readers
 from tests.builders.tiny_home import DATASET, VIEWER, WATCHED, build_tiny_features
@@ -50,10 +50,6 @@ def gateway_over(chain: Chain, features: Path) -> AbstractAsyncContextManager[Ga
 def circuit_open() -> bool:
     """Whether requests skip the store, but for one now and then."""
     return REGISTRY.get_sample_value("vireo_feature_store_circuit_open") == 1
-
-
-def names(response: pb.RecommendResponse) -> list[str]:
-    return [item.video_id for item in response.items]
 
 
 @pytest.fixture

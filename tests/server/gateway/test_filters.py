@@ -14,9 +14,6 @@ from tests.builders.refusals import failure_of, violations_of
 from tests.builders.relay import Relay, relaying
 from tests.builders.releases import CREATORS, video_ids
 from tests.builders.tiny_home import VIEWER, WATCHED
-from vireo.server.features.keys import video_key
-from vireo.server.live.live import Live
-from vireo.server.recommend.catalogue.overlay import Overlay
 from vireo.v1 import filter_pb2
 from vireo.v1 import recommendation_pb2 as pb
 
@@ -129,13 +126,9 @@ async def test_a_pod_that_does_not_or_can_not_apply_the_filter_gives_way_to_the_
 
 
 async def test_the_popular_list_leaves_out_what_changed_if_there_is_a_filter(
-    chain: Chain, monkeypatch: pytest.MonkeyPatch
+    chain: Chain, changed: set[str]
 ) -> None:
-    changed = {"video-5", "video-8"}
-    keys = {*map(video_key, changed)}
-    monkeypatch.setenv("VIREO_NATS_URL", "nats://127.0.0.1:1")
-    monkeypatch.setattr(Live, "wait", lambda *_: None)
-    monkeypatch.setattr(Overlay, "changed_after", lambda _, key, _position: key in keys)
+    changed |= {"video-5", "video-8"}
     async with chain.gateway(away="candidate") as stub:
         filtered = await stub.Recommend(request(GERMAN))
         all_of_them = await stub.Recommend(pb.RecommendRequest(viewer_id=VIEWER, page_size=40))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.builders.attributes import labels_of, numbers_of
-from tests.builders.chain import AWAY, POPULAR, Chain
+from tests.builders.chain import AWAY, POPULAR, Chain, names
 from tests.builders.filters import condition, message
 from tests.builders.relay import Relay, relaying
 from tests.builders.releases import CREATORS, video_ids
@@ -35,10 +35,6 @@ def labels(name: str, attribute: str) -> set[str]:
 
 def german(name: str) -> bool:
     return "language=de" in labels(name, "language")
-
-
-def names(slate: pb.RecommendResponse | pb.SimilarVideosResponse) -> list[str]:
-    return [item.video_id for item in slate.items]
 
 
 def request(**fields: Any) -> pb.RecommendRequest:
