@@ -301,15 +301,16 @@ class RulesFile:
             BadRulesError: it can't be used: without the rules that a site counts on, nothing is
                 served.
         """
-        self._path, self._version = path, _version(path)
+        self._path = path
+        self._seen: tuple[object, object] = (_version(path), None)
+        """Version of the file and release that were checked last."""
         self.rules = read_rules(path)
         self._file: SiteRules | BadRulesError = self.rules
         """What the file has now, in effect or not."""
         self.serving: Callable[[], tuple[str, Declared] | None] = lambda: None
         """Returns id and attributes of the release that is served; None before there is one."""
-        self._checked: tuple[object, object] = (None, None)
-        """Content and release that were checked last, and `_problem` is what is wrong with them."""
         self._problem = ""
+        """What was wrong then; empty if nothing was."""
         VALID.set(1)
         RULES.set(len(self.rules))
 
@@ -335,15 +336,14 @@ class RulesFile:
 
     def _check(self, release: tuple[str, Declared] | None) -> str:
         """Read the file if it has changed; return what is wrong with it, empty if nothing is."""
-        if (version := _version(self._path)) != self._version:
-            self._version = version
+        before, self._seen = self._seen, (_version(self._path), release)
+        if self._seen == before:
+            return self._problem
+        if self._seen[0] != before[0]:
             try:
                 self._file = read_rules(self._path)
             except BadRulesError as error:
                 self._file = error
-        if self._checked[0] is self._file and self._checked[1] == release:
-            return self._problem
-        self._checked = self._file, release
         if isinstance(self._file, BadRulesError):
             return str(self._file)
         if release is not None:
