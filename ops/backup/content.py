@@ -74,7 +74,7 @@ def take_backup(
     while channels != (channels := _objects(archive, store.bucket, "channels/")):
         files, datasets = _releases(store, archive, known)
     typer.echo(f"{len(channels)} objects of channels, {len(files)} of releases")
-    paths = {"home/security": home.security, "home/page_token_keys": home.root / "page_token_keys"}
+    paths = {"home/security": home.security}
     paths |= {f"home/data/{name}": home.data(name) for name in datasets}
     if rules := os.environ.get("VIREO_RULES"):
         paths[RULES] = Path(rules)

@@ -34,7 +34,7 @@ def backup(
     """Store what can't be made again in the bucket of VIREO_BACKUP_S3_…, while all serves.
 
     That is: the log of events, hides, channels and the releases that they name, the data sets of
-    these, rules, page keys and certificates. Files that earlier backups have aren't stored again.
+    these, rules and certificates. Files that earlier backups have aren't stored again.
     """
     with _opened() as (store, log, archive):
         manifest = take_backup(Home.current(), store, log, archive)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-import secrets
 import sys
-from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,7 +16,6 @@ from vireo.ops.stack.settings import METRICS_PORT_OFFSET, OIP_HTTP_PORT_OFFSET, 
 from vireo.server.control.discovery import EndpointsDocument
 from vireo.server.control.mesh import GRPC_SERVICES, POOLS, Pool
 from vireo.server.event_log.settings import EventLogSettings
-from vireo.server.home import replace_private
 from vireo.server.releases.s3 import S3Settings
 from vireo.server.rpc.tls import TlsFiles
 
@@ -31,19 +28,6 @@ POD_TUNABLES = ":".join(
 )
 """How a pod's malloc keeps memory: an arena for each of gRPC's threads would take 30 MB more, and
 a model's largest batch as much for ever; what a slate needs stays on the heap."""
-
-
-PAGE_KEYS = "VIREO_PAGE_TOKEN_KEYS"
-"""The variable of the keys by which gateways sign page tokens."""
-
-
-def page_keys(settings: StackSettings) -> str:
-    """Return the operator's keys of page tokens, else that of this home, which is made once."""
-    file = settings.home_folder.root / "page_token_keys"
-    if not (own := os.environ.get(PAGE_KEYS)) and not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        replace_private(file, b"home:" + b64encode(secrets.token_bytes(32)))
-    return own or file.read_text().strip()
 
 
 @dataclass(frozen=True)
@@ -72,7 +56,6 @@ def pod_processes(
     settings: StackSettings,
     server: S3Settings,
     log: EventLogSettings | None = None,
-    page_token_keys: str = "",
 ) -> list[ProcessSpec]:
     """Return every candidate, ranking and gateway pod of every pool.
 
@@ -80,10 +63,9 @@ def pod_processes(
         settings: the stack's.
         server: S3.
         log: the log of events; None if pods serve without one.
-        page_token_keys: what gateways sign page tokens with; empty if slates have one page.
     """
     return [
-        _pod_process(settings, server, log, page_token_keys, pool, number, port)
+        _pod_process(settings, server, log, pool, number, port)
         for pool in POOLS
         for number, port in enumerate(settings.pod_ports(pool.service, pool.name), start=1)
     ]
@@ -93,7 +75,6 @@ def _pod_process(
     settings: StackSettings,
     server: S3Settings,
     log: EventLogSettings | None,
-    page_token_keys: str,
     pool: Pool,
     number: int,
     port: int,
@@ -112,7 +93,6 @@ def _pod_process(
             "VIREO_SHADOW_SHARE": str(settings.shadow_share if settings.shadow_pods else 0.0),
             "VIREO_CANDIDATE_TARGET": f"127.0.0.1:{settings.candidate_port}",
             "VIREO_RANKING_TARGET": f"127.0.0.1:{settings.ranking_port}",
-            **({PAGE_KEYS: page_token_keys} if pool.service == "gateway" else {}),
             # By HTTP too; 0 for no port.
             "VIREO_OIP_HTTP_PORT": str(port + OIP_HTTP_PORT_OFFSET if serves_oip else 0),
             "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", POD_TUNABLES),

@@ -30,7 +30,6 @@ from vireo.ops.stack.processes import (
     control_process,
     endpoints_document,
     envoy_process,
-    page_keys,
     pod_processes,
 )
 from vireo.ops.stack.s3 import access, external_s3, lock_path, prepare, s3_command
@@ -184,7 +183,7 @@ class Stack:
         server, log = _s3(settings), external_log() or reachable_log(settings)
         return [
             control_process(settings, server, self._endpoints),
-            *pod_processes(settings, server, log, page_keys(settings)),
+            *pod_processes(settings, server, log),
             *consumer_processes(settings, server, log),
         ]
 

@@ -1,4 +1,4 @@
-"""Appends what callers record to the log, each as long as it has not taken its share of it."""
+"""Append callers' records to the log until a caller has used its share of the log's bytes."""
 
 from __future__ import annotations
 

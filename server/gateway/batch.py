@@ -55,7 +55,7 @@ for _stage in ("features", "retrieval", "ranking"):  # so that each is exported 
 Result = TypeVar("Result")
 
 
-async def repeated(stage: str, work: Callable[[], Awaitable[Result]]) -> Result:
+async def retry_stage(stage: str, work: Callable[[], Awaitable[Result]]) -> Result:
     """Return the result of a stage's first attempt that succeeds.
 
     Raises:
@@ -67,7 +67,7 @@ async def repeated(stage: str, work: Callable[[], Awaitable[Result]]) -> Result:
         try:
             return await work()
         except StageFailedError as error:
-            if not _may_pass(stage, error):
+            if not _is_temporary(stage, error):
                 raise
             if time.monotonic() + pause > ends:
                 reason = f"{stage} has failed for {PATIENCE_SECONDS:g} s: {error}"
@@ -77,7 +77,7 @@ async def repeated(stage: str, work: Callable[[], Awaitable[Result]]) -> Result:
         pause = min(2 * pause, _MAX_PAUSE)
 
 
-def _may_pass(stage: str, error: StageFailedError) -> bool:
+def _is_temporary(stage: str, error: StageFailedError) -> bool:
     if stage == "features":
         return error.reason != "invalid"
     # A call is skipped if the stream's own deadline is near, which then ends it.
@@ -105,7 +105,7 @@ def batch_slates(
     """Return a generator of the slates of a valid request's viewers, from its token on.
 
     Args:
-        pipeline: makes them; see `patient`.
+        pipeline: makes them; see `batch_pipeline`.
         loader: has the release.
         request: the request; its token is cleared.
         context: that of the call.
@@ -144,12 +144,12 @@ async def _slates(
         )
 
 
-def patient(pipeline: RecommendPipeline, settings: GatewaySettings) -> RecommendPipeline:
+def batch_pipeline(pipeline: RecommendPipeline, settings: GatewaySettings) -> RecommendPipeline:
     """Return the pipeline for slates that nobody waits for."""
     # It caches no features: the viewers of a batch would evict those who are on the site. And a
     # batch may end while the store is skipped, which nobody would find out to be back.
     read = ReadFeatures(settings.features_timeout)
-    return replace(pipeline, read_features=read, shadow=None, shown=False, attempt=repeated)
+    return replace(pipeline, read_features=read, shadow=None, shown=False, attempt=retry_stage)
 
 
 def token_at(position: int, digest: bytes) -> str:

@@ -104,23 +104,15 @@ def violations(request: Message) -> list[tuple[str, str]]:
         return _repeated("video_ids", "", request.video_ids)
     assert isinstance(request, pb.UpsertVideosRequest)
     ids = [video.video_id for video in request.videos]
-    found = _repeated("videos", ".video_id", ids) + _unpublished(request.videos)
+    found = _repeated("videos", ".video_id", ids)
     for index, video in enumerate(request.videos):
+        at = video.published
+        if not (_FIRST_SECOND <= at.seconds <= _LAST_SECOND and 0 <= at.nanos < 1_000_000_000):
+            text = "must be from the year 1 to 9999, with nanos below 10^9"
+            found.append((f"videos[{index}].published", text))
         if video.attributes:
             found += _unfit_attributes(f"videos[{index}].attributes", video.attributes)
     return found
-
-
-def _unpublished(videos: Sequence[pb.Video]) -> list[tuple[str, str]]:
-    """Return each time that isn't one."""
-    return [
-        (f"videos[{index}].published", "must be from the year 1 to 9999, with nanos below 10^9")
-        for index, video in enumerate(videos)
-        if not (
-            _FIRST_SECOND <= video.published.seconds <= _LAST_SECOND
-            and 0 <= video.published.nanos < 1_000_000_000
-        )
-    ]
 
 
 def _unfit_attributes(
@@ -143,8 +135,6 @@ def _unfit_attributes(
 
 def _repeated(field: str, path: str, ids: Sequence[str]) -> list[tuple[str, str]]:
     """Return each id that was there before."""
-    if len(set(ids)) == len(ids):
-        return []
     first: dict[str, int] = {}
     return [
         (f"{field}[{index}]{path}", f"is that of {field}[{before}]")

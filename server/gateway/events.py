@@ -184,11 +184,8 @@ def messages(events: Iterable[pb.Event], partitions: int, now: int) -> Iterator[
         now: nanoseconds since the epoch.
     """
     split: dict[int, list[pb.Event]] = {}
-    if partitions == 1:
-        split[0] = list(events)
-    else:
-        for event in events:
-            split.setdefault(partition_of(event.viewer_id, partitions), []).append(event)
+    for event in events:
+        split.setdefault(partition_of(event.viewer_id, partitions), []).append(event)
     received_at = Timestamp()
     received_at.FromNanoseconds(now)
     for partition, some in split.items():

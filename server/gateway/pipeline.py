@@ -205,8 +205,6 @@ class RecommendPipeline:
         if self.shadow is not None and ranked is not None and not made.degradations:
             seconds = made.run.seconds["retrieval"] + made.run.seconds["ranking"]
             self.shadow.offer(query, made.request, slate, seconds)
-        if query.next_page is not None and len(slate.items) == query.page_size:
-            slate.next_page_token = query.next_page([item.video_id for item in slate.items])
         if query.explain:
             explain_slate(made)
         if self.shown:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import xxhash
@@ -88,8 +88,6 @@ class RecommendQuery(NamedTuple):
     session: Sequence[tuple[int, float]] = ()
     """Keys of the videos that the viewer came upon in this session, oldest first, and how much each
     counts beside a watch."""
-    next_page: Callable[[Sequence[str]], str] | None = None
-    """Returns the token of the page after one of these video ids; None if there are no pages."""
     context: ContextIds = UNKNOWN
     """Where and when the slate will be shown, as ids that models read."""
     region: str = ""
@@ -107,11 +105,7 @@ class RecommendQuery(NamedTuple):
         request_id: str,
         deadline: float,
         trace: tuple[tuple[str, str], ...] = (),
-        *,
         field: str = "",
-        seed_field: str = "seed_video_id",
-        shown: Sequence[int] = (),
-        next_page: Callable[[Sequence[str]], str] | None = None,
     ) -> RecommendQuery:
         """Return the query of a valid request.
 
@@ -121,9 +115,6 @@ class RecommendQuery(NamedTuple):
             deadline: when the caller stops waiting, on the monotonic clock.
             trace: the caller's trace context.
             field: begin of its fields' paths in the caller's request, for example "request.".
-            seed_field: name there of the field that has the seed video.
-            shown: keys of the videos on the pages before.
-            next_page: returns the token of the next page; it may change the request.
 
         Raises:
             RpcError: INVALID_ARGUMENT if the time zone can't be parsed.
@@ -146,7 +137,7 @@ class RecommendQuery(NamedTuple):
             viewer_id=request.viewer_id,
             page_size=request.page_size if request.HasField("page_size") else DEFAULT_PAGE_SIZE,
             seed_key=seed_key,
-            excluded_keys=[*excluded, *shown],
+            excluded_keys=excluded,
             explain=request.explain,
             asked_at=asked_at,
             request_id=request_id,
@@ -156,8 +147,7 @@ class RecommendQuery(NamedTuple):
             profile=request.profile if request.HasField("profile") else None,
             filter=request.filter if request.HasField("filter") else None,
             filter_field=f"{field}filter",
-            seed_named=f"{field}{seed_field}: {request.seed_video_id!r}",
-            next_page=next_page,
+            seed_named=f"{field}seed_video_id: {request.seed_video_id!r}",
             session=[
                 (video_key(each.video_id), _SESSION_WEIGHTS.get(each.action, 1.0))
                 for each in request.session

@@ -113,8 +113,10 @@ class SiteRules:
             each.table for each in self._rules if isinstance(each.table, FilterRule | BoostRule)
         ]
         self._messages = {table.name: _message(table) for table in filters}
-        self._regions: set[str] = set()
-        problems = [*self._repeated_names(), *self._too_many_regions()]
+        self._regions = {region for each in self._rules for region in each.table.regions or ()}
+        problems = [*self._repeated_names()]
+        if (named := len(self._regions)) > MAX_REGIONS:
+            problems.append(f"the rules name {named:,} regions, more than {MAX_REGIONS:,}")
         self._expressions = self._decoded(_used(filters), problems)
         if problems:
             raise BadRulesError(problems)
@@ -210,7 +212,7 @@ class SiteRules:
         own = self._of_place.get((surface, region), []) if region is not None else []
         return sorted([*everywhere, *own])
 
-    def _place(self, kind: str, number: int, *keys: str | int) -> str:
+    def _place(self, kind: str, number: int, *keys: str) -> str:
         return place_of(self._tables, (kind, number, *keys))
 
     def _repeated_names(self) -> Iterator[str]:
@@ -219,16 +221,6 @@ class SiteRules:
             if table.name in before:
                 yield f"{self._place(kind, number, 'name')}: is that of {before[table.name]} too"
             before.setdefault(table.name, f"[[{kind}]] number {number + 1}")
-
-    def _too_many_regions(self) -> Iterator[str]:
-        """Note the regions that are named; yield the place of the one that is too many, if any."""
-        for kind, number, table in self._rules:
-            for place, region in enumerate(table.regions or ()):
-                self._regions.add(region)
-                if len(self._regions) > MAX_REGIONS:
-                    where = self._place(kind, number, "regions", place)
-                    yield f"{where}: the rules name more than {MAX_REGIONS:,} regions"
-                    return
 
     def _crowded(self, surface: str, region: str | None) -> Iterator[str]:
         """Yield what is too much of the rules of one slate."""
@@ -268,13 +260,8 @@ class SiteRules:
 
 
 def _message(table: FilterTable) -> filter_pb2.Filter:
-    return filter_pb2.Filter(
-        conditions=[
-            filter_pb2.Condition(**each.model_dump(exclude_none=True)) for each in table.conditions
-        ],
-        any=[_message(each) for each in table.any],
-        none=[_message(each) for each in table.none],
-    )
+    parts = set(FilterTable.model_fields)
+    return filter_pb2.Filter(**table.model_dump(include=parts, exclude_none=True))
 
 
 def _used(tables: Sequence[FilterTable]) -> Declared:
@@ -314,15 +301,16 @@ class RulesFile:
             BadRulesError: it can't be used: without the rules that a site counts on, nothing is
                 served.
         """
-        self._path, self._version = path, _version(path)
+        self._path = path
+        self._seen: tuple[object, object] = (_version(path), None)
+        """Version of the file and release that were checked last."""
         self.rules = read_rules(path)
         self._file: SiteRules | BadRulesError = self.rules
         """What the file has now, in effect or not."""
         self.serving: Callable[[], tuple[str, Declared] | None] = lambda: None
         """Returns id and attributes of the release that is served; None before there is one."""
-        self._checked: tuple[object, object] = (None, None)
-        """Content and release that were checked last, and `_problem` is what is wrong with them."""
         self._problem = ""
+        """What was wrong then; empty if nothing was."""
         VALID.set(1)
         RULES.set(len(self.rules))
 
@@ -348,15 +336,14 @@ class RulesFile:
 
     def _check(self, release: tuple[str, Declared] | None) -> str:
         """Read the file if it has changed; return what is wrong with it, empty if nothing is."""
-        if (version := _version(self._path)) != self._version:
-            self._version = version
+        before, self._seen = self._seen, (_version(self._path), release)
+        if self._seen == before:
+            return self._problem
+        if self._seen[0] != before[0]:
             try:
                 self._file = read_rules(self._path)
             except BadRulesError as error:
                 self._file = error
-        if self._checked[0] is self._file and self._checked[1] == release:
-            return self._problem
-        self._checked = self._file, release
         if isinstance(self._file, BadRulesError):
             return str(self._file)
         if release is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,10 +14,11 @@ from google.protobuf.message import Message
 from vireo.server.event_log.jetstream import open_log
 from vireo.server.features.context import time_zones
 from vireo.server.gateway.appender import LogRoom
-from vireo.server.gateway.batch import BATCH_RETRY, MAX_BATCHES, OPEN, batch_slates, patient
+from vireo.server.gateway.await_pods import pods_serve
+from vireo.server.gateway.batch import BATCH_RETRY, MAX_BATCHES, OPEN, batch_pipeline, batch_slates
 from vireo.server.gateway.events import add_recording
 from vireo.server.gateway.explain import explain_video
-from vireo.server.gateway.page_token import BadPageTokenError, PageTokens, shown_keys, signing_keys
+from vireo.server.gateway.page_token import next_page_token, shown_keys
 from vireo.server.gateway.pipeline import RecommendPipeline
 from vireo.server.gateway.pods import (
     RETRIEVAL_SHARE,
@@ -31,7 +32,6 @@ from vireo.server.gateway.release import FILES, GatewayRelease
 from vireo.server.gateway.rules import RulesFile
 from vireo.server.gateway.settings import GatewaySettings
 from vireo.server.gateway.shadow import POOL, SECONDS, Shadow
-from vireo.server.gateway.turn import pods_serve
 from vireo.server.gateway.viewer import CACHED_BYTES, LastFeatures, ReadFeatures
 from vireo.server.live.live import Live
 from vireo.server.pod.pod import Pod
@@ -89,20 +89,21 @@ class RecommendationServicer(RecommendationServiceServicer):
             settings: of the gateway.
         """
         self._pipeline, self._loader = pipeline, loader
-        self._batches = patient(pipeline, settings)
+        self._batches = batch_pipeline(pipeline, settings)
         self._default_deadline = settings.default_deadline
-        keys = signing_keys(settings.page_token_keys)
-        self._pages = PageTokens(keys) if keys else None
 
     async def Recommend(  # noqa: N802
         self, request: pb.RecommendRequest, context: Context
     ) -> pb.RecommendResponse:
         """Return the slate for one viewer."""
-        pages = self._pages
-        shown = self._shown(request) if request.page_token else b""
-        next_page = partial(pages.issue, request, shown) if pages else None
-        query = self._query(request, context, shown=shown_keys(shown), next_page=next_page)
-        return await self._pipeline.recommend(query, served(self._loader).content)
+        shown = shown_keys(request) if request.page_token else ()
+        query = self._query(request, context)
+        query = query._replace(excluded_keys=[*query.excluded_keys, *shown])
+        slate = await self._pipeline.recommend(query, served(self._loader).content)
+        if len(slate.items) == query.page_size:
+            ids = (item.video_id for item in slate.items)
+            slate.next_page_token = next_page_token(request, shown, ids)
+        return slate
 
     async def SimilarVideos(  # noqa: N802
         self, request: pb.SimilarVideosRequest, context: Context
@@ -118,7 +119,8 @@ class RecommendationServicer(RecommendationServiceServicer):
             profile=pb.RequestProfile(use=pb.PROFILE_USE_INSTEAD),
             filter=request.filter if request.HasField("filter") else None,
         )
-        query = self._query(asked, context, seed_field="video_id")
+        query = self._query(asked, context)
+        query = query._replace(seed_named=f"video_id: {request.video_id!r}")
         slate = await self._pipeline.recommend(query, served(self._loader).content)
         return pb.SimilarVideosResponse(
             items=slate.items,
@@ -147,37 +149,17 @@ class RecommendationServicer(RecommendationServiceServicer):
         return await explain_video(self._pipeline, query, release, request.video_id)
 
     def _query(
-        self,
-        request: pb.RecommendRequest,
-        context: Context,
-        field: str = "",
-        *,
-        seed_field: str = "seed_video_id",
-        shown: Sequence[int] = (),
-        next_page: Callable[[Sequence[str]], str] | None = None,
+        self, request: pb.RecommendRequest, context: Context, field: str = ""
     ) -> RecommendQuery:
-        """Return the query of a request; for the others see `RecommendQuery.of`."""
+        """Return the query of a request; for `field` see `RecommendQuery.of`."""
         left = context.time_remaining()
         return RecommendQuery.of(
             request,
             request_id(),
             time.monotonic() + (self._default_deadline if left is None else left),
             current_call().headers,
-            field=field,
-            seed_field=seed_field,
-            shown=shown,
-            next_page=next_page,
+            field,
         )
-
-    def _shown(self, request: pb.RecommendRequest) -> bytes:
-        """Return what the request's page token has; raise INVALID_ARGUMENT if it isn't valid."""
-        if self._pages is None:
-            reason = "can't be read: this gateway has no VIREO_PAGE_TOKEN_KEYS"
-            raise invalid_argument([("page_token", reason)])
-        try:
-            return self._pages.read(request)
-        except BadPageTokenError as error:
-            raise invalid_argument([("page_token", str(error))]) from error
 
 
 def request_cost(

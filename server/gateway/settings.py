@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field
 
 from vireo.server.features.online_store import RedisSettings
-from vireo.server.gateway.page_token import signing_keys
 from vireo.server.home import Home
 from vireo.server.pod.pod import PodSettings
 from vireo.server.releases.manifest import MAX_CANDIDATES
@@ -48,19 +47,9 @@ class GatewaySettings(PodSettings):
     """Share of answered requests that are mirrored to the shadow pool and compared."""
     max_events_lag: float = Field(default=10, gt=0)
     """Seconds after which an event that is recorded but not applied makes slates declare it."""
-    page_token_keys: SecretStr = SecretStr("")
-    """Keys that sign page tokens, `id:base64` with commas between them, each of 16 to 64 bytes:
-    the first signs, and tokens of all are accepted. Every gateway needs the same ones. Without any,
-    slates have one page."""
     rules: Path | None = None
     """TOML file of the site's rules, which is followed: filters, boosts, pins and caps of all
     slates."""
     release_swap_timeout: float = Field(default=10.0, ge=0)
     """Maximum seconds for which a gateway delays its swap to a loaded release because a candidate
     or ranking pod neither serves nor loads it."""
-
-    @field_validator("page_token_keys")
-    @classmethod
-    def _check_page_token_keys(cls, setting: SecretStr) -> SecretStr:
-        signing_keys(setting)
-        return setting

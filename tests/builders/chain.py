@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from vireo.server.gateway.service import gateway_pod
 from vireo.server.gateway.settings import GatewaySettings
 from vireo.server.home import Home
 from vireo.server.ranking.service import RANKING_POD
+from vireo.v1 import recommendation_pb2 as pb
+from vireo.v1 import viewer_pb2
 from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 
 if TYPE_CHECKING:
@@ -30,6 +33,10 @@ else:
 
 NOWHERE = "127.0.0.1:1"
 """A target on which nothing listens."""
+SKIPPED = [viewer_pb2.DEGRADATION_RANKING_SKIPPED]
+POPULAR = [viewer_pb2.DEGRADATION_POPULAR_FALLBACK]
+AWAY = [("", []), ("ranking", SKIPPED), ("candidate", POPULAR)]
+"""The kind of pods that is away, if one is, and what slates declare then."""
 
 
 @pytest.fixture(scope="session")
@@ -66,6 +73,23 @@ async def gateway(
         yield RecommendationServiceStub(channel)
 
 
+def names(slate: pb.RecommendResponse | pb.SimilarVideosResponse) -> list[str]:
+    """The ids of its videos."""
+    return [item.video_id for item in slate.items]
+
+
+async def slate_declaring(
+    stub: GatewayStub, request: pb.RecommendRequest, degradations: list[Any]
+) -> pb.RecommendResponse:
+    """The first slate with exactly these degradations."""
+    async with asyncio.timeout(60):
+        while True:
+            slate: pb.RecommendResponse = await stub.Recommend(request)
+            if list(slate.degradations) == degradations:
+                return slate
+            await asyncio.sleep(0.02)
+
+
 def gateway_settings(
     features: Path, candidate: str, ranking: str, **changes: Any
 ) -> GatewaySettings:
@@ -98,16 +122,13 @@ class Chain:
     ranking: str
 
     def gateway(
-        self, candidate: str = "", ranking: str = "", **changes: Any
+        self, candidate: str = "", ranking: str = "", away: str = "", **changes: Any
     ) -> AbstractAsyncContextManager[GatewayStub]:
-        """A gateway before these pods, or others, and a stub for it."""
-        return gateway(
-            self.release,
-            self.features,
-            candidate or self.candidate,
-            ranking or self.ranking,
-            **changes,
-        )
+        """A gateway before these pods, or others, a kind of which may be away, and a stub."""
+        targets = {"candidate": candidate or self.candidate, "ranking": ranking or self.ranking}
+        if away:
+            targets[away] = NOWHERE
+        return gateway(self.release, self.features, **targets, **changes)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 
 from protos.generate import OPENAPI
 from tests.builders.edge import Edge
-from vireo.server.gateway.page_token import MAX_SHOWN, PageTokens
+from vireo.server.gateway.page_token import MAX_SHOWN, next_page_token
 from vireo.v1 import filter_pb2
 from vireo.v1 import recommendation_pb2 as pb
 
@@ -28,8 +28,8 @@ FILTER_JSON = {
     "conditions": [{"attribute": "duration", "max": 600.5}],
     "none": [{"conditions": [{"attribute": "tag", "any_of": ["a", "b"]}]}],
 }
-MAX_LENGTH_TOKEN = PageTokens({"k": b"k" * 16}).issue(
-    pb.RecommendRequest(viewer_id="1"), b"", map(str, range(MAX_SHOWN))
+MAX_LENGTH_TOKEN = next_page_token(
+    pb.RecommendRequest(viewer_id="1"), (), map(str, range(MAX_SHOWN))
 )
 MANY = [f"{number:0128}" for number in range(390)]
 LARGEST = ["\u0001" * 125 + f"{number:03}" for number in range(1000)]

@@ -223,7 +223,7 @@ def test_every_container_asks_for_what_it_needs_and_may_not_take_all_memory(valu
 @pytest.mark.parametrize("values", SETS)
 def test_secrets_are_named_and_none_is_in_the_chart(values: str) -> None:
     assert not rendered(values).named("Secret")
-    secret = ("SECRET_KEY", "TOKEN", "REDIS_URL", "PAGE_TOKEN_KEYS")
+    secret = ("SECRET_KEY", "TOKEN", "REDIS_URL")
     for name, container in rendered(values).containers():
         for variable in container["env"]:
             if variable["name"].endswith(secret):

@@ -18,7 +18,6 @@ VARIABLES = {
     "VIREO_S3_ACCESS_KEY": "vireo",
     "VIREO_S3_SECRET_KEY": "not-a-secret-but-long-enough",
     "VIREO_NATS_TOKEN": "not-a-secret-either",
-    "VIREO_PAGE_TOKEN_KEYS": "1:bm90LWEtc2VjcmV0LWF0LWFsbA==",
 }
 STORES = ("s3", "log")
 PODS = ("candidate-1", "candidate-2", "ranking-1", "ranking-2")

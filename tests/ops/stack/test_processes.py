@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import yaml
 from cryptography import x509
-from pydantic import SecretStr
 
 from tests.builders.rpc import rpc_settings
 from tests.builders.s3 import unreachable_s3
@@ -16,18 +15,15 @@ from vireo.ops.stack.envoy import bootstrap, secure
 from vireo.ops.stack.nats import log_probe, prepare_log, reachable_log
 from vireo.ops.stack.ports import free_port_base
 from vireo.ops.stack.processes import (
-    PAGE_KEYS,
     control_process,
     endpoints_document,
     envoy_process,
-    page_keys,
     pod_processes,
 )
 from vireo.ops.stack.settings import METRICS_PORT_OFFSET, StackSettings
 from vireo.server.control.mesh import Pool
 from vireo.server.control.settings import ControlSettings
 from vireo.server.errors import VireoError
-from vireo.server.gateway.page_token import signing_keys
 from vireo.server.releases.s3 import S3Settings
 from vireo.server.rpc.server import RpcServer
 
@@ -108,29 +104,6 @@ def test_a_log_whose_token_is_none_is_not_served(tmp_path: Path, written: str) -
         with pytest.raises(VireoError, match=r"log/token has no token .*delete the file"):
             open_log(settings)
     assert not (tmp_path / "log" / "nats.conf").exists()
-
-
-def test_gateways_alone_get_the_keys_of_page_tokens_which_stay_and_are_private(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv(PAGE_KEYS, raising=False)
-    settings = StackSettings(home=tmp_path / "home")
-    made = page_keys(settings)
-    assert made == page_keys(settings)
-    assert len(signing_keys(SecretStr(made))) == 1
-    assert (tmp_path / "home" / "page_token_keys").stat().st_mode & 0o777 == 0o600
-    pods = pod_processes(settings, unreachable_s3(), page_token_keys=made)
-    given = {pod.name: pod.environment.get(PAGE_KEYS) for pod in pods}
-    assert given["gateway-1"] == given["gateway-2"] == made
-    assert [name for name, keys in given.items() if keys] == ["gateway-1", "gateway-2"]
-
-
-def test_the_operators_keys_of_page_tokens_come_first(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv(PAGE_KEYS, "mine:abc")
-    assert page_keys(StackSettings(home=tmp_path)) == "mine:abc"
-    assert not (tmp_path / "page_token_keys").exists()
 
 
 def test_the_embedded_log_is_one_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,9 +12,8 @@ import pytest
 from prometheus_client import REGISTRY
 
 from tests.builders.busy import busy
-from tests.builders.chain import NOWHERE, Chain, gateway_settings
+from tests.builders.chain import Chain, gateway_settings
 from tests.builders.refusals import failure_of, violations_of
-from tests.builders.relay import Relay, relaying
 from tests.builders.rpc import serving
 from tests.builders.tiny_home import VIEWER, WATCHED
 from tests.builders.waiting import until
@@ -172,8 +171,8 @@ async def test_a_pod_with_more_urgent_calls_is_asked_again_until_it_has_time(
 @pytest.mark.parametrize(
     ("missing", "stage"),
     [
-        ({"candidate": NOWHERE}, "resume"),
-        ({"ranking": NOWHERE}, "resume"),
+        ({"away": "candidate"}, "resume"),
+        ({"away": "ranking"}, "resume"),
         ({"features_timeout": 1e-6}, "features"),
     ],
 )
@@ -186,18 +185,6 @@ async def test_while_pods_or_the_store_are_away_a_batch_ends_instead_of_a_degrad
         assert error.code() is grpc.StatusCode.UNAVAILABLE
         assert stage in (error.details() or "")
         assert (await stub.Recommend(pb.RecommendRequest(viewer_id=VIEWER))).degradations
-
-
-async def test_a_pod_that_is_back_is_asked_for_what_it_could_not_answer(chain: Chain) -> None:
-    relay = Relay(chain.ranking, code=grpc.StatusCode.UNAVAILABLE)
-    retried = value("vireo_batch_retries_total", stage="ranking")
-    async with relaying(relay) as ranking, chain.gateway(ranking=ranking) as stub:
-        batch = asyncio.create_task(received(stub.BatchRecommend(request_of())))
-        await until(lambda: value("vireo_batch_retries_total", stage="ranking") > retried)
-        relay.code = None
-        slates = await batch
-    assert [each.viewer_id for each in slates] == VIEWERS
-    assert not any(each.slate.degradations for each in slates)
 
 
 async def test_a_gateway_that_shuts_down_ends_its_batches_and_another_continues_them(

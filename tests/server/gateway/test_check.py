@@ -115,6 +115,10 @@ def test_columns_may_be_absent_or_of_a_later_build() -> None:
         (replaced("ids", 0, "z"), "an id isn't that of its key"),
         (shortened("ids"), "ids has 1 values instead of 2"),
         (cleared("release_id"), "release_id is missing"),
+        (
+            lambda answer: answer.explained.scores.add(name="two_tower", values=[NAN]),
+            "two_tower has a value that isn't finite",
+        ),
     ],
 )
 def test_candidates_that_break_the_contract_are_garbage(change: Change, reason: str) -> None:
@@ -145,6 +149,10 @@ def test_candidates_that_break_the_contract_are_garbage(change: Change, reason: 
         (replaced("ids", 0, "z"), "an id isn't that of its key"),
         (replaced("ids", 0, ""), "a video that the release knows has no id"),
         (cleared("release_id"), "release_id is missing"),
+        (
+            lambda answer: setattr(answer.explained, "score", NAN),
+            "the explained video's score isn't finite",
+        ),
     ],
 )
 def test_a_ranking_that_breaks_the_contract_is_garbage(change: Change, reason: str) -> None:

@@ -7,13 +7,12 @@ import asyncio
 import pytest
 from prometheus_client import REGISTRY
 
-from tests.builders.chain import Chain
+from tests.builders.chain import POPULAR, SKIPPED, Chain, slate_declaring
 from tests.builders.relay import Relay, relaying
 from tests.builders.tiny_home import VIEWER, WATCHED
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1 import viewer_pb2
 
-POPULAR = viewer_pb2.DEGRADATION_POPULAR_FALLBACK
 STALE = viewer_pb2.DEGRADATION_FEATURES_STALE
 MISSING = viewer_pb2.DEGRADATION_FEATURES_MISSING
 
@@ -30,7 +29,7 @@ async def test_with_too_little_time_for_pods_the_popular_list_comes_and_no_pod_i
     ):
         request = pb.RecommendRequest(viewer_id=VIEWER, page_size=40)
         response = await stub.Recommend(request)
-        assert list(response.degradations) == [MISSING, POPULAR]
+        assert list(response.degradations) == [MISSING, *POPULAR]
         assert len(response.items) == 40
         assert not candidate.requests
 
@@ -39,35 +38,18 @@ async def test_with_too_little_time_for_pods_the_popular_list_comes_and_no_pod_i
         assert asked == (1, 1)
         # What the viewer has watched is known by now.
         response = await stub.Recommend(request)
-        assert list(response.degradations) == [STALE, POPULAR]
+        assert list(response.degradations) == [STALE, *POPULAR]
         assert {item.video_id for item in response.items}.isdisjoint(WATCHED)
         assert (len(candidate.requests), len(ranking.requests)) == asked
-
-
-async def test_without_candidates_in_time_no_ranking_pod_is_asked(chain: Chain) -> None:
-    candidate, ranking = Relay(chain.candidate, delay=lambda _: 60.0), Relay(chain.ranking)
-    async with (
-        relaying(candidate) as candidates_at,
-        relaying(ranking) as ranking_at,
-        chain.gateway(candidates_at, ranking_at, default_deadline=1.0) as stub,
-        asyncio.timeout(60),
-    ):
-        while not candidate.requests:  # or the machine was too busy to ask for any
-            response = await stub.Recommend(pb.RecommendRequest(viewer_id=VIEWER))
-            assert response.degradations[-1] == POPULAR
-    assert not ranking.requests
 
 
 async def test_a_ranking_pod_that_hangs_leaves_time_to_answer(chain: Chain) -> None:
     async with (
         relaying(Relay(chain.ranking, delay=60.0)) as ranking_at,
         chain.gateway(ranking=ranking_at, default_deadline=2.0) as stub,
-        asyncio.timeout(60),
     ):
-        declared = list[viewer_pb2.Degradation.ValueType]()
-        while declared != [viewer_pb2.DEGRADATION_RANKING_SKIPPED]:  # more if the machine is busy
-            response = await stub.Recommend(pb.RecommendRequest(viewer_id=VIEWER))
-            declared = list(response.degradations)
+        # More is declared if the machine is busy.
+        await slate_declaring(stub, pb.RecommendRequest(viewer_id=VIEWER), SKIPPED)
 
 
 def failures(reason: str) -> float:
@@ -77,19 +59,21 @@ def failures(reason: str) -> float:
 
 
 @pytest.mark.parametrize(("deadline", "reason"), [(0.06, "skipped"), (0.4, "deadline_exceeded")])
-async def test_pods_are_blamed_for_being_late_only_if_callers_leave_them_time(
+async def test_candidate_pods_are_blamed_only_if_they_had_time_and_then_no_ranking_pod_is_asked(
     chain: Chain,
     deadline: float,
     reason: str,
 ) -> None:
-    before = failures("skipped"), failures("deadline_exceeded")
+    before, ranking = (failures("skipped"), failures("deadline_exceeded")), Relay(chain.ranking)
     async with (
         relaying(Relay(chain.candidate, delay=60.0)) as candidates_at,
-        chain.gateway(candidates_at, default_deadline=deadline) as stub,
+        relaying(ranking) as ranking_at,
+        chain.gateway(candidates_at, ranking_at, default_deadline=deadline) as stub,
         asyncio.timeout(60),
     ):
         response = await stub.Recommend(pb.RecommendRequest(viewer_id=VIEWER))
-    assert response.degradations[-1] == POPULAR
+    assert response.degradations[-1:] == POPULAR
+    assert not ranking.requests
     after = failures("skipped"), failures("deadline_exceeded")
     assert (after[0] - before[0], after[1] - before[1]) == (
         (1, 0) if reason == "skipped" else (0, 1)
@@ -102,11 +86,13 @@ async def test_the_remaining_deadline_is_propagated_to_the_pods(
     candidate, ranking = Relay(chain.candidate), Relay(chain.ranking)
     # So much that neither what a busy machine spends of it nor what gRPC rounds up shows.
     seconds = 1000.0
-    limits = {"retrieval_timeout": 2 * seconds, "ranking_timeout": 2 * seconds}
+    limit = 2 * seconds
     async with (
         relaying(candidate) as candidates_at,
         relaying(ranking) as ranking_at,
-        chain.gateway(candidate=candidates_at, ranking=ranking_at, **limits) as stub,
+        chain.gateway(
+            candidates_at, ranking_at, retrieval_timeout=limit, ranking_timeout=limit
+        ) as stub,
     ):
         response = await stub.Recommend(pb.RecommendRequest(viewer_id=VIEWER), timeout=seconds)
     assert not response.degradations

@@ -9,20 +9,14 @@ import grpc
 import pytest
 
 from tests.builders.attributes import labels_of
-from tests.builders.chain import NOWHERE, Chain
+from tests.builders.chain import Chain
 from tests.builders.filters import condition, message
 from tests.builders.refusals import failure_of
-from tests.builders.relay import Relay, relaying
 from tests.builders.releases import CREATORS, video_ids
 from tests.builders.tiny_home import VIEWER, WATCHED
-from vireo.server.features.keys import video_key
-from vireo.server.live.live import Live
-from vireo.server.recommend.catalogue.overlay import Overlay
-from vireo.server.recommend.catalogue.takedowns import Takedowns
 from vireo.server.recommend.wording import ordinal
 from vireo.server.signals import SCORES
 from vireo.v1 import recommendation_pb2 as pb
-from vireo.v1 import viewer_pb2
 
 if TYPE_CHECKING:
     from vireo.v1.recommendation_pb2_grpc import RecommendationServiceAsyncStub
@@ -125,22 +119,21 @@ async def test_a_video_that_retrieval_lost_is_told_its_score_as_a_candidate(
         ),
     ],
 )
-@pytest.mark.parametrize("fallback", [False, True])
+@pytest.mark.parametrize("away", ["", "candidate"])
 async def test_a_video_that_must_not_be_shown_is_told_why_whoever_makes_the_slate(
     chain: Chain,
     video_id: str,
     fields: dict[str, Any],
     lost_at: pb.LostAt.ValueType,
     reason: str,
-    *,
-    fallback: bool,
+    away: str,
 ) -> None:
-    async with chain.gateway(candidate=NOWHERE if fallback else "") as stub:
+    async with chain.gateway(away=away) as stub:
         told = await stub.ExplainVideo(asked(video_id, **fields))
-    if fallback and video_id == "nowhere":  # the gateway has only the popular list
+    if away and video_id == "nowhere":  # the gateway has only the popular list
         lost_at = pb.LOST_AT_RETRIEVAL
         reason = "Retrieval failed, and the popular list of 40 videos lacks it."
-    if fallback:
+    if away:
         reason += " The slate is degraded: popular fallback."
     assert told.lost_at == lost_at
     assert told.reason == reason
@@ -149,15 +142,11 @@ async def test_a_video_that_must_not_be_shown_is_told_why_whoever_makes_the_slat
 
 
 async def test_a_removed_video_is_told_so_even_if_pods_do_not_know_of_it(
-    chain: Chain,
-    monkeypatch: pytest.MonkeyPatch,
+    chain: Chain, down: set[str]
 ) -> None:
-    monkeypatch.setenv("VIREO_NATS_URL", "nats://127.0.0.1:1")
-    monkeypatch.setattr(Live, "wait", lambda *_: None)
-    gone = {video_key("video-30")}
-    monkeypatch.setattr(Takedowns, "among", lambda _, keys: gone & {*keys})
-    for candidate in (chain.candidate, NOWHERE):
-        async with chain.gateway(candidate=candidate) as stub:
+    down.add("video-30")
+    for away in ("", "candidate"):
+        async with chain.gateway(away=away) as stub:
             told = await stub.ExplainVideo(asked("video-30"))
         assert told.lost_at == pb.LOST_AT_BLOCKED
         assert told.reason.startswith("It was removed from the catalogue.")
@@ -165,7 +154,7 @@ async def test_a_removed_video_is_told_so_even_if_pods_do_not_know_of_it(
 
 async def test_the_popular_fallback_tells_the_place_in_the_list(chain: Chain) -> None:
     names = [name for name in video_ids(40) if name not in WATCHED]
-    async with chain.gateway(candidate=NOWHERE) as stub:
+    async with chain.gateway(away="candidate") as stub:
         first, later = [await stub.ExplainVideo(asked(names[place])) for place in (2, 20)]
     assert (first.lost_at, first.position) == (pb.LOST_AT_UNSPECIFIED, 3)
     assert (later.lost_at, later.position) == (pb.LOST_AT_RANKING, 21)
@@ -176,14 +165,11 @@ async def test_the_popular_fallback_tells_the_place_in_the_list(chain: Chain) ->
 
 
 async def test_the_popular_fallback_tells_of_a_change_that_the_filter_may_not_allow(
-    chain: Chain, monkeypatch: pytest.MonkeyPatch
+    chain: Chain, changed: set[str]
 ) -> None:
-    key = video_key("video-30")
-    monkeypatch.setenv("VIREO_NATS_URL", "nats://127.0.0.1:1")
-    monkeypatch.setattr(Live, "wait", lambda *_: None)
-    monkeypatch.setattr(Overlay, "changed_after", lambda _, changed, _position: changed == key)
+    changed.add("video-30")
     cats = message(condition("tag", any_of=["cat"]))
-    async with chain.gateway(candidate=NOWHERE) as stub:
+    async with chain.gateway(away="candidate") as stub:
         told, unfiltered = [
             await stub.ExplainVideo(asked("video-30", **fields))
             for fields in ({"filter": cats}, {})
@@ -206,7 +192,7 @@ async def test_the_popular_fallback_tells_what_a_cap_keeps_off_and_a_pin_brings_
     told = []
     for text in (cap, cap + pin):
         rules.write_text(text)
-        async with chain.gateway(candidate=NOWHERE, rules=rules) as stub:
+        async with chain.gateway(away="candidate", rules=rules) as stub:
             told.append(await stub.ExplainVideo(asked(cats[1])))
     off, back = told
     assert (off.lost_at, off.position) == (pb.LOST_AT_RANKING, 0)
@@ -218,7 +204,7 @@ async def test_the_popular_fallback_tells_what_a_cap_keeps_off_and_a_pin_brings_
 async def test_skipped_ranking_tells_the_place_in_the_order_of_retrieval(
     chain: Chain,
 ) -> None:
-    async with chain.gateway(ranking=NOWHERE) as stub:
+    async with chain.gateway(away="ranking") as stub:
         slate = await stub.Recommend(pb.RecommendRequest(viewer_id=VIEWER, page_size=7))
         told = [await stub.ExplainVideo(asked(item.video_id)) for item in slate.items]
     assert [each.position for each in told] == list(range(1, 8))
@@ -231,26 +217,11 @@ async def test_skipped_ranking_tells_the_place_in_the_order_of_retrieval(
     assert not told[6].HasField("task_scores")
 
 
-async def test_an_explanation_that_is_garbage_is_a_bad_answer(
-    chain: Chain,
-) -> None:
-    def spoil(answer: Any) -> None:
-        answer.explained.scores[0].values[0] = float("nan")
-
-    async with (
-        relaying(Relay(chain.candidate, spoil)) as candidate,
-        chain.gateway(candidate=candidate) as stub,
-    ):
-        told = await stub.ExplainVideo(asked("video-30"))
-    assert list(told.degradations) == [viewer_pb2.DEGRADATION_POPULAR_FALLBACK]
-
-
 @pytest.mark.parametrize("away", ["", "ranking", "candidate"])
 async def test_pins_after_the_pages_end_move_nothing(
     chain: Chain, tmp_path: Path, away: str
 ) -> None:
-    targets = {away: NOWHERE} if away else {}
-    async with chain.gateway(**targets) as stub:
+    async with chain.gateway(away=away) as stub:
         longer = await stub.Recommend(pb.RecommendRequest(viewer_id=VIEWER, page_size=9))
     names = [item.video_id for item in longer.items]
     rules = tmp_path / "rules.toml"
@@ -260,7 +231,7 @@ async def test_pins_after_the_pages_end_move_nothing(
             for name, position in ((names[1], 20), (names[8], 3))
         )
     )
-    async with chain.gateway(**targets, rules=rules) as stub:
+    async with chain.gateway(away=away, rules=rules) as stub:
         page = [item.video_id for item in (await stub.Recommend(SLATE)).items]
         told = {name: await stub.ExplainVideo(asked(name)) for name in names}
     assert page == [*names[:2], names[8], *names[2:4]]

@@ -10,12 +10,11 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from prometheus_client import REGISTRY
 
-from tests.builders.chain import Chain, GatewayStub, gateway
+from tests.builders.chain import Chain, GatewayStub, gateway, names, slate_declaring
 from tests.builders.redis import RunningRedis, running_redis
 from tests.builders.sqlite_lock import let_writers_lock_readers
 from tests.builders.tiny_home import DATASET, VIEWER, WATCHED, build_tiny_features
@@ -23,9 +22,6 @@ from vireo.server.gateway.features import FeatureReader
 from vireo.server.home import Home
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1 import viewer_pb2
-
-if TYPE_CHECKING:
-    from vireo.v1.recommendation_pb2_grpc import RecommendationServiceAsyncStub
 
 pytestmark = pytest.mark.slow
 
@@ -35,25 +31,14 @@ TIMEOUT = 0.5
 """Timeout of a read; long enough for a healthy store on a busy machine."""
 
 
-async def ask(
-    stub: RecommendationServiceAsyncStub, viewer: str = VIEWER, seconds: float | None = 60
-) -> pb.RecommendResponse:
+async def ask(stub: GatewayStub, viewer: str = VIEWER) -> pb.RecommendResponse:
     request = pb.RecommendRequest(viewer_id=viewer, page_size=37, explain=True)
-    return await stub.Recommend(request, timeout=seconds)
+    return await stub.Recommend(request)
 
 
-async def ask_until(
-    stub: RecommendationServiceAsyncStub,
-    degradations: list[viewer_pb2.Degradation.ValueType],
-    viewer: str = VIEWER,
-) -> pb.RecommendResponse:
-    """The first answer with exactly these degradations."""
-    async with asyncio.timeout(30):
-        while True:
-            response = await ask(stub, viewer)
-            if list(response.degradations) == degradations:
-                return response
-            await asyncio.sleep(0.05)
+async def whole_slate(stub: GatewayStub) -> pb.RecommendResponse:
+    """The first that isn't degraded."""
+    return await slate_declaring(stub, pb.RecommendRequest(viewer_id=VIEWER, page_size=37), [])
 
 
 def gateway_over(chain: Chain, features: Path) -> AbstractAsyncContextManager[GatewayStub]:
@@ -65,10 +50,6 @@ def gateway_over(chain: Chain, features: Path) -> AbstractAsyncContextManager[Ga
 def circuit_open() -> bool:
     """Whether requests skip the store, but for one now and then."""
     return REGISTRY.get_sample_value("vireo_feature_store_circuit_open") == 1
-
-
-def names(response: pb.RecommendResponse) -> list[str]:
-    return [item.video_id for item in response.items]
 
 
 @pytest.fixture
@@ -119,7 +100,7 @@ async def test_while_the_store_is_locked_cached_features_are_used_and_declared(
     chain: Chain, own_features: Path
 ) -> None:
     async with gateway_over(chain, own_features) as stub:
-        whole = await ask_until(stub, [])
+        whole = await whole_slate(stub)
         cold = await ask(stub, "nobody")
         with locked(own_features):
             stale, unknown, missing = [
@@ -130,7 +111,7 @@ async def test_while_the_store_is_locked_cached_features_are_used_and_declared(
         assert stale.explanation.history_length == len(WATCHED)
         assert list(unknown.degradations) == list(missing.degradations) == [MISSING]
         assert names(missing) == names(cold)
-        again = await ask_until(stub, [])
+        again = await whole_slate(stub)
         assert names(again) == names(whole)
 
 
@@ -139,7 +120,7 @@ async def test_one_viewers_bad_row_doesnt_open_the_circuit(
 ) -> None:
     online = own_features / DATASET / "online.db"
     async with gateway_over(chain, own_features) as stub:
-        await ask_until(stub, [])
+        await whole_slate(stub)
         with sqlite3.connect(online) as connection:
             for (name,) in connection.execute(
                 "SELECT name FROM sqlite_master WHERE type = 'table'"
@@ -159,7 +140,7 @@ async def test_a_gateway_that_starts_while_the_store_is_locked_answers_without_i
         with locked(own_features):
             stub = await stack.enter_async_context(gateway_over(chain, own_features))
             assert list((await ask(stub)).degradations) == [MISSING]
-        await ask_until(stub, [])
+        await whole_slate(stub)
 
 
 @pytest.mark.parametrize(
@@ -177,7 +158,7 @@ async def test_redis_that_hangs_or_dies_is_done_without_until_it_is_back(
     bring_back: Callable[[RunningRedis], None],
 ) -> None:
     async with gateway_over(chain, redis_features) as stub:
-        whole = await ask_until(stub, [])
+        whole = await whole_slate(stub)
         lose(redis)
         stale = await ask(stub)
         assert list(stale.degradations) == [STALE]
@@ -186,7 +167,7 @@ async def test_redis_that_hangs_or_dies_is_done_without_until_it_is_back(
             assert list((await ask(stub, "nobody")).degradations) == [MISSING]
         assert circuit_open(), "most requests don't wait for it"
         bring_back(redis)
-        assert names(await ask_until(stub, [])) == names(whole)
+        assert names(await whole_slate(stub)) == names(whole)
         assert not circuit_open()
 
 

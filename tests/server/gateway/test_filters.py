@@ -8,16 +8,13 @@ import grpc
 import pytest
 
 from tests.builders.attributes import labels_of, numbers_of
-from tests.builders.chain import NOWHERE, Chain
+from tests.builders.chain import AWAY, POPULAR, Chain
 from tests.builders.filters import condition, expression, message
 from tests.builders.refusals import failure_of, violations_of
 from tests.builders.relay import Relay, relaying
 from tests.builders.releases import CREATORS, video_ids
 from tests.builders.tiny_home import VIEWER, WATCHED
-from vireo.server.features.keys import video_key
-from vireo.server.live.live import Live
-from vireo.server.recommend.catalogue.overlay import Overlay
-from vireo.v1 import filter_pb2, viewer_pb2
+from vireo.v1 import filter_pb2
 from vireo.v1 import recommendation_pb2 as pb
 
 if TYPE_CHECKING:
@@ -32,8 +29,6 @@ SHORT_OR_CATS = message(
     none=[message(condition("age_rating", min=16))],
 )
 NOTHING = message(condition("language", any_of=["la"]))
-POPULAR = [viewer_pb2.DEGRADATION_POPULAR_FALLBACK]
-SKIPPED = [viewer_pb2.DEGRADATION_RANKING_SKIPPED]
 
 
 def meeting(asked: filter_pb2.Filter) -> set[str]:
@@ -60,18 +55,11 @@ def names(slate: pb.RecommendResponse | pb.SimilarVideosResponse) -> set[str]:
 
 
 @pytest.mark.parametrize("asked", [GERMAN, SHORT_OR_CATS])
-@pytest.mark.parametrize(
-    ("pods", "degradations"), [("both", []), ("no ranking", SKIPPED), ("none", POPULAR)]
-)
+@pytest.mark.parametrize(("away", "degradations"), AWAY)
 async def test_a_filter_holds_in_whole_and_degraded_slates(
-    chain: Chain,
-    asked: filter_pb2.Filter,
-    pods: str,
-    degradations: list[viewer_pb2.Degradation.ValueType],
+    chain: Chain, asked: filter_pb2.Filter, away: str, degradations: list[int]
 ) -> None:
-    candidate = NOWHERE if pods == "none" else chain.candidate
-    ranking = chain.ranking if pods == "both" else NOWHERE
-    async with chain.gateway(candidate=candidate, ranking=ranking) as stub:
+    async with chain.gateway(away=away) as stub:
         slate = await stub.Recommend(request(asked, explain=True))
         similar = await stub.SimilarVideos(
             pb.SimilarVideosRequest(video_id="video-9", page_size=40, filter=asked)
@@ -80,40 +68,36 @@ async def test_a_filter_holds_in_whole_and_degraded_slates(
     assert names(slate) == allowed(asked)
     assert names(similar) == meeting(asked) - {"video-9"}
     explained = slate.explanation
-    assert explained.HasField("filter_share") == (pods != "none")
-    if pods != "none":
+    assert explained.HasField("filter_share") == (away != "candidate")
+    if away != "candidate":
         assert explained.filter_share == pytest.approx(len(meeting(asked)) / 40)
 
 
-@pytest.mark.parametrize("pods", ["both", "none"])
-async def test_a_filter_that_nothing_meets_gets_an_empty_slate(chain: Chain, pods: str) -> None:
-    candidate = NOWHERE if pods == "none" else chain.candidate
+@pytest.mark.parametrize("away", ["", "candidate"])
+async def test_a_filter_that_nothing_meets_gets_an_empty_slate(chain: Chain, away: str) -> None:
     batch = pb.BatchRecommendRequest(viewer_ids=[VIEWER], filter=NOTHING)
-    async with chain.gateway(candidate=candidate) as stub:
+    async with chain.gateway(away=away) as stub:
         explained = await stub.Recommend(request(NOTHING, explain=True))
         plain = await stub.Recommend(request(NOTHING))
         similar = await stub.SimilarVideos(
             pb.SimilarVideosRequest(video_id="video-9", filter=NOTHING)
         )
-        batched = (
-            [] if pods == "none" else [each.slate async for each in stub.BatchRecommend(batch)]
-        )
+        batched = [] if away else [each.slate async for each in stub.BatchRecommend(batch)]
     assert explained.explanation.filter_share == 0
     slates: list[pb.RecommendResponse | pb.SimilarVideosResponse]
     slates = [explained, plain, similar, *batched]
     for slate in slates:
         assert not slate.items
         assert slate.filter_unmet
-        assert list(slate.degradations) == (POPULAR if pods == "none" else [])
+        assert list(slate.degradations) == (POPULAR if away else [])
 
 
-@pytest.mark.parametrize("pods", ["both", "none"])
+@pytest.mark.parametrize("away", ["", "candidate"])
 async def test_a_slate_is_not_said_to_be_unmet_if_videos_meet_the_filter(
-    chain: Chain, pods: str
+    chain: Chain, away: str
 ) -> None:
-    candidate = NOWHERE if pods == "none" else chain.candidate
     seen = sorted(allowed(GERMAN))
-    async with chain.gateway(candidate=candidate) as stub:
+    async with chain.gateway(away=away) as stub:
         some = await stub.Recommend(request(GERMAN))
         excluded = await stub.Recommend(request(GERMAN, excluded_video_ids=seen))
         unfiltered = await stub.Recommend(
@@ -129,10 +113,7 @@ async def test_a_pod_that_does_not_or_can_not_apply_the_filter_gives_way_to_the_
     chain: Chain,
 ) -> None:
     relay = Relay(chain.candidate, change=lambda answer: answer.ClearField("filtered"))
-    async with (
-        relaying(relay) as candidate,
-        chain.gateway(candidate=candidate) as stub,
-    ):
+    async with relaying(relay) as candidate, chain.gateway(candidate) as stub:
         slate = await stub.Recommend(request(GERMAN))
         unfiltered = await stub.Recommend(pb.RecommendRequest(viewer_id=VIEWER))
         relay.code = grpc.StatusCode.INVALID_ARGUMENT
@@ -145,14 +126,10 @@ async def test_a_pod_that_does_not_or_can_not_apply_the_filter_gives_way_to_the_
 
 
 async def test_the_popular_list_leaves_out_what_changed_if_there_is_a_filter(
-    chain: Chain, monkeypatch: pytest.MonkeyPatch
+    chain: Chain, changed: set[str]
 ) -> None:
-    changed = {"video-5", "video-8"}
-    keys = {*map(video_key, changed)}
-    monkeypatch.setenv("VIREO_NATS_URL", "nats://127.0.0.1:1")
-    monkeypatch.setattr(Live, "wait", lambda *_: None)
-    monkeypatch.setattr(Overlay, "changed_after", lambda _, key, _position: key in keys)
-    async with chain.gateway(NOWHERE, NOWHERE) as stub:
+    changed |= {"video-5", "video-8"}
+    async with chain.gateway(away="candidate") as stub:
         filtered = await stub.Recommend(request(GERMAN))
         all_of_them = await stub.Recommend(pb.RecommendRequest(viewer_id=VIEWER, page_size=40))
     assert names(filtered) == allowed(GERMAN) - changed

@@ -12,16 +12,13 @@ import pytest
 import structlog
 from prometheus_client import REGISTRY
 
-from tests.builders.chain import Chain
+from tests.builders.chain import POPULAR, SKIPPED, Chain
 from tests.builders.relay import Relay, relaying
 from tests.builders.releases import video_ids
 from tests.builders.tiny_home import VIEWER, WATCHED
 from vireo.server.gateway import pods
 from vireo.v1 import recommendation_pb2 as pb
-from vireo.v1 import viewer_pb2
 
-SKIPPED = [viewer_pb2.DEGRADATION_RANKING_SKIPPED]
-POPULAR = [viewer_pb2.DEGRADATION_POPULAR_FALLBACK]
 REQUEST = pb.RecommendRequest(viewer_id=VIEWER, page_size=37)
 
 

@@ -12,13 +12,15 @@ import grpc
 import numpy as np
 import pytest
 
-from tests.builders.chain import NOWHERE, Chain
+from tests.builders.chain import POPULAR, SKIPPED, Chain, names, slate_declaring
 from tests.builders.refusals import failure_of, violations_of
 from tests.builders.relay import Relay, relaying
 from tests.builders.releases import build_release, video_ids
-from tests.builders.rpc import serving
+from tests.builders.rpc import rpc_settings, serving
 from tests.builders.tiny_home import VIEWER, WATCHED
+from vireo.ops.stack.ports import free_port_base
 from vireo.server.candidate.service import CANDIDATE_POD
+from vireo.server.pod.pod import Pod
 from vireo.server.ranking.service import RANKING_POD
 from vireo.server.recommend.retrieval.pipeline import CandidatePipeline
 from vireo.server.releases.manifest import Manifest
@@ -35,15 +37,11 @@ def request(**fields: Any) -> pb.RecommendRequest:
     return pb.RecommendRequest(**{"viewer_id": VIEWER, **fields})
 
 
-def ids(response: pb.RecommendResponse) -> list[str]:
-    return [item.video_id for item in response.items]
-
-
 async def test_a_known_viewer_gets_a_full_slate_without_watched_videos(
     whole: RecommendationServiceAsyncStub,
 ) -> None:
     response = await whole.Recommend(request(page_size=37))
-    assert set(ids(response)) == UNSEEN
+    assert set(names(response)) == UNSEEN
     assert not response.degradations
     assert response.release_id == "tiny-1"
     assert [item.position for item in response.items] == list(range(1, 38))
@@ -67,9 +65,9 @@ async def test_excluded_videos_are_left_out_until_the_catalogue_has_no_more(
 ) -> None:
     plain = await whole.Recommend(request())
     unknown = await whole.Recommend(request(excluded_video_ids=["nowhere"] * 1000))
-    assert ids(unknown) == ids(plain)
+    assert names(unknown) == names(plain)
     few = await whole.Recommend(request(excluded_video_ids=video_ids(40)[3:38]))
-    assert set(ids(few)) == {"video-38", "video-39"}
+    assert set(names(few)) == {"video-38", "video-39"}
     nothing = await whole.Recommend(request(excluded_video_ids=video_ids(40)))
     assert not nothing.items
     assert not nothing.degradations
@@ -81,9 +79,9 @@ async def test_the_playing_video_is_never_returned_and_on_home_it_leads_to_nothi
 ) -> None:
     plain = await whole.Recommend(request(page_size=40))
     for surface in (pb.SURFACE_HOME, pb.SURFACE_UP_NEXT):
-        playing = ids(plain)[0]
+        playing = names(plain)[0]
         asked = request(page_size=40, surface=surface, seed_video_id=playing)
-        assert playing not in ids(await whole.Recommend(asked))
+        assert playing not in names(await whole.Recommend(asked))
     # In no source another video moves up for this one, by which its own score would change.
     home = await whole.Recommend(request(page_size=40, seed_video_id="video-20"))
     scores = {item.video_id: item.score for item in plain.items}
@@ -125,16 +123,16 @@ async def test_a_request_may_bring_watches_of_its_own(
     profile = pb.RequestProfile(history=[pb.WatchedVideo(video_id=each) for each in own])
     asked = request(page_size=40, explain=True, profile=profile)
     added = await whole.Recommend(asked)
-    assert set(ids(added)) == UNSEEN - set(own)
+    assert set(names(added)) == UNSEEN - set(own)
     assert added.explanation.history_length == 6
     asked.profile.use = pb.PROFILE_USE_INSTEAD
     instead = await whole.Recommend(asked)
-    assert set(ids(instead)) == set(video_ids(40)) - set(own)
+    assert set(names(instead)) == set(video_ids(40)) - set(own)
     assert instead.explanation.history_length == 3
     assert not instead.explanation.HasField("features_age")
     assert not instead.degradations
     plain = await whole.Recommend(request(page_size=40))
-    assert set(ids(plain)) == UNSEEN, "nothing of it was stored"
+    assert set(names(plain)) == UNSEEN, "nothing of it was stored"
 
 
 ODD: Any = 9
@@ -194,10 +192,10 @@ async def test_as_many_candidates_are_ranked_as_the_release_that_answers_states(
 
 
 async def test_without_ranking_pods_the_slate_is_in_retrieval_order(chain: Chain) -> None:
-    async with chain.gateway(ranking=NOWHERE) as stub:
+    async with chain.gateway(away="ranking") as stub:
         response = await stub.Recommend(request(page_size=37))
-    assert list(response.degradations) == [viewer_pb2.DEGRADATION_RANKING_SKIPPED]
-    assert set(ids(response)) == UNSEEN
+    assert list(response.degradations) == SKIPPED
+    assert set(names(response)) == UNSEEN
     scores = [item.score for item in response.items]
     assert scores == sorted(scores, reverse=True)
     assert all(item.sources and not item.HasField("task_scores") for item in response.items)
@@ -208,11 +206,11 @@ async def test_without_candidate_pods_the_slate_is_the_popular_list(chain: Chain
     asked = request(
         page_size=4, excluded_video_ids=["video-4"], seed_video_id="video-5", explain=True
     )
-    async with chain.gateway(candidate=NOWHERE) as stub:
+    async with chain.gateway(away="candidate") as stub:
         response = await stub.Recommend(asked)
-    assert list(response.degradations) == [viewer_pb2.DEGRADATION_POPULAR_FALLBACK]
+    assert list(response.degradations) == POPULAR
     # By popularity, without the watched, the excluded and the playing one.
-    assert ids(response) == ["video-3", "video-6", "video-7", "video-8"]
+    assert names(response) == ["video-3", "video-6", "video-7", "video-8"]
     scores = [item.score for item in response.items]
     assert scores == sorted(scores, reverse=True)
     assert response.release_id == "tiny-1"
@@ -254,7 +252,7 @@ async def test_a_chain_of_two_releases_is_declared_and_has_no_nameless_videos(
     assert list(response.degradations) == [viewer_pb2.DEGRADATION_MIXED_RELEASES]
     assert response.release_id == "tiny-1"
     # The ranking pod doesn't know 20 of them; the candidate pod has named its first page.
-    assert set(ids(response)) == set(video_ids(60)) - set(WATCHED)
+    assert set(names(response)) == set(video_ids(60)) - set(WATCHED)
 
 
 @pytest.mark.parametrize("both", [True, False])
@@ -271,7 +269,7 @@ async def test_during_a_rollout_a_chain_keeps_to_one_release_while_pods_hold_it(
         response = await stub.Recommend(request(page_size=57))
     assert not response.degradations
     assert response.release_id == ("tiny-1" if both else "tiny-2")
-    assert set(ids(response)) == set(video_ids(40 if both else 60)) - set(WATCHED)
+    assert set(names(response)) == set(video_ids(40 if both else 60)) - set(WATCHED)
 
 
 def finding_nothing(failure: str = "") -> Any:
@@ -339,3 +337,19 @@ async def test_the_inner_hop_gets_the_request_id_the_trace_and_the_viewers_row(
     assert (viewer.watch_count, viewer.like_count) == (3, 2)
     assert asked.count == 300
     assert asked.release_id == "tiny-1"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "declared"), [(CANDIDATE_POD, POPULAR), (RANKING_POD, SKIPPED)])
+async def test_pods_that_are_back_are_used_again(
+    chain: Chain,
+    kind: Pod[Any],
+    declared: list[int],
+) -> None:
+    port, asked = free_port_base(), request()
+    async with chain.gateway(**{kind.kind: f"127.0.0.1:{port}"}) as stub:
+        for _ in range(2):
+            await slate_declaring(stub, asked, declared)
+            async with serving(kind, chain.release, settings=rpc_settings(port=port)):
+                await slate_declaring(stub, asked, [])
+        await slate_declaring(stub, asked, declared)

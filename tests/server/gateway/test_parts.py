@@ -6,39 +6,23 @@ import json
 import time
 from pathlib import Path
 
-import grpc
 import numpy as np
 import pytest
 
-from tests.builders.filters import condition, expression
 from vireo.server.features.context import UNKNOWN
-from vireo.server.features.keys import video_key
 from vireo.server.gateway.pods import retrieve_request
 from vireo.server.gateway.query import ANSWER_SECONDS, BUCKETS, RecommendQuery, viewer_bucket
 from vireo.server.gateway.release import PopularList
 from vireo.server.gateway.slate import ranked_slate, sources_of
 from vireo.server.pod.viewer import decode_viewer
 from vireo.server.releases.manifest import ReleaseError
-from vireo.server.rpc.errors import RpcError
-from vireo.v1 import candidate_pb2, filter_pb2, ranking_pb2, viewer_pb2
+from vireo.v1 import candidate_pb2, ranking_pb2, viewer_pb2
 from vireo.v1 import recommendation_pb2 as pb
 
 
 def query(**fields: object) -> RecommendQuery:
     request = pb.RecommendRequest(viewer_id="1", **fields)  # type: ignore[arg-type]
     return RecommendQuery.of(request, "id", 100.0)
-
-
-def test_absent_fields_have_their_defaults() -> None:
-    assert query().page_size == 10
-    assert not query().excluded_keys
-    assert query().seed_key is None
-
-
-def test_a_seed_is_followed_on_up_next_alone() -> None:
-    home, up_next = query(seed_video_id="v"), query(seed_video_id="v", surface=2)
-    assert (home.seed_key, home.excluded_keys) == (None, [video_key("v")])
-    assert (up_next.seed_key, up_next.excluded_keys) == (video_key("v"), [])
 
 
 def test_the_models_read_the_requests_time_or_now() -> None:
@@ -59,44 +43,12 @@ def test_the_context_reaches_both_pods_as_ids() -> None:
     assert query(context=timed).context == UNKNOWN
 
 
-def test_a_time_zone_that_cant_be_parsed_is_refused_by_name() -> None:
-    with pytest.raises(RpcError, match=r"^context.time_zone: 'Mars' is neither") as refused:
-        query(context={"time_zone": "Mars"})
-    assert refused.value.code is grpc.StatusCode.INVALID_ARGUMENT
-
-
 def test_a_budget_is_the_stages_timeout_or_its_share_of_the_remaining_time() -> None:
     until_100 = query()
     assert until_100.budget(50, 0.5, 0.5) == 0.5
     assert until_100.budget(90, 100, 0.5) == pytest.approx(0.5 * (10 - ANSWER_SECONDS))
     assert until_100.budget(100, 100) == 0
     assert until_100.budget(101, 100) == 0
-
-
-def test_the_popular_list_skips_blocked_videos_and_ends_with_the_list() -> None:
-    popular = PopularList({"a": 1, "b": 2, "c": 3})
-    assert popular.best(2, {1}) == ["b", "c"]
-    assert popular.best(9, set()) == ["a", "b", "c"]
-    assert popular.best(9, {1, 2, 3}) == []
-
-
-def test_the_popular_list_holds_a_filter(tmp_path: Path) -> None:
-    (tmp_path / "popular.json").write_text(json.dumps(["a", "b", "c"]))
-    attributes = [
-        {"labels": ["tag=x", "tag=y"], "numbers": {"duration": 60}},
-        {"labels": [], "numbers": {}},
-        {"labels": ["tag=x"], "numbers": {"duration": 61}},
-    ]
-    (tmp_path / "popular_attributes.json").write_text(json.dumps(attributes))
-    popular = PopularList.load(tmp_path)
-
-    def best(*conditions: filter_pb2.Condition) -> list[str]:
-        return popular.best(9, set(), expression(*conditions))
-
-    assert best(condition("tag", any_of=["x"])) == ["a", "c"]
-    assert best(condition("tag", none_of=["y"])) == ["b", "c"]
-    assert best(condition("duration", max=60)) == ["a"]
-    assert best(condition("tag", any_of=["z"])) == []
 
 
 @pytest.mark.parametrize(

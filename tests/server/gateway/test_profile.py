@@ -1,3 +1,4 @@
+import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from vireo.server.features.activity import HISTORY_LIMIT
@@ -22,27 +23,26 @@ def watched(video: str, seconds: int | None = None) -> WatchedVideo:
     return WatchedVideo(video_id=video, time=time)
 
 
-def test_watches_of_the_request_are_put_in_by_their_time() -> None:
-    profile = RequestProfile(history=[watched("b", 200), watched("c", 50)])
+@pytest.mark.parametrize(
+    ("watches", "history"),
+    [
+        ([("b", 200), ("c", 50)], {C: 50, A: 100, B: 200}),
+        ([("b", None)], {A: 100, B: 300}),  # now
+        ([("b", -5)], {B: 0, A: 100}),
+        ([("a", 500), ("b", 9), ("b", 8)], {B: 8, A: 100}),  # the first watch of each counts
+    ],
+)
+def test_watches_of_the_request_are_put_in_by_their_time(
+    watches: list[tuple[str, int | None]], history: dict[int, int]
+) -> None:
+    before = STORED.SerializeToString(deterministic=True)
+    profile = RequestProfile(history=[watched(*each) for each in watches])
     viewer = with_profile(STORED, profile, asked_at=300)
-    assert list(viewer.history_keys) == [C, A, B]
-    assert list(viewer.history_times) == [50, 100, 200]
-    assert sorted(viewer.watched_keys) == sorted([A, B, C])
-    assert (viewer.watch_count, viewer.like_count) == (3, 1)
-
-
-def test_a_watch_without_a_time_is_the_last() -> None:
-    viewer = with_profile(STORED, RequestProfile(history=[watched("b")]), asked_at=300)
-    assert list(viewer.history_keys) == [A, B]
-    assert list(viewer.history_times) == [100, 300]
-
-
-def test_a_stored_watch_keeps_its_place_and_counts_once() -> None:
-    profile = RequestProfile(history=[watched("a", 500), watched("b", 9), watched("b", 8)])
-    viewer = with_profile(STORED, profile, asked_at=600)
-    assert list(viewer.history_keys) == [B, A]
-    assert list(viewer.history_times) == [8, 100]
-    assert viewer.watch_count == 2
+    found = zip(viewer.history_keys, viewer.history_times, strict=True)
+    assert [*found] == [*history.items()]
+    assert sorted(viewer.watched_keys) == sorted(history)
+    assert (viewer.watch_count, viewer.like_count) == (len(history), 1)
+    assert STORED.SerializeToString(deterministic=True) == before
 
 
 def test_the_history_is_bounded_and_keeps_the_latest() -> None:
@@ -59,17 +59,7 @@ def test_the_history_is_bounded_and_keeps_the_latest() -> None:
 
 
 def test_an_attribute_of_the_request_replaces_the_stored_one_of_its_name() -> None:
+    before = STORED.SerializeToString(deterministic=True)
     viewer = with_profile(STORED, RequestProfile(attributes=["country=DE"]), asked_at=0)
     assert list(viewer.attributes) == ["country=DE", "plan=free"]
-
-
-def test_the_stored_features_are_left_as_they_are() -> None:
-    before = STORED.SerializeToString(deterministic=True)
-    profile = RequestProfile(history=[watched("b", 5)], attributes=["plan=premium"])
-    with_profile(STORED, profile, asked_at=9)
     assert STORED.SerializeToString(deterministic=True) == before
-
-
-def test_a_time_before_1970_counts_as_1970() -> None:
-    viewer = with_profile(STORED, RequestProfile(history=[watched("b", -5)]), asked_at=9)
-    assert list(viewer.history_times) == [0, 100]

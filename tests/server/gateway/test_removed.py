@@ -12,20 +12,17 @@ import pytest
 
 from tests.builders.attributes import labels_of
 from tests.builders.catalogue import change, key_of, removed
-from tests.builders.chain import NOWHERE, Chain, gateway, gateway_settings
+from tests.builders.chain import AWAY, NOWHERE, Chain, gateway, gateway_settings, names
 from tests.builders.nats import running_nats, settings_of
 from tests.builders.releases import CREATORS, video_ids
 from tests.builders.rpc import serving
 from tests.builders.tiny_home import VIEWER, WATCHED
 from vireo.server.event_log.jetstream import JetStreamLog
 from vireo.server.event_log.log import REMOVED
-from vireo.server.features.keys import video_key
 from vireo.server.gateway.service import gateway_pod
-from vireo.server.live.live import Live
 from vireo.server.recommend.catalogue.takedowns import Takedowns
 from vireo.server.releases.layout import TAKEDOWNS
 from vireo.v1 import recommendation_pb2 as pb
-from vireo.v1 import viewer_pb2
 from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 from vireo.v1.release_pb2 import GetServingReleaseRequest
 from vireo.v1.release_pb2_grpc import ReleaseServiceStub
@@ -34,43 +31,26 @@ SLATE = pb.RecommendRequest(viewer_id=VIEWER, page_size=10)
 WHOLE = pb.RecommendRequest(viewer_id=VIEWER, page_size=37)
 
 
-@pytest.mark.parametrize(
-    ("pods", "degradations"),
-    [
-        ("both", []),
-        ("no ranking", [viewer_pb2.DEGRADATION_RANKING_SKIPPED]),
-        ("none", [viewer_pb2.DEGRADATION_POPULAR_FALLBACK]),
-    ],
-)
+@pytest.mark.parametrize(("away", "degradations"), AWAY)
 async def test_removed_videos_are_in_no_slate(
-    chain: Chain,
-    pods: str,
-    degradations: list[viewer_pb2.Degradation.ValueType],
-    monkeypatch: pytest.MonkeyPatch,
+    chain: Chain, down: set[str], away: str, degradations: list[int]
 ) -> None:
-    down: set[int] = set()
-    monkeypatch.setenv("VIREO_NATS_URL", "nats://127.0.0.1:1")
-    monkeypatch.setattr(Live, "wait", lambda *_: None)
-    monkeypatch.setattr(Takedowns, "among", lambda _, keys: down & {*keys})
-    candidate = NOWHERE if pods == "none" else chain.candidate
-    ranking = chain.ranking if pods == "both" else NOWHERE
-    async with chain.gateway(candidate=candidate, ranking=ranking) as stub:
-        first = [item.video_id for item in (await stub.Recommend(SLATE)).items]
+    async with chain.gateway(away=away) as stub:
+        first = names(await stub.Recommend(SLATE))
         gone = set(first[::2])
-        down.update(map(video_key, gone))
+        down.update(gone)
 
         short, whole = await stub.Recommend(SLATE), await stub.Recommend(WHOLE)
 
     assert list(whole.degradations) == degradations
-    names = [item.video_id for item in whole.items]
-    assert sorted(names) == sorted(set(video_ids(40)) - set(WATCHED) - gone)
-    assert not gone & {item.video_id for item in short.items}
-    if pods == "both":
+    assert sorted(names(whole)) == sorted(set(video_ids(40)) - set(WATCHED) - gone)
+    assert not gone & {*names(short)}
+    if not away:
         assert len(short.items) == 10
 
 
 async def test_a_removed_video_moves_no_pin_and_counts_for_no_cap(
-    chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    chain: Chain, tmp_path: Path, down: set[str]
 ) -> None:
     def is_cat(name: str) -> bool:
         return "tag=cat" in labels_of(int(name.removeprefix("video-")), CREATORS)
@@ -81,16 +61,12 @@ async def test_a_removed_video_moves_no_pin_and_counts_for_no_cap(
         f'[[pins]]\nname = "launch"\nvideo_id = "{pinned}"\nposition = 4\n'
         '[[caps]]\nname = "one"\nattribute = "tag"\nvalues = ["cat"]\nmax = 1\n'
     )
-    down: set[int] = set()
-    monkeypatch.setenv("VIREO_NATS_URL", "nats://127.0.0.1:1")
-    monkeypatch.setattr(Live, "wait", lambda *_: None)
-    monkeypatch.setattr(Takedowns, "among", lambda _, keys: down & {*keys})
     async with chain.gateway(rules=rules) as stub:
-        before = [item.video_id for item in (await stub.Recommend(SLATE)).items]
+        before = names(await stub.Recommend(SLATE))
         [cat] = filter(is_cat, before)
         gone = {cat, next(name for name in before if not is_cat(name))}
-        down.update(map(video_key, gone))
-        after = [item.video_id for item in (await stub.Recommend(SLATE)).items]
+        down.update(gone)
+        after = names(await stub.Recommend(SLATE))
     assert before[3] == after[3] == pinned
     assert pinned not in gone
     assert len(after) == 10
@@ -109,7 +85,7 @@ async def test_without_a_log_what_a_release_says_is_taken_down_is_in_no_slate(
     async with gateway(folder, chain.features, chain.candidate, chain.ranking) as stub:
         slate = await stub.Recommend(WHOLE)
     assert not slate.degradations
-    assert {item.video_id for item in slate.items} == {*video_ids(40)} - {*WATCHED, first}
+    assert {*names(slate)} == {*video_ids(40)} - {*WATCHED, first}
 
 
 async def test_a_gateway_loads_its_release_once_it_knows_all_takedowns(
@@ -137,5 +113,5 @@ async def test_a_gateway_loads_its_release_once_it_knows_all_takedowns(
             task.cancel()
         await asyncio.gather(*following, return_exceptions=True)
         await log.close()
-    assert {item.video_id for item in slate.items} == {*video_ids(40)} - {*WATCHED, first}
+    assert {*names(slate)} == {*video_ids(40)} - {*WATCHED, first}
     assert time.time() - 60 < state.takedowns_as_of.seconds <= time.time()

@@ -10,26 +10,22 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.builders.attributes import labels_of, numbers_of
-from tests.builders.chain import NOWHERE, Chain
+from tests.builders.chain import AWAY, POPULAR, Chain, names
 from tests.builders.filters import condition, message
 from tests.builders.relay import Relay, relaying
 from tests.builders.releases import CREATORS, video_ids
 from tests.builders.tiny_home import VIEWER, WATCHED
 from vireo.v1 import recommendation_pb2 as pb
-from vireo.v1 import viewer_pb2
 
 if TYPE_CHECKING:
     from vireo.v1.recommendation_pb2_grpc import RecommendationServiceAsyncStub
 
 ROWS = {name: row for row, name in enumerate(video_ids(40))}
-KEY = "k1:MDEyMzQ1Njc4OWFiY2RlZg=="
 FREE = [name for name in ROWS if name not in WATCHED]
 PINNED = FREE[-1]
 GERMAN = (
     '[[filters]]\nname = "german"\nconditions = [{ attribute = "language", any_of = ["de"] }]\n'
 )
-POPULAR = [viewer_pb2.DEGRADATION_POPULAR_FALLBACK]
-SKIPPED = [viewer_pb2.DEGRADATION_RANKING_SKIPPED]
 
 
 def labels(name: str, attribute: str) -> set[str]:
@@ -39,10 +35,6 @@ def labels(name: str, attribute: str) -> set[str]:
 
 def german(name: str) -> bool:
     return "language=de" in labels(name, "language")
-
-
-def names(slate: pb.RecommendResponse | pb.SimilarVideosResponse) -> list[str]:
-    return [item.video_id for item in slate.items]
 
 
 def request(**fields: Any) -> pb.RecommendRequest:
@@ -59,11 +51,10 @@ class Site:
     def __init__(self, chain: Chain, file: Path) -> None:
         self.chain, self.file = chain, file
 
-    def __call__(self, text: str, *broken: str, **changes: Any) -> Any:
-        """A gateway with these rules, before pods some kinds of which are broken."""
+    def __call__(self, text: str, away: str = "", **changes: Any) -> Any:
+        """A gateway with these rules, before pods a kind of which may be away."""
         self.file.write_text(text)
-        targets = dict.fromkeys(filter(None, broken), NOWHERE)
-        return self.chain.gateway(rules=self.file, **targets, **changes)
+        return self.chain.gateway(rules=self.file, away=away, **changes)
 
 
 @pytest.fixture
@@ -71,13 +62,11 @@ def site(chain: Chain, tmp_path: Path) -> Site:
     return Site(chain, tmp_path / "rules.toml")
 
 
-@pytest.mark.parametrize(
-    ("broken", "degradations"), [("", []), ("ranking", SKIPPED), ("candidate", POPULAR)]
-)
+@pytest.mark.parametrize(("away", "degradations"), AWAY)
 async def test_a_filter_of_the_site_holds_in_whole_and_degraded_slates(
-    site: Site, broken: str, degradations: list[int]
+    site: Site, away: str, degradations: list[int]
 ) -> None:
-    async with site(GERMAN, broken) as stub:
+    async with site(GERMAN, away) as stub:
         slate = await stub.Recommend(request())
         similar = await stub.SimilarVideos(pb.SimilarVideosRequest(video_id="video-9"))
         short = message(condition("duration", max=300))
@@ -94,13 +83,13 @@ async def test_a_filter_of_the_site_holds_in_whole_and_degraded_slates(
     assert not nothing.items  # the site's rule and the request contradict each other
     assert nothing.filter_unmet
     assert not slate.filter_unmet
-    if broken != "candidate":
+    if away != "candidate":
         held = sum(map(german, ROWS))
         assert slate.explanation.filter_share == pytest.approx(held / 40)
         assert applied(slate) == {"german": 40 - held}
 
 
-@pytest.mark.parametrize("pods_away", [False, True])
+@pytest.mark.parametrize("away", ["", "candidate"])
 @pytest.mark.parametrize(
     "parts",
     [
@@ -109,12 +98,12 @@ async def test_a_filter_of_the_site_holds_in_whole_and_degraded_slates(
     ],
 )
 async def test_nothing_is_shown_if_the_release_lacks_an_attribute_of_a_filter_of_the_site(
-    site: Site, parts: str, pods_away: bool
+    site: Site, parts: str, away: str
 ) -> None:
     text = f'[[filters]]\nname = "rights"\nregions = ["DE"]\n{parts}\n'
     here = pb.RequestContext(region="DE")
     about = pb.ExplainVideoRequest(video_id=FREE[0], request=request(context=here))
-    async with site(text, "candidate" if pods_away else "") as stub:
+    async with site(text, away) as stub:
         slate = await stub.Recommend(request(context=here))
         asked = request(context=here, filter=message(condition("tag", any_of=["cat"])))
         filtered = await stub.Recommend(asked)
@@ -154,16 +143,16 @@ async def test_a_boost_multiplies_the_final_score(
     assert applied(slate) == {"cats": len(cats), "unknown": 0}
 
 
-@pytest.mark.parametrize("broken", ["", "ranking", "candidate"])
+@pytest.mark.parametrize("away", ["", "ranking", "candidate"])
 async def test_a_pinned_video_has_its_position_on_the_first_page_alone(
-    site: Site, broken: str
+    site: Site, away: str
 ) -> None:
     text = (
         f'[[pins]]\nname = "launch"\nvideo_id = "{PINNED}"\nposition = 3\n'
         f'[[pins]]\nname = "seen"\nvideo_id = "{WATCHED[0]}"\nposition = 1\n'
         '[[pins]]\nname = "gone"\nvideo_id = "nothing"\nposition = 2\n'
     )
-    async with site(text, broken, page_token_keys=KEY) as stub:
+    async with site(text, away) as stub:
         first = await stub.Recommend(request(page_size=5))
         second = await stub.Recommend(request(page_size=5, page_token=first.next_page_token))
         context = pb.RequestContext(region="DE")
@@ -195,13 +184,13 @@ async def test_a_pinned_video_that_no_source_finds_is_ranked_like_the_others(
     assert slate.items[0].task_scores.watch > 0
 
 
-@pytest.mark.parametrize("broken", ["", "candidate"])
+@pytest.mark.parametrize("away", ["", "candidate"])
 @pytest.mark.parametrize("attribute", ["creator", "tag"])
 async def test_a_page_has_no_more_videos_with_a_label_than_its_cap(
-    site: Site, attribute: str, broken: str
+    site: Site, attribute: str, away: str
 ) -> None:
     text = f'[[caps]]\nname = "two"\nattribute = "{attribute}"\nmax = 2\n'
-    async with site(text, broken) as stub:
+    async with site(text, away) as stub:
         slate = await stub.Recommend(request())
     counts = Counter(label for name in names(slate) for label in labels(name, attribute))
     assert counts
@@ -209,7 +198,7 @@ async def test_a_page_has_no_more_videos_with_a_label_than_its_cap(
     left = [name for name in FREE if name not in names(slate)]
     for name in left:  # each would have been one too many
         assert any(counts[label] == 2 for label in labels(name, attribute))
-    if not broken:
+    if not away:
         assert applied(slate) == {"two": len(left)}
 
 
@@ -251,9 +240,9 @@ async def test_a_pod_is_believed_only_if_it_applies_the_filters_of_the_site(
 
 
 async def test_rules_that_change_between_two_pages_leave_the_token_valid(site: Site) -> None:
-    async with site("", page_token_keys=KEY) as stub:
+    async with site("") as stub:
         first = await stub.Recommend(request(page_size=5))
-    async with site(GERMAN, page_token_keys=KEY) as stub:
+    async with site(GERMAN) as stub:
         page = request(page_size=5, page_token=first.next_page_token)
         second = await stub.Recommend(page)
     assert second.items

@@ -170,7 +170,7 @@ def test_a_gateway_does_not_start_without_the_rules_that_a_site_counts_on(file: 
                 f"regions = {[f'{n}-{m}' for m in range(501)]}\n"
                 for n in range(2)
             ),
-            ["[[caps]] number 2 (c1): regions[499]: the rules name more than 1,000 regions"],
+            ["the rules name 1,002 regions, more than 1,000"],
         ),
         ("a = [", ["isn't TOML: "]),
     ],

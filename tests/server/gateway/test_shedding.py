@@ -14,7 +14,7 @@ import grpc
 import pytest
 
 from tests.builders.busy import busy
-from tests.builders.chain import Chain, gateway_settings
+from tests.builders.chain import POPULAR, Chain, gateway_settings
 from tests.builders.rpc import serving
 from tests.builders.tiny_home import VIEWER
 from tests.builders.waiting import until
@@ -27,7 +27,6 @@ from vireo.server.rpc.admission import Slots
 from vireo.server.rpc.caller import CALLER
 from vireo.server.rpc.server import RpcServer
 from vireo.v1 import recommendation_pb2 as pb
-from vireo.v1 import viewer_pb2
 from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 
 if TYPE_CHECKING:
@@ -113,7 +112,7 @@ async def test_a_response_is_degraded_if_a_candidate_pod_sheds(
             await until(lambda: queue.queued == 2)
             answer = await stub.Recommend(REQUEST)
         assert not (await under_way).degradations
-    assert list(answer.degradations) == [viewer_pb2.DEGRADATION_POPULAR_FALLBACK]
+    assert list(answer.degradations) == POPULAR
     assert answer.items
 
 

@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING
 import grpc
 import pytest
 
-from tests.builders.chain import NOWHERE, Chain
+from tests.builders.chain import POPULAR, Chain
 from tests.builders.relay import Relay, relaying
 from tests.builders.releases import video_ids
 from tests.builders.tiny_home import VIEWER, WATCHED
 from vireo.server.features.keys import video_key
 from vireo.v1 import recommendation_pb2 as pb
-from vireo.v1 import viewer_pb2
 
 if TYPE_CHECKING:
     from vireo.v1.recommendation_pb2_grpc import RecommendationServiceAsyncStub
@@ -58,9 +57,9 @@ async def test_an_unknown_video_has_no_similar_ones(whole: RecommendationService
 async def test_similar_videos_need_no_feature_store_and_degrade_to_the_popular_list(
     chain: Chain,
 ) -> None:
-    async with chain.gateway(NOWHERE) as stub:
+    async with chain.gateway(away="candidate") as stub:
         similar = await stub.SimilarVideos(pb.SimilarVideosRequest(video_id="video-20"))
-    assert list(similar.degradations) == [viewer_pb2.DEGRADATION_POPULAR_FALLBACK]
+    assert list(similar.degradations) == POPULAR
     assert [item.video_id for item in similar.items] == video_ids(40)[:10]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -9,7 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 from prometheus_client import REGISTRY
 
-from tests.builders.chain import NOWHERE, Chain
+from tests.builders.chain import Chain
+from tests.builders.clock import Clock
 from tests.builders.tiny_home import VIEWER
 from vireo.server.gateway.slate_metrics import Coverage
 from vireo.v1 import recommendation_pb2 as pb
@@ -75,7 +77,7 @@ async def test_a_slate_its_videos_and_its_stages_are_counted(
 async def test_without_candidate_pods_slates_are_degraded_and_the_popular_list_is_counted_apart(
     chain: Chain, grown: Grown
 ) -> None:
-    async with chain.gateway(NOWHERE) as stub:
+    async with chain.gateway(away="candidate") as stub:
         await stub.Recommend(pb.RecommendRequest(viewer_id=VIEWER, page_size=5))
     assert grown("vireo_slates_total", surface="home", degraded="yes") == 1
     assert grown("vireo_slate_videos_total", source="none") == 5
@@ -98,3 +100,36 @@ async def test_explaining_a_slate_shows_it_to_nobody(
     await whole.SimilarVideos(pb.SimilarVideosRequest(video_id="video-3"))
     assert grown("vireo_slates_total", surface="up_next", degraded="no") == 1
     assert grown("vireo_slates_total", surface="home", degraded="no") == 0
+
+
+def keys(count: int, seed: int = 1) -> list[int]:
+    source = random.Random(seed)
+    return [source.getrandbits(64) - (1 << 63) for _ in range(count)]
+
+
+def near(count: int) -> object:
+    return pytest.approx(count, rel=0.06)  # four standard deviations
+
+
+@pytest.mark.parametrize("count", [0, 1, 10, 3000, 100_000])
+def test_the_estimate_is_near_the_number_of_distinct_videos(count: int) -> None:
+    shown, coverage = keys(count), Coverage(Clock())
+    for start in range(0, count, 10):
+        coverage.add(shown[start : start + 10])
+    coverage.add(shown[:5000])  # again
+    assert coverage.estimate() == near(count)
+
+
+def test_videos_of_more_than_an_hour_ago_do_not_count() -> None:
+    clock = Clock()
+    coverage = Coverage(clock)
+    coverage.add(keys(3000, seed=1))
+    clock.now += 1800
+    coverage.add(keys(1000, seed=2))
+    assert coverage.estimate() == near(4000)
+    clock.now += 1801
+    assert coverage.estimate() == near(1000)
+    clock.now += 100_000
+    assert coverage.estimate() == 0
+    coverage.add(keys(1000))
+    assert coverage.estimate() == near(1000)

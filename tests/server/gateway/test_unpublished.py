@@ -15,7 +15,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from tests.builders.attributes import DECLARED
 from tests.builders.catalogue import upserted
-from tests.builders.chain import NOWHERE, gateway
+from tests.builders.chain import AWAY, Chain
 from tests.builders.clock import Clock
 from tests.builders.releases import video_ids
 from tests.builders.rpc import serving
@@ -32,7 +32,6 @@ from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.server.releases import layout
 from vireo.server.releases.manifest import Manifest
 from vireo.v1 import recommendation_pb2 as pb
-from vireo.v1 import viewer_pb2
 
 if TYPE_CHECKING:
     from vireo.server.gateway.pods import RankingCall, RetrievalCall
@@ -62,21 +61,14 @@ def dated(release: Path, tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(
-    ("pods", "degradations"),
-    [
-        ("both", []),
-        ("no ranking", [viewer_pb2.DEGRADATION_RANKING_SKIPPED]),
-        ("none", [viewer_pb2.DEGRADATION_POPULAR_FALLBACK]),
-    ],
-)
+@pytest.mark.parametrize(("away", "degradations"), AWAY)
 async def test_a_video_is_in_no_slate_before_it_is_published(
     dated: Path,
     features: Path,
     ranking_target: str,
     clock: Clock,
-    pods: str,
-    degradations: list[viewer_pb2.Degradation.ValueType],
+    away: str,
+    degradations: list[int],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(service, "Overlay", partial(Overlay, clock=clock))
@@ -88,9 +80,8 @@ async def test_a_video_is_in_no_slate_before_it_is_published(
     # The time of a request is the caller's to say; when a video is published isn't.
     slate.context.time.seconds = 2 * NOON
     async with serving(pod, dated) as (server, _):
-        candidate = NOWHERE if pods == "none" else f"127.0.0.1:{server.port}"
-        ranking = ranking_target if pods == "both" else NOWHERE
-        async with gateway(dated, features, candidate, ranking) as stub:
+        chain = Chain(dated, features, f"127.0.0.1:{server.port}", ranking_target)
+        async with chain.gateway(away=away) as stub:
             before = await stub.Recommend(slate)
             told = await stub.ExplainVideo(pb.ExplainVideoRequest(request=slate, video_id=SOON[0]))
             clock.now = NOON

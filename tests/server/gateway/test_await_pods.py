@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -15,16 +13,7 @@ import pytest
 import structlog
 
 from tests.builders.chain import NOWHERE
-from tests.builders.loading import serves
-from tests.builders.pods import running_pod
-from tests.builders.releases import build_release
-from tests.builders.waiting import until
-from vireo.server.gateway.turn import pods_serve
-from vireo.server.ranking.service import RANKING_POD
-from vireo.server.releases.cache import Stage
-from vireo.server.releases.channels import Change
-from vireo.server.releases.s3 import S3Settings
-from vireo.server.releases.store import ReleaseStore
+from vireo.server.gateway.await_pods import pods_serve
 from vireo.v1.release_pb2 import (
     GetServingReleaseResponse,
     ReleaseLoad,
@@ -69,6 +58,15 @@ async def test_it_is_time_once_all_pods_serve_the_release() -> None:
     assert not logs
 
 
+async def test_pods_are_waited_for_as_long_as_they_load() -> None:
+    # A response each tenth of a second: for longer than the limit.
+    loading = [serving("old", "new")] * 30
+    async with answering([*loading, serving("new")]) as control:
+        with structlog.testing.capture_logs() as logs:
+            await asyncio.wait_for(pods_serve(control, 2.0, "new"), 60)
+    assert not logs
+
+
 @pytest.mark.parametrize(
     ("response", "limit", "longest"),
     [
@@ -91,26 +89,3 @@ async def test_a_wait_is_bounded_and_logged(
 async def test_without_a_control_plane_the_wait_is_bounded() -> None:
     async with grpc.aio.insecure_channel(NOWHERE) as channel:
         await asyncio.wait_for(pods_serve(ReleaseServiceStub(channel), 0.3, "new"), 60)
-
-
-@pytest.mark.integration
-@pytest.mark.slow
-async def test_pods_are_waited_for_as_long_as_they_load(s3: S3Settings, tmp_path: Path) -> None:
-    limit = 2.0
-
-    def build(folder: Path) -> Any:
-        if folder.name == "turn-2":
-            time.sleep(1.5 * limit)
-        return RANKING_POD.build(folder)
-
-    store = ReleaseStore(s3)
-    for release_id in ("turn-1", "turn-2"):
-        store.publish(build_release(tmp_path / release_id, release_id=release_id))
-    store.change_channel("turn", Change("turn-1"), None)
-    async with running_pod(RANKING_POD, store, tmp_path / "cache", "turn", build=build) as pod:
-        await until(lambda: serves(pod.loader, "turn-1"))
-        store.change_channel("turn", Change("turn-2"), store.read_channel("turn"))
-        await until(lambda: pod.loader.progress.stage is Stage.BUILDING)
-        # What a pod says has the form of what the control plane says of all.
-        await asyncio.wait_for(pods_serve(ReleaseServiceStub(pod.channel), limit, "turn-2"), 60)
-        assert serves(pod.loader, "turn-2")
