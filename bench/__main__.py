@@ -67,20 +67,6 @@ for _name, _about in _SPEED.items():
 
 
 @app.command()
-def memory(
-    events: Annotated[
-        list[int] | None,
-        typer.Option(min=30, help="Number of events; a million and ten million if absent."),
-    ] = None,
-    as_json: _Json = False,
-) -> None:
-    """Measure the peak memory of import, features and training, over their estimates."""
-    from bench.memory import EVENTS, measure_memory
-
-    show(measure_memory(Home.current(), events or EVENTS, _progress()), as_json)
-
-
-@app.command()
 def live(
     data: _Data = _SMALL, part: _Part = None, short: _Short = False, as_json: _Json = False
 ) -> None:
