@@ -106,22 +106,16 @@ _KILLED_GATEWAYS = Fault(
     faults.killed_in_turn(2 * ("gateway-1", "gateway-2"), ("gateway-1",)),
     lasts=(2.0, 1.0),
 )
-_REDIS_HANGS, _REDIS_KILLED, _REDIS_KILLED_IDLE = (
-    Fault(
-        title,
-        begin,
-        lasts=(8.0, 2.0),
-        declares=UNREAD,
-        full_within=20.0,  # the lease of a consumer that Redis forgot may have to end
-        applied_within=20.0,
-        idle=begin is faults.killed_redis and "idle" in title,
-    )
-    for title, begin in (
-        ("Redis hangs", faults.hanging_redis),
-        ("Redis is killed", faults.killed_redis),
-        ("Redis is killed when idle", faults.killed_redis),
-    )
+_REDIS_HANGS = Fault(
+    "Redis hangs",
+    faults.hanging_redis,
+    lasts=(8.0, 2.0),
+    declares=UNREAD,
+    full_within=20.0,  # the lease of a consumer that Redis forgot may have to end
+    applied_within=20.0,
 )
+_REDIS_KILLED = replace(_REDIS_HANGS, title="Redis is killed", begin=faults.killed_redis)
+_REDIS_KILLED_IDLE = replace(_REDIS_KILLED, title="Redis is killed when idle", idle=True)
 
 CASES = {
     1: Case("kill -9 of one pod of two, each kind, repeatedly", (_KILLED_PODS,)),

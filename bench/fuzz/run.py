@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from random import Random
 
 import grpc
-import grpc.aio
 import psutil
 from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
@@ -21,12 +20,13 @@ from rich.console import Console
 
 from bench.fuzz.calls import GrpcCaller, Method
 from bench.fuzz.frames import BROKEN, ask_by_frames
-from bench.stack import Stack, built_home
+from bench.load import PAGE
+from bench.site import opened_site
+from bench.stack import Stack, built_home, until
 from vireo.ops.stack.settings import POD_KINDS, StackSettings
 from vireo.ops.stack.state import running_stack
+from vireo.server.errors import VireoError
 from vireo.server.home import Home
-from vireo.v1.recommendation_pb2 import RecommendRequest
-from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 
 UNWANTED = frozenset({"UNKNOWN", "INTERNAL", "DATA_LOSS", "HUNG", BROKEN})
 """Statuses that bad input must not get: a clear one says what is wrong with it."""
@@ -197,13 +197,14 @@ def _memory(processes: Mapping[str, psutil.Process]) -> dict[str, int]:
 
 async def _well(edge: str) -> bool:
     """Return whether the stack gives a full answer in time."""
-    deadline, request = time.monotonic() + _CALM, RecommendRequest(viewer_id="calm")
-    async with grpc.aio.insecure_channel(edge) as channel:
-        stub = RecommendationServiceStub(channel)
-        while time.monotonic() < deadline:
-            with contextlib.suppress(grpc.aio.AioRpcError):
-                answer = await stub.Recommend(request, timeout=5)
-                if answer.items and not answer.degradations:
-                    return True
-            await asyncio.sleep(0.2)
-    return False
+    async with opened_site(edge, _CALM) as site:
+
+        async def full() -> bool:
+            answer = await site.slate("calm", PAGE)
+            return bool(answer.items and not answer.degradations)
+
+        try:
+            await until(full, "a full answer", _CALM)
+        except VireoError:
+            return False
+    return True
