@@ -6,9 +6,9 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from statistics import median
 from typing import Any
 
-import numpy as np
 import typer
 from rich.console import Console
 
@@ -31,18 +31,6 @@ class Row:
     """Whether the bound is a minimum instead."""
     section: str = ""
     """The measurement that it belongs to: chain, tail, idle and so on."""
-
-    @staticmethod
-    def over_rounds(
-        measure: str,
-        figures: Sequence[float],
-        bound: float | None = None,
-        *,
-        at_least: bool = False,
-    ) -> Row:
-        """Return the median of the rounds' figures, with their range."""
-        spread = (min(figures), max(figures))
-        return Row(measure, float(np.median(figures)), spread, bound, at_least)
 
     @property
     def holds(self) -> bool | None:
@@ -88,9 +76,8 @@ class Figures:
     def rows(self) -> list[Row]:
         """Return a row for each measure: the median of the rounds, with their range."""
         return [
-            Row.over_rounds(measure, each, bound, at_least=at_least)
+            Row(measure, median(each), (min(each), max(each)), *self._bounds[measure])
             for measure, each in self._values.items()
-            for bound, at_least in [self._bounds[measure]]
         ]
 
 

@@ -9,7 +9,8 @@ import signal
 import subprocess
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -134,20 +135,38 @@ class Stack(OwnStack):
         return [each for each in pods if each.name.startswith(f"{kind}-")][-1]
 
     @contextmanager
+    def further_process(
+        self,
+        spec: ProcessSpec,
+        service: str = "",
+        host: str = "127.0.0.1",
+        before: Sequence[str] = (),
+    ) -> Iterator[tuple[str, int]]:
+        """Run one more process until the block ends, which the supervisor doesn't know.
+
+        Its own probe isn't used: the health of `service` is checked at `host`. `before` is a prefix
+        of its command. Yield its host:port and process id once it serves.
+
+        Raises:
+            VireoError: it ended, or doesn't serve in time.
+        """
+        address, log = f"{host}:{spec.port}", self.home.logs / f"{spec.name}.log"
+        environment = {**self.environment, **spec.environment}
+        with running(
+            [*before, *spec.command], log, partial(serves, address, service), environment
+        ) as pid:
+            yield address, pid
+
     def further_pod(
         self, kind: PodKind, settings: Mapping[str, str] | None = None
-    ) -> Iterator[tuple[str, int]]:
-        """Run one more pod, with other settings than the stack's, until the block ends.
+    ) -> AbstractContextManager[tuple[str, int]]:
+        """Run one more pod, with other settings than the stack's; see `further_process`.
 
-        Neither the control plane nor Envoy knows it. The stack's S3 must run. Yield its host:port
-        and process id once it serves.
+        Neither the control plane nor Envoy knows it. The stack's S3 must run.
         """
         spec = self.further(kind)
-        environment = {**self.environment, **spec.environment, **(settings or {})}
-        address, log = f"127.0.0.1:{spec.port}", self.home.logs / f"{spec.name}.log"
-        ready = partial(serves, address, GRPC_SERVICES[kind])
-        with running(spec.command, log, ready, environment) as pid:
-            yield address, pid
+        environment = {**spec.environment, **(settings or {})}
+        return self.further_process(replace(spec, environment=environment), GRPC_SERVICES[kind])
 
 
 def linked_home(home: Home, name: str) -> Home:

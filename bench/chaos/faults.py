@@ -116,7 +116,7 @@ def faulty(fault: str) -> Begin:
             yield
             await chain.findings.until(asked, f"not every kind of pod with {fault} was asked")
             counts = (await chain.requests(places)).items()
-            chain.findings.note(", ".join(f"{calls} calls as {kind}" for kind, calls in counts))
+            chain.findings.note(", ".join(f"{calls:.0f} calls as {kind}" for kind, calls in counts))
 
     return begin
 
@@ -262,8 +262,8 @@ async def host_cut_off(chain: Chain) -> AsyncIterator[None]:
         places = {kind: f"{host.address}:{spec.port}" for kind, spec in specs.items()}
 
         async def out() -> bool:
-            hosts = [(await chain.hosts(kind)).get(at) for kind, at in places.items()]
-            return not any(host and host.healthy for host in hosts)
+            hosts = await chain.hosts()
+            return not any(hosts[place].healthy for place in hosts.keys() & places.items())
 
         async with AsyncExitStack() as pods:
             for spec in specs.values():

@@ -27,6 +27,7 @@ from vireo.v1 import event_pb2
 _RECOVERED = 0.1
 """Maximum seconds by which p99 without the pod is above that before. A call to a pod that hangs
 costs 0.25 s and more."""
+_CHECKED_OUT = "failed_active_health_check"
 _TAKES_TRAFFIC = 5
 """Calls after which it counts as in use again."""
 _WAITS = "another consumer has the partition"
@@ -56,13 +57,13 @@ async def _hang(chain: Chain, load: SteadyLoad, name: str) -> None:
         kept = f"{name} was not ejected while it hung"
         at_first = await chain.until_pod(name, lambda h: not h.healthy, kept, hang)
         passed = f"{name} passed health checks while it hung"
-        checked = await chain.until_pod(name, lambda h: h.checked_out, passed, hang)
+        checked = await chain.until_pod(name, lambda h: _CHECKED_OUT in h.flags, passed, hang)
         out = time.monotonic()
         await asyncio.sleep(max(0.0, since + hang - out))
         resumed = time.monotonic()
-    enough = (await chain.pod_host(name)).requests + _TAKES_TRAFFIC
+    enough = (await chain.pod_host(name)).all_calls + _TAKES_TRAFFIC
     back = await chain.until_pod(
-        name, lambda h: h.healthy and h.requests >= enough, f"{name} took no traffic again"
+        name, lambda h: h.healthy and h.all_calls >= enough, f"{name} took no traffic again"
     )
     quiet = p99([each for each in load.answers if started <= each.at < since])
     while_out = p99([each for each in load.answers if out <= each.at < resumed])

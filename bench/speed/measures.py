@@ -217,7 +217,7 @@ def _peer_chain(python: Path, stood: Stand, questions: Sequence[Question]) -> It
     command = [str(python), "-m", module, str(port), str(stood.release), str(viewers)]
     environment = {**os.environ, "PYTHONPATH": str(_CHECKOUT), "OMP_NUM_THREADS": "1"}
     log = folder / "rayserve-chain.log"
-    with running(command, log, answers, environment, folder=_CHECKOUT) as pid:
+    with running(command, log, answers, environment) as pid:
         prepared = []
         for number, question in enumerate(questions):
             file = folder / f"peer-{number}.json"
