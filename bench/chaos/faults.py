@@ -54,30 +54,26 @@ _LOCK_SECONDS = 5.0
 _AWAY = "_away"
 
 
-def killed_in_turn(full: tuple[str, ...], short: tuple[str, ...]) -> Begin:
-    """Return a fault that kills pods in turn, each once the one before is back, and all of them."""
+@asynccontextmanager
+async def killed_in_turn(chain: Chain) -> AsyncIterator[None]:
+    """Kill pods in turn, each once the one before is back, and all of them."""
+    kills, wanted = 0, chain.plan.of(EVERY, FIRST)
 
-    @asynccontextmanager
-    async def begin(chain: Chain) -> AsyncIterator[None]:
-        kills, wanted = 0, chain.plan.of(full, short)
+    async def kill() -> None:
+        nonlocal kills
+        for name in cycle(wanted):
+            await chain.replaced(name, signal.SIGKILL)
+            kills += 1
+            await asyncio.sleep(chain.plan.settle)
 
-        async def kill() -> None:
-            nonlocal kills
-            for name in cycle(wanted):
-                await chain.replaced(name, signal.SIGKILL)
-                kills += 1
-                await asyncio.sleep(chain.plan.settle)
+    async def each_once() -> bool:
+        return kills >= len(wanted)
 
-        async def each_once() -> bool:
-            return kills >= len(wanted)
-
-        async with beside(kill()):
-            yield
-            patience = len(wanted) * chain.plan.patience
-            await chain.findings.until(each_once, "not all pods were killed", patience)
-        chain.findings.note(f"{kills} kills")
-
-    return begin
+    async with beside(kill()):
+        yield
+        patience = len(wanted) * chain.plan.patience
+        await chain.findings.until(each_once, "not all pods were killed", patience)
+    chain.findings.note(f"{kills} kills")
 
 
 @asynccontextmanager
