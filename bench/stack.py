@@ -31,7 +31,7 @@ from vireo.server.releases.s3 import S3Settings
 from vireo.server.releases.store import ReleaseStore
 from vireo.training.evaluation.served import Stack as ServedStack
 
-_CALL_SECONDS = 5.0
+_CALL_SECONDS, _COMMAND_SECONDS = 5.0, 60.0
 
 
 class Stack(OwnStack):
@@ -126,6 +126,21 @@ class Stack(OwnStack):
         await asyncio.to_thread(change)
         await until(all_serve, f"the swap to {release}", patience, pause=0.1)
         return time.monotonic() - begun
+
+    async def vireo(self, *command: str) -> subprocess.CompletedProcess[str]:
+        """Run a `vireo` command on it as an operator would; raise VireoError if it hangs."""
+        try:
+            return await asyncio.to_thread(
+                subprocess.run,
+                [*VIREO, *command],
+                env=dict(self.environment),
+                capture_output=True,
+                text=True,
+                timeout=_COMMAND_SECONDS,
+            )
+        except subprocess.TimeoutExpired as error:
+            took = f"took more than {_COMMAND_SECONDS:.0f} s"
+            raise VireoError(f"vireo {' '.join(command)} {took}") from error
 
     def further(self, kind: PodKind) -> ProcessSpec:
         """Return one pod more than the stack has of a kind, as the stack would run it."""

@@ -175,10 +175,6 @@ class Chain:
             ill = ", ".join(f"{name}: {state}" for name, state in self.stack.unhealthy().items())
             raise VireoError(f"the stack is not well: {ill}")
 
-    async def until_healthy(self, *names: str) -> None:
-        """Return once these processes are healthy; raise VireoError if that takes too long."""
-        await self.stack.until_healthy(self.plan.patience, names)
-
     # What is done to it.
 
     async def replaced(self, name: str, number: signal.Signals) -> None:
@@ -214,7 +210,7 @@ class Chain:
         kill()
         async with beside(keep_killing()):
             yield
-        await self.until_healthy(*names & self.pods().keys())
+        await self.stack.until_healthy(self.plan.patience, names & self.pods().keys())
 
     @asynccontextmanager
     async def listed(self, places: Mapping[PodKind, str]) -> AsyncIterator[None]:

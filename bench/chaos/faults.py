@@ -8,7 +8,6 @@ import json
 import math
 import signal
 import sqlite3
-import subprocess
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
@@ -25,7 +24,6 @@ from bench.chaos.places import filled, log_disk, other_host
 from bench.load import beside, closed_load
 from bench.process import serves
 from tests.builders.redis import RunningRedis
-from vireo.ops.cli.own_stack import VIREO
 from vireo.ops.stack.probes import grpc_probe
 from vireo.ops.stack.processes import ADS, ProcessSpec, control_process
 from vireo.ops.stack.settings import POD_KINDS, PodKind
@@ -48,7 +46,6 @@ _KILLED = "ranking-1"
 _TAKES_UP_SECONDS = 2.0
 _BAD_ORIGINS = "("
 """A setting that ends up in a route as a regular expression, and is none."""
-_COMMAND_SECONDS = 30.0
 _MAX_LETTERS = 80
 _LOCK_SECONDS = 5.0
 _AWAY = "_away"
@@ -229,13 +226,7 @@ async def _routes(chain: Chain) -> dict[str, Any]:
 
     Empty if there is no control plane, or the stack's Envoy isn't connected.
     """
-    done = await asyncio.to_thread(
-        subprocess.run,
-        [*VIREO, "control", "snapshot", "--json"],
-        env=dict(chain.stack.environment),
-        capture_output=True,
-        timeout=_COMMAND_SECONDS,
-    )
+    done = await chain.stack.vireo("control", "snapshot", "--json")
     for envoy in json.loads(done.stdout) if done.returncode == 0 else ():
         for resource in envoy["resources"]:
             if (resource["kind"], resource["name"]) == ("routes", "edge"):
@@ -279,7 +270,7 @@ async def host_cut_off(chain: Chain) -> AsyncIterator[None]:
 @asynccontextmanager
 async def killed_log(chain: Chain) -> AsyncIterator[None]:
     """Kill the log, once it is healthy; it starts again by itself."""
-    await chain.until_healthy("log")
+    await chain.stack.until_healthy(chain.plan.patience, ["log"])
     chain.stack.send("log", signal.SIGKILL)
     yield
 
@@ -294,7 +285,7 @@ def killed_consumer(chain: Chain) -> AbstractAsyncContextManager[None]:
 
     async def kill() -> None:
         while True:
-            await chain.until_healthy(CONSUMER)
+            await chain.stack.until_healthy(chain.plan.patience, [CONSUMER])
             chain.stack.send(CONSUMER, signal.SIGKILL)
             await asyncio.sleep(chain.plan.settle)
 

@@ -108,13 +108,8 @@ def _bare_chain(
     stood: Stand, questions: Sequence[Question]
 ) -> Iterator[tuple[str, dict[str, int]]]:
     """Run the bare chain until the block ends; yield host:port and its processes."""
-    viewers = {}
-    for question in questions:
-        viewers[question.viewer_id] = type(question.candidates.viewer)()
-        viewers[question.viewer_id].CopyFrom(question.candidates.viewer)
-        viewers[question.viewer_id].ClearField("asked_at")
     file = stood.folder / "viewers"
-    bare.write_viewers(file, viewers)
+    bare.write_viewers(file, {each.viewer_id: each.viewer for each in questions})
     with (
         _bare_server("candidate", stood) as (find, candidate),
         _bare_server("ranking", stood) as (rank, ranking),
@@ -191,7 +186,7 @@ def _peer_chain(python: Path, stood: Stand, questions: Sequence[Question]) -> It
     """Run Ray Serve's chain until the block ends; yield it once it answers every question right."""
     folder, port = stood.folder, free_port_base()
     viewers = folder / "peer-viewers"
-    viewers.write_bytes(pickle.dumps({each.viewer_id: each.query.viewer for each in questions}))
+    viewers.write_bytes(pickle.dumps({each.viewer_id: each.decoded for each in questions}))
 
     def body(question: Question) -> bytes:
         asked = question.request

@@ -26,6 +26,7 @@ from bench.speed.h2load import LoadResult, Prepared, Target
 from bench.stack import Stack, linked_home
 from vireo.server.candidate.service import decode
 from vireo.server.errors import VireoError
+from vireo.server.features.viewer import ViewerFeatures
 from vireo.server.gateway.features import FeatureReader
 from vireo.server.gateway.pods import retrieve_request
 from vireo.server.gateway.query import RecommendQuery
@@ -33,11 +34,10 @@ from vireo.server.home import Home
 from vireo.server.recommend.ranking.pipeline import RankingPipeline
 from vireo.server.recommend.ranking.release import RankingQuery, RankingRelease
 from vireo.server.recommend.retrieval.pipeline import CandidatePipeline
-from vireo.server.recommend.retrieval.query import CandidateQuery
 from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.server.rpc.guard import REQUEST_ID
 from vireo.training.features.watches import load_watches
-from vireo.v1 import candidate_pb2, recommendation_pb2, recommendation_pb2_grpc, viewer_pb2
+from vireo.v1 import recommendation_pb2, recommendation_pb2_grpc, viewer_pb2
 
 SETTINGS = {
     "VIREO_CANDIDATE_PODS": "1",
@@ -89,10 +89,10 @@ class Question:
 
     viewer_id: str
     request: recommendation_pb2.RecommendRequest
-    candidates: candidate_pb2.RetrieveCandidatesRequest
-    """With the viewer's features, as a gateway sends it."""
-    query: CandidateQuery
-    """The query of `candidates`."""
+    viewer: viewer_pb2.ViewerFeatures
+    """As gateways read them."""
+    decoded: ViewerFeatures
+    """The same, as pods read them."""
     ids: list[str]
     """The slate, made by the same pipelines in this process."""
     scores: list[float]
@@ -148,7 +148,7 @@ def questions_of(home: Home, dataset: str, viewers: int) -> list[Question]:
         )
         ids = [ranking.release.ids[row] for row in ranked.rows.tolist()]
         scores = ranked.scores.tolist()
-        questions.append(Question(viewer_id, request, retrieval, query, ids, scores))
+        questions.append(Question(viewer_id, request, viewer, query.viewer, ids, scores))
     return questions
 
 
