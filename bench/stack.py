@@ -31,6 +31,8 @@ from vireo.server.releases.s3 import S3Settings
 from vireo.server.releases.store import ReleaseStore
 from vireo.training.evaluation.served import Stack as ServedStack
 
+PATIENCE = 240.0
+"""Maximum seconds to wait for anything."""
 _CALL_SECONDS, _COMMAND_SECONDS = 5.0, 60.0
 
 
@@ -90,25 +92,25 @@ class Stack(OwnStack):
         process = self.process(name)
         return process.pid not in (None, pid) and process.state == "healthy"
 
-    async def kill(self, names: Iterable[str], patience: float) -> None:
+    async def kill(self, names: Iterable[str]) -> None:
         """Kill -9 processes, and return once they are healthy again."""
         killed = {name: self.send(name, signal.SIGKILL) for name in names}
 
         async def back() -> bool:
             return all(self.restarted(name, pid) for name, pid in killed.items())
 
-        await until(back, f"the restart of {', '.join(killed)}", patience)
+        await until(back, f"the restart of {', '.join(killed)}")
 
-    async def until_healthy(self, patience: float, names: Collection[str] | None = None) -> None:
+    async def until_healthy(self, names: Collection[str] | None = None) -> None:
         """Return once some processes are healthy, all if None; what was killed may still start."""
 
         async def healthy() -> bool:
             ill = self.unhealthy()
             return not (ill if names is None else ill.keys() & set(names))
 
-        await until(healthy, "the restart of what was killed", patience)
+        await until(healthy, "the restart of what was killed")
 
-    async def promote(self, release: str, patience: float) -> float:
+    async def promote(self, release: str) -> float:
         """Promote a release, and return the seconds until all pods serve it."""
 
         def change() -> None:
@@ -124,7 +126,7 @@ class Stack(OwnStack):
 
         begun = time.monotonic()
         await asyncio.to_thread(change)
-        await until(all_serve, f"the swap to {release}", patience, pause=0.1)
+        await until(all_serve, f"the swap to {release}", pause=0.1)
         return time.monotonic() - begun
 
     async def vireo(self, *command: str) -> subprocess.CompletedProcess[str]:
@@ -246,7 +248,7 @@ def run_vireo(command: Sequence[str], environment: Mapping[str, str]) -> str:
 
 
 async def until(
-    holds: Callable[[], Awaitable[bool]], what: str, patience: float, pause: float = 0.02
+    holds: Callable[[], Awaitable[bool]], what: str, pause: float = 0.02, patience: float = PATIENCE
 ) -> float:
     """Return the seconds until something holds; raise VireoError if it doesn't."""
     begun = time.monotonic()

@@ -210,7 +210,7 @@ class Chain:
         kill()
         async with beside(keep_killing()):
             yield
-        await self.stack.until_healthy(self.plan.patience, names & self.pods().keys())
+        await self.stack.until_healthy(names & self.pods().keys())
 
     @asynccontextmanager
     async def listed(self, places: Mapping[PodKind, str]) -> AsyncIterator[None]:

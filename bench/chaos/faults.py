@@ -270,7 +270,7 @@ async def host_cut_off(chain: Chain) -> AsyncIterator[None]:
 @asynccontextmanager
 async def killed_log(chain: Chain) -> AsyncIterator[None]:
     """Kill the log, once it is healthy; it starts again by itself."""
-    await chain.stack.until_healthy(chain.plan.patience, ["log"])
+    await chain.stack.until_healthy(["log"])
     chain.stack.send("log", signal.SIGKILL)
     yield
 
@@ -285,7 +285,7 @@ def killed_consumer(chain: Chain) -> AbstractAsyncContextManager[None]:
 
     async def kill() -> None:
         while True:
-            await chain.stack.until_healthy(chain.plan.patience, [CONSUMER])
+            await chain.stack.until_healthy([CONSUMER])
             chain.stack.send(CONSUMER, signal.SIGKILL)
             await asyncio.sleep(chain.plan.settle)
 

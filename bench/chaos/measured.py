@@ -94,7 +94,7 @@ async def killed_consumers(chain: Chain) -> CaseResult:
 async def _killed_consumer(chain: Chain) -> float:
     """Kill the consumer; return the seconds until a play from then on is in the slate."""
     plan, findings = chain.plan, chain.findings
-    await chain.stack.until_healthy(chain.plan.patience, [CONSUMER])
+    await chain.stack.until_healthy([CONSUMER])
     killed = time.monotonic()
     chain.stack.send(CONSUMER, signal.SIGKILL)
     await _effect(chain)
@@ -139,7 +139,7 @@ async def _two_consumers(chain: Chain) -> None:
         killed = time.monotonic()
         await _effect(chain)
         findings.note(f"a second one takes over {time.monotonic() - killed:.1f} s after a kill")
-        await chain.stack.until_healthy(chain.plan.patience, [CONSUMER])
+        await chain.stack.until_healthy([CONSUMER])
         holders = sum(await held())
         findings.must(holders == 1, f"the lease is held by {holders:.0f}")
     await _effect(chain)

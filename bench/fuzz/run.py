@@ -204,7 +204,7 @@ async def _well(edge: str) -> bool:
             return bool(answer.items and not answer.degradations)
 
         try:
-            await until(full, "a full answer", _CALM)
+            await until(full, "a full answer", patience=_CALM)
         except VireoError:
             return False
     return True
