@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
@@ -96,19 +96,14 @@ def attempted(console: Console, name: str, step: Callable[[], list[Row]]) -> lis
 
 
 def show(measured: Iterable[Row], as_json: bool) -> list[Row]:
-    """Print rows, and return them; a bound that doesn't hold is no error."""
+    """Print rows, as a table or as JSON, and return them; a broken bound is no error."""
     rows = []
     for row in measured:
         rows.append(row)
         if as_json:  # at once: what comes later takes long, and may fail
             typer.echo(json.dumps(row.document()))
-    if not as_json:
-        print_rows(rows)
-    return rows
-
-
-def print_rows(rows: Sequence[Row]) -> None:
-    """Print a table of figures with their spread and bound."""
+    if as_json:
+        return rows
     numbers = ("figure", "minimum", "maximum", "bound")
     table = table_of("measure", *numbers, "holds", numbers=numbers, texts={"measure"})
     for row in rows:
@@ -117,6 +112,7 @@ def print_rows(rows: Sequence[Row]) -> None:
         spread = ["" if each is None else f"{each:.2f}" for each in (low, high)]
         table.add_row(row.measure, f"{row.figure:.3f}", *spread, row.bound_text, holds)
     print_table(table)
+    return rows
 
 
 def check_bounds(rows: Iterable[Row]) -> None:

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from bench.load import PAGE
-from bench.rows import Figures, Row, print_rows
+from bench.rows import Figures, Row, show
 from bench.speed.h2load import Prepared, Target, frame
 from bench.speed.measures import MEASURES, measure
 from bench.speed.search import SHARES, measure_search
@@ -62,7 +62,7 @@ def test_rows_are_whole_on_a_narrow_terminal_and_measures_go_on_in_the_next_line
     rows = [
         Row(each["measure"], each["figure"], bound=each["bound"]) for each in map(json.loads, lines)
     ]
-    print_rows(rows)
+    show(rows, as_json=False)
     text = capsys.readouterr().out
     assert "…" not in text
     for row in rows:
