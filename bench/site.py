@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import grpc
 
+from bench.stack import until
 from vireo.server.errors import VireoError
 from vireo.v1 import (
     catalog_pb2,
@@ -245,6 +246,18 @@ def event(
     if kind == event_pb2.EVENT_KIND_PLAY:
         made.watched_fraction = 1.0
     return made
+
+
+async def removed_by(
+    kind: event_pb2.EventKind.ValueType, site: Site, viewer: str, videos: Sequence[str], page: int
+) -> float:
+    """Record events of a viewer's videos; return the seconds until these have left the slate."""
+    await site.record([event(f"{viewer}-{each}", viewer, kind, each) for each in videos])
+
+    async def gone() -> bool:
+        return not {*videos} & {*ids(await site.slate(viewer, page))}
+
+    return await until(gone, f"the effect of {viewer}'s events", pause=0.01)
 
 
 def ids(response: recommendation_pb2.RecommendResponse) -> list[str]:

@@ -18,7 +18,7 @@ from bench.chaos.findings import CaseResult
 from bench.load import PAGE, SteadyLoad, beside, p99
 from bench.process import counted
 from bench.replay import Replay
-from bench.site import Recorder, event, ids, opened_site
+from bench.site import Recorder, ids, opened_site, removed_by
 from vireo.ops.stack.nats import reachable_log
 from vireo.ops.stack.processes import ProcessSpec, consumer_processes
 from vireo.server.consumer.follow import STANDBY_SECONDS
@@ -110,13 +110,8 @@ async def _effect(chain: Chain) -> None:
     """Let a new viewer play the first video of the slate, and wait until it leaves the slate."""
     viewer = f"newcomer-{time.time_ns()}"
     async with opened_site(chain.settings.edge, chain.plan.patience) as site:
-        video = ids(await site.slate(viewer, PAGE))[0]
-        await site.record([event(viewer, viewer, event_pb2.EVENT_KIND_PLAY, video)])
-
-        async def gone() -> bool:
-            return video not in ids(await site.slate(viewer, PAGE))
-
-        await chain.findings.until(gone, "a play never took effect")
+        first = ids(await site.slate(viewer, PAGE))[:1]
+        await removed_by(event_pb2.EVENT_KIND_PLAY, site, viewer, first, PAGE)
 
 
 async def _two_consumers(chain: Chain) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable
 from typing import TypeVar
 
 import numpy as np
@@ -13,7 +13,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from bench.live.stack import LiveStack
 from bench.process import counted, memory_of
 from bench.rows import Row
-from bench.site import Site, event, ids
+from bench.site import Site, ids, removed_by
 from bench.stack import until
 from vireo.v1 import catalog_pb2, event_pb2
 
@@ -22,7 +22,6 @@ _PLAYS = 3
 _AT_A_TIME = 2
 """Viewers who are timed side by side: more would measure the queue before the processors."""
 _HIDING_AT_A_TIME = 4
-_POLL = 0.01
 _MAX_MEDIAN, _MAX_P99 = 0.5, 1.0
 
 _LONG_PAGE = 100
@@ -63,19 +62,8 @@ async def measure_effect(live: LiveStack, store: str) -> list[Row]:
 async def _effect(site: Site, viewer: str) -> tuple[float, bool]:
     """Return the seconds until plays had their effect, and whether a video came back after it."""
     played = ids(await site.slate(viewer, _PAGE))[:_PLAYS]
-    seconds = await _play(site, viewer, played, _PAGE)
+    seconds = await removed_by(event_pb2.EVENT_KIND_PLAY, site, viewer, played, _PAGE)
     return seconds, bool({*played} & {*ids(await site.slate(viewer, _PAGE))})
-
-
-async def _play(site: Site, viewer: str, videos: Sequence[str], page: int) -> float:
-    """Let a viewer play videos; return the seconds until they have left the slate."""
-    plays = [event(f"{viewer}-{v}", viewer, event_pb2.EVENT_KIND_PLAY, v) for v in videos]
-    await site.record(plays)
-
-    async def gone() -> bool:
-        return not {*videos} & {*ids(await site.slate(viewer, page))}
-
-    return await until(gone, f"the effect of {viewer}'s plays", _POLL)
 
 
 async def measure_hides(live: LiveStack) -> list[Row]:
@@ -87,13 +75,7 @@ async def measure_hides(live: LiveStack) -> list[Row]:
 
         async def hide(viewer: str) -> None:
             video = hidden[viewer] = ids(await site.slate(viewer, _PAGE))[0]
-            hides = [event(f"hide-{viewer}", viewer, event_pb2.EVENT_KIND_HIDE, video)]
-            await site.record(hides)
-
-            async def gone() -> bool:
-                return video not in ids(await site.slate(viewer, _PAGE))
-
-            await until(gone, "the effect of a hide")
+            await removed_by(event_pb2.EVENT_KIND_HIDE, site, viewer, [video], _PAGE)
 
         async def look(viewer: str) -> None:
             nonlocal came_back
@@ -176,7 +158,7 @@ async def _become_fan(site: Site, live: LiveStack, viewer: str, turn: int) -> li
     shown = ids(await site.slate(viewer, _LONG_PAGE))
     model = live.tags[shown[turn % len(shown)]]
     alike = sorted(shown, key=lambda video: -len(model & live.tags.get(video, frozenset())))
-    await _play(site, viewer, alike[:_FAN_PLAYS], _LONG_PAGE)
+    await removed_by(event_pb2.EVENT_KIND_PLAY, site, viewer, alike[:_FAN_PLAYS], _LONG_PAGE)
     return sorted(model)
 
 
