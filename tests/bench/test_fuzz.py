@@ -15,7 +15,7 @@ from rich.console import Console
 from bench.fuzz.calls import Method
 from bench.fuzz.frames import BROKEN, ask_spoilt
 from bench.fuzz.messages import WAYS, spoilt, valid
-from bench.fuzz.run import Counts, run_fuzz
+from bench.fuzz.run import FuzzResult, run_fuzz
 from tests.builders.tiny_home import DATASET, build_tiny_home
 from vireo.server.gateway.page_token import BadPageTokenError, PageTokens
 from vireo.v1.event_pb2 import RecordEventsRequest
@@ -115,11 +115,11 @@ async def test_corrupt_frames_end_their_own_call_alone() -> None:
 
 
 def test_unwanted_statuses_are_kept_with_their_requests() -> None:
-    counts = Counts()
-    counts.add(CHECK, "deep, well", "INTERNAL: oh")
-    counts.add(CHECK, "deep, well", "INVALID_ARGUMENT: x")
-    assert dict(counts.answers[CHECK.name]) == {"INTERNAL": 1, "INVALID_ARGUMENT": 1}
-    assert counts.unwanted == {f"{CHECK.name} INTERNAL": ["deep, well: oh"]}
+    result = FuzzResult()
+    result.add(CHECK, "deep, well", "INTERNAL: oh")
+    result.add(CHECK, "deep, well", "INVALID_ARGUMENT: x")
+    assert result.answers[CHECK.name] == {"INTERNAL": 1, "INVALID_ARGUMENT": 1}
+    assert result.unwanted == {f"{CHECK.name} INTERNAL": ["deep, well: oh"]}
 
 
 @pytest.mark.integration
@@ -148,7 +148,7 @@ def test_no_bad_request_kills_a_process_or_gets_an_unclear_answer(tmp_path: Path
 def test_a_silent_call_that_lasts_until_its_deadline_hangs_where_the_server_must_end_it(
     place: str, status: str
 ) -> None:
-    counts, method = Counts(), replace(CHECK, place=place)
-    counts.add(method, "valid, silent", "DEADLINE_EXCEEDED: Deadline Exceeded")
-    assert dict(counts.answers[method.name]) == {status: 1}
-    assert len(counts.unwanted) == (status == "HUNG")
+    result, method = FuzzResult(), replace(CHECK, place=place)
+    result.add(method, "valid, silent", "DEADLINE_EXCEEDED: Deadline Exceeded")
+    assert result.answers[method.name] == {status: 1}
+    assert len(result.unwanted) == (status == "HUNG")
