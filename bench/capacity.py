@@ -23,7 +23,6 @@ import numpy as np
 from vireo.server.event_log.settings import EventLogSettings
 
 PAGE = Path(__file__).parents[1] / "docs/capacity.md"
-_MEASURED = Path(__file__).parent / "report/capacity.json"
 _PAGE_SITES = (1_000, 100_000, 10_000_000)
 _NEEDED = "## What sites need"
 ROLES = ("envoy", "gateway", "candidate", "ranking")
@@ -92,12 +91,7 @@ class Site:
 
 Costs: TypeAlias = Mapping[str, Any]
 """What report/capacity.json has; the page says what each is."""
-
-
-def measured() -> Costs:
-    """Return the costs of the last measurements."""
-    costs: Costs = json.loads(_MEASURED.read_text())
-    return costs
+MEASURED: Costs = json.loads((Path(__file__).parent / "report/capacity.json").read_text())
 
 
 def role_ms(site: Site, costs: Costs) -> dict[str, float]:
@@ -124,34 +118,27 @@ def needed(site: Site, costs: Costs) -> dict[str, Any]:
     processes["consumer"] = max(1, math.ceil(used["consumer"] / room))
     processes["control"] = 1
     used["redis"] = site.peak_slates * costs["store_ms"] / 1000
-    redis_gb = site.viewers * site.known * site.row_copies * _row_bytes(site, costs) / 1e9
-    events_gb = site.daily_events * costs["event_bytes"] * site.retention_days / 1e9
-    log_memory_gb = site.peak_slates * 3600 * site.event_calls * _ID_BYTES / 1e9
+    found: dict[str, Any] = {"cores_used": used, "processes": processes}
+    found["peak_slates"], found["peak_events"] = site.peak_slates, peak_events
+    row_bytes = _row_bytes(site, costs)
+    found["redis_gb"] = site.viewers * site.known * site.row_copies * row_bytes / 1e9
+    events_bytes = site.daily_events * costs["event_bytes"] * site.retention_days
+    found["log_gb"] = events_bytes * site.log_replicas / 1e9
+    found["retention"] = site.retention_days * DAY_SECONDS
+    found["log_max_bytes"] = events_bytes / site.log_filled
+    found["log_memory_gb"] = site.peak_slates * 3600 * site.event_calls * _ID_BYTES / 1e9
+    found["day_hours"] = site.daily_events / costs["consumer_rate"] / 3600
+    found["retained_hours"] = found["day_hours"] * site.retention_days
     redis = max(1, math.ceil(used["redis"] / room))
-    cores = sum(processes.values()) + redis + site.log_replicas
+    found["cores"] = sum(processes.values()) + redis + site.log_replicas
     memory_mb = sum(count * costs["process_mb"][role] for role, count in processes.items())
-    memory_gb = memory_mb / 1e3 + redis_gb + site.log_replicas * log_memory_gb
-    log_gb = events_gb * site.log_replicas
-    dollars = _MONTH_HOURS * (cores * site.core_hour + memory_gb * site.gb_hour)
-    dollars += log_gb * site.disk_gb_month
-    day_hours = site.daily_events / costs["consumer_rate"] / 3600
-    return {
-        "peak_slates": site.peak_slates,
-        "peak_events": peak_events,
-        "cores_used": used,
-        "processes": processes,
-        "redis_gb": redis_gb,
-        "log_gb": log_gb,
-        "retention": site.retention_days * DAY_SECONDS,
-        "log_max_bytes": events_gb * 1e9 / site.log_filled,
-        "day_hours": day_hours,
-        "retained_hours": day_hours * site.retention_days,
-        "log_memory_gb": log_memory_gb,
-        "cores": cores,
-        "memory_gb": memory_gb,
-        "dollars": dollars,
-        "million_slates_dollars": dollars / (site.viewers * site.slates * _MONTH_DAYS / 1e6),
-    }
+    log_memory_gb = site.log_replicas * found["log_memory_gb"]
+    found["memory_gb"] = memory_mb / 1e3 + found["redis_gb"] + log_memory_gb
+    hourly = found["cores"] * site.core_hour + found["memory_gb"] * site.gb_hour
+    found["dollars"] = _MONTH_HOURS * hourly + found["log_gb"] * site.disk_gb_month
+    monthly_slates = site.viewers * site.slates * _MONTH_DAYS
+    found["million_slates_dollars"] = found["dollars"] / (monthly_slates / 1e6)
+    return found
 
 
 def limits(site: Site, costs: Costs) -> dict[str, float]:
@@ -226,10 +213,10 @@ def main() -> None:
         parser.add_argument(name, type=float, default=each.default, help=f"{what} (%(default)g)")
     site = Site(**vars(parser.parse_args()))
     if site.viewers:
-        page = capacity_page(site, measured(), [site.viewers])
+        page = capacity_page(site, MEASURED, [site.viewers])
         sys.stdout.write(page[page.index(_NEEDED) :])
     else:
-        PAGE.write_text(capacity_page(Site(), measured()))
+        PAGE.write_text(capacity_page(Site(), MEASURED))
 
 
 if __name__ == "__main__":

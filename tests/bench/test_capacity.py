@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from bench import capacity
-from bench.capacity import DAY_SECONDS, PAGE, Site, capacity_page, limits, measured, needed
+from bench.capacity import DAY_SECONDS, MEASURED, PAGE, Site, capacity_page, limits, needed
 
 COSTS = {
     "slate_ms": {"envoy": 0.6, "gateway": 1.0, "candidate": 2.0, "ranking": 1.5},
@@ -81,15 +81,15 @@ def test_the_charts_example_of_production_has_the_limits_of_the_viewers_that_it_
     events = yaml.safe_load(text)["events"]
     days = events["retentionSeconds"] / DAY_SECONDS
     site = Site(float(viewers.replace(",", "")), retention_days=days)
-    found = needed(site, measured())
+    found = needed(site, MEASURED)
     assert found["log_max_bytes"] <= events["maxBytes"] <= 1.1 * found["log_max_bytes"]
     assert f"is for {viewers} viewers" in PAGE.read_text()
     assert found["processes"]["consumer"] <= events["partitions"]
-    assert limits(site, measured())["nightly"] > site.viewers
+    assert limits(site, MEASURED)["nightly"] > site.viewers
 
 
 def test_the_page_is_as_new_as_the_last_measurements() -> None:
-    made = capacity_page(Site(), measured())
+    made = capacity_page(Site(), MEASURED)
     assert PAGE.read_text() == made, "make it again: python -m bench.capacity"
 
 
