@@ -8,7 +8,6 @@ import json
 import math
 import signal
 import sqlite3
-import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import replace
@@ -17,15 +16,14 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-from bench.chaos import faulty_pod
 from bench.chaos.case import Begin
 from bench.chaos.chain import Chain
+from bench.chaos.faulty_pod import faulty_pod
 from bench.chaos.places import filled, log_disk, other_host
 from bench.load import beside, closed_load
 from bench.process import serves
 from tests.builders.redis import RunningRedis
-from vireo.ops.stack.probes import grpc_probe
-from vireo.ops.stack.processes import ADS, ProcessSpec, control_process
+from vireo.ops.stack.processes import ADS, control_process
 from vireo.ops.stack.settings import POD_KINDS, PodKind
 
 CONSUMER = "consumer-1"
@@ -35,8 +33,6 @@ SHORT_DEADLINE = 0.005
 FIRST = ("candidate-1", "ranking-1", "gateway-1")
 """A pod of each kind."""
 EVERY = (*FIRST, "candidate-2", "ranking-2", "gateway-2")
-_FAULTY_PORT_OFFSETS = {"unavailable": 97, "slow": 98, "nan": 99}
-"""From the first port of the stack, whose others are all below: Envoy knows addresses for long."""
 _INNER: tuple[PodKind, ...] = ("candidate", "ranking")
 """What runs on another host, where a gateway would need an Envoy, and whose scores are checked by
 others on the way to the caller."""
@@ -96,20 +92,19 @@ def faulty(fault: str) -> Begin:
 
     @asynccontextmanager
     async def begin(chain: Chain) -> AsyncIterator[None]:
-        port = chain.settings.port_base + _FAULTY_PORT_OFFSETS[fault]
-        targets = [f"{kind}=127.0.0.1:{chain.settings.pod_ports(kind)[0]}" for kind in POD_KINDS]
-        command = [sys.executable, "-m", faulty_pod.__name__, str(port), fault, *targets]
-        spec = ProcessSpec(f"faulty-{fault}", command, port, grpc_probe(port, ""))
-        places = dict.fromkeys(_INNER if fault == "nan" else POD_KINDS, f"127.0.0.1:{port}")
+        real = {kind: f"127.0.0.1:{chain.settings.pod_ports(kind)[0]}" for kind in POD_KINDS}
+        async with faulty_pod(fault, real) as address:
+            places = dict.fromkeys(_INNER if fault == "nan" else POD_KINDS, address)
 
-        async def asked() -> bool:
-            return all((await chain.requests(places)).values())
+            async def asked() -> bool:
+                return all((await chain.requests(places)).values())
 
-        async with chain.further_process(spec), chain.listed(places):
-            yield
-            await chain.findings.until(asked, f"not every kind of pod with {fault} was asked")
-            counts = (await chain.requests(places)).items()
-            chain.findings.note(", ".join(f"{calls:.0f} calls as {kind}" for kind, calls in counts))
+            async with chain.listed(places):
+                yield
+                await chain.findings.until(asked, f"not every kind of pod with {fault} was asked")
+                counts = (await chain.requests(places)).items()
+            calls = ", ".join(f"{count:.0f} calls as {kind}" for kind, count in counts)
+            chain.findings.note(calls)
 
     return begin
 

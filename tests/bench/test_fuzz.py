@@ -5,11 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 from random import Random
 
-import grpc.aio
 import pytest
 from google.protobuf.message import DecodeError
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1._async import HealthServicer
+from grpc_health.v1 import health_pb2
 from rich.console import Console
 
 from bench.fuzz.calls import Method
@@ -99,19 +97,6 @@ async def test_a_request_that_ends_the_connection_of_good_calls_is_found() -> No
         address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
         ended = await ask_spoilt(Random(1), replace(CHECK, address=address), "no te")
     assert ended.startswith(BROKEN)
-
-
-async def test_corrupt_frames_end_their_own_call_alone() -> None:
-    server = grpc.aio.server()
-    health_pb2_grpc.add_HealthServicer_to_server(HealthServicer(), server)  # type: ignore[no-untyped-call]
-    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
-    await server.start()
-    ended = [
-        await ask_spoilt(Random(number), replace(CHECK, address=address), "compressed")
-        for number in range(5)
-    ]
-    await server.stop(None)
-    assert not any(each.startswith((BROKEN, "HUNG")) for each in ended), ended
 
 
 def test_unwanted_statuses_are_kept_with_their_requests() -> None:
