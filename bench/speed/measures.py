@@ -28,15 +28,7 @@ from bench.process import memory_of, running
 from bench.rows import Figures, Row
 from bench.speed.h2load import Prepared, Target
 from bench.speed.search import measure_search
-from bench.speed.stand import (
-    Chain,
-    Cost,
-    Question,
-    SpeedPlan,
-    Stand,
-    questions_of,
-    stand,
-)
+from bench.speed.stand import Chain, Cost, Question, SpeedPlan, Stand, questions_of, stand
 from vireo.ops.stack.ports import free_port_base
 from vireo.ops.stack.settings import PodKind
 from vireo.server.home import Home
@@ -224,11 +216,11 @@ def _peer_chain(python: Path, stood: Stand, questions: Sequence[Question]) -> It
 
 def _tail_rows(stood: Stand, plan: SpeedPlan, console: Console) -> list[Row]:
     """Measure p99 over p50 behind Envoy at a sustained load."""
-    return asyncio.run(_tail(stood, plan, console))
+    return asyncio.run(_tail(stood.edge(plan.viewers), plan, console))
 
 
-async def _tail(stood: Stand, plan: SpeedPlan, console: Console) -> list[Row]:
-    edge, figures = await stood.edge(plan.viewers), Figures(console)
+async def _tail(edge: Target, plan: SpeedPlan, console: Console) -> list[Row]:
+    figures = Figures(console)
     load = f"{_TAIL_CALLERS} callers at {_SHARE:.0%} of the sustained rate"
     for number in figures.rounds(plan.rounds):
         requests = plan.of_round(number).requests
@@ -246,7 +238,7 @@ async def _tail(stood: Stand, plan: SpeedPlan, console: Console) -> list[Row]:
 
 def _pods_rows(stood: Stand, plan: SpeedPlan, console: Console) -> list[Row]:
     """Measure the memory of pods, and the start of others like them from a warm cache."""
-    asyncio.run(stood.edge(plan.sample))
+    stood.edge(plan.sample)
     figures = Figures(console)
     for _ in figures.rounds(plan.rounds):
         for kind in _MAX_MEGABYTES:

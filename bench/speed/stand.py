@@ -5,13 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import (
-    Iterable,
-    Iterator,
-    Mapping,
-    Sequence,
-)
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -113,17 +107,12 @@ def read_viewers(features: Path, viewer_ids: Iterable[str]) -> list[viewer_pb2.V
     """Return viewers' features from a Feast repository, read as gateways do."""
     # Feast imports torch if it is installed, which takes seconds.
     sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
+    reader = FeatureReader(features, _SECONDS)
 
-    def read() -> list[viewer_pb2.ViewerFeatures]:
-        reader = FeatureReader(features, _SECONDS)
+    async def every() -> list[viewer_pb2.ViewerFeatures]:
+        return [await reader.read(viewer_id, _SECONDS) for viewer_id in viewer_ids]
 
-        async def every() -> list[viewer_pb2.ViewerFeatures]:
-            return [await reader.read(viewer_id, _SECONDS) for viewer_id in viewer_ids]
-
-        return asyncio.run(every())
-
-    with ThreadPoolExecutor(1) as thread:  # this one may have an event loop that runs
-        return thread.submit(read).result()
+    return asyncio.run(every())
 
 
 def questions_of(home: Home, dataset: str, viewers: int) -> list[Question]:
@@ -249,10 +238,11 @@ class Stand:
         pids = {process: self.pids[process] for process in processes}
         return await Chain.of(name, address, pids, questions, self.folder)
 
-    async def edge(self, viewers: int) -> Target:
+    def edge(self, viewers: int) -> Target:
         """Return Envoy's edge, after it has answered for the first viewers right."""
         questions = questions_of(self.home, self.dataset, viewers)
-        return (await self.chain("the edge", self.stack.settings.edge, (), questions)).target
+        address = self.stack.settings.edge
+        return asyncio.run(self.chain("the edge", address, (), questions)).target
 
 
 @contextmanager
