@@ -36,6 +36,11 @@ _SPEED = {
     "filters.",
     "all": f"Measure all of these, over the data set {_LARGE} if it was trained, else {_SMALL}.",
 }
+_PROMISES = {
+    "live": "Measure events, the live catalogue and swaps of releases",
+    "requests": "Measure what requests may ask: filters, pages, batches",
+}
+_OWN = "Runs stacks of its own on free ports, whose pods are killed: a running one is left alone."
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -66,55 +71,21 @@ for _name, _about in _SPEED.items():
     _add_speed(_name, _about)
 
 
-@app.command()
-def memory(
-    events: Annotated[
-        list[int] | None,
-        typer.Option(min=30, help="Number of events; a million and ten million if absent."),
-    ] = None,
-    as_json: _Json = False,
-) -> None:
-    """Measure the peak memory of import, features and training, over their estimates."""
-    from bench.memory import EVENTS, measure_memory
+def _add_promises(name: str, about: str) -> None:
+    @app.command(name, help=f"{about}; exit with 1 if a bound fails.\n\n{_OWN}")
+    def measured(
+        data: _Data = _SMALL, part: _Part = None, short: _Short = False, as_json: _Json = False
+    ) -> None:
+        from bench.live.run import PARTS, measure
+        from bench.live.stack import SHORT, LivePlan
 
-    show(measure_memory(Home.current(), events or EVENTS, _progress()), as_json)
-
-
-@app.command()
-def live(
-    data: _Data = _SMALL, part: _Part = None, short: _Short = False, as_json: _Json = False
-) -> None:
-    """Measure events, the live catalogue and swaps of releases; exit with 1 if a bound fails.
-
-    Runs stacks of its own on free ports: a running one is left alone. Bounds are the stated ones.
-    """
-    from bench.live.run import LIVE
-
-    _measure_live(data, part, LIVE, short=short, as_json=as_json)
+        known, plan = PARTS[name], SHORT if short else LivePlan()
+        _check_known(part, known)
+        check_bounds(show(measure(Home.current(), data, plan, _progress(), part or known), as_json))
 
 
-@app.command()
-def requests(
-    data: _Data = _SMALL, part: _Part = None, short: _Short = False, as_json: _Json = False
-) -> None:
-    """Measure what requests may ask: filters, pages, batches; exit with 1 if a bound fails.
-
-    Runs a stack of its own on free ports, whose pods are killed: a running one is left alone.
-    """
-    from bench.live.run import REQUESTS
-
-    _measure_live(data, part, REQUESTS, short=short, as_json=as_json)
-
-
-def _measure_live(
-    data: str, part: list[str] | None, known: Collection[str], *, short: bool, as_json: bool
-) -> None:
-    from bench.live.run import measure
-    from bench.live.stack import SHORT, LivePlan
-
-    _check_known(part, known)
-    plan = SHORT if short else LivePlan()
-    check_bounds(show(measure(Home.current(), data, plan, _progress(), part or known), as_json))
+for _name, _about in _PROMISES.items():
+    _add_promises(_name, _about)
 
 
 @app.command()

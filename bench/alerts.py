@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-import subprocess
 import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import AsyncExitStack
@@ -26,7 +25,6 @@ from bench.chaos.findings import ChaosPlan
 from bench.load import SteadyLoad
 from bench.process import page_of
 from bench.rows import Row
-from vireo.ops.cli.own_stack import VIREO
 from vireo.ops.doctor.causes.processes import JUST_NOW
 from vireo.ops.doctor.conditions import by_fault
 from vireo.ops.stack.observe import check_programs, prometheus_url
@@ -39,7 +37,6 @@ _OBSERVED = {"VIREO_OBSERVE": "true"}
 _SECTION = "alerts"
 _POLL = 0.5
 _PEACE_SECONDS = 240.0
-_DOCTOR_SECONDS = 60.0
 _MAX_SAMPLES = 10_000
 """Prometheus gives 11,000 samples of a series at most."""
 _FIRING = 'max by (alertname) (ALERTS{alertstate="firing",severity!="watchdog"})'
@@ -148,22 +145,10 @@ class _Bench:
     async def doctor(self) -> list[dict[str, str]]:
         """Return the `cause` and `level` of what `vireo doctor` finds, the likeliest first.
 
-        It is asked as an operator asks it.
-
         Raises:
             VireoError: it failed, took too long, or could ask nothing.
         """
-        try:
-            done = await asyncio.to_thread(
-                subprocess.run,
-                [*VIREO, "doctor", "--json"],
-                env=dict(self.chain.stack.environment),
-                capture_output=True,
-                text=True,
-                timeout=_DOCTOR_SECONDS,
-            )
-        except subprocess.TimeoutExpired as error:
-            raise VireoError(f"vireo doctor took more than {_DOCTOR_SECONDS:.0f} s") from error
+        done = await self.chain.stack.vireo("doctor", "--json")
         if done.returncode not in (0, 1):  # 1 says that something fails
             raise VireoError(f"vireo doctor failed: {done.stderr.strip() or done.stdout.strip()}")
         findings: list[dict[str, str]] = json.loads(done.stdout)["findings"]

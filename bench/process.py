@@ -16,13 +16,14 @@ from typing import Any
 import grpc
 import psutil
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from prometheus_client.parser import text_string_to_metric_families
 
+from vireo.ops.doctor.probes.metrics import parse
 from vireo.ops.stack.die_with_parent import wrapped
 from vireo.ops.stack.settings import METRICS_PORT_OFFSET
 from vireo.server.errors import VireoError
 
 _POLL = 0.05
+_START_SECONDS = 240.0
 _HEALTH_SECONDS = 2.0
 _GRACE_SECONDS = 10.0
 _PAGE_SECONDS = 5.0
@@ -34,9 +35,6 @@ def running(
     log: Path,
     ready: Callable[[], bool],
     environment: Mapping[str, str],
-    *,
-    folder: Path | None = None,
-    patience: float = 240.0,
 ) -> Iterator[int]:
     """Run a process until the block ends, or this process does; yield its id once it is ready.
 
@@ -47,8 +45,6 @@ def running(
         log: file for its output; errors name it.
         ready: polled until it returns True.
         environment: all of its variables.
-        folder: its working directory.
-        patience: maximum seconds until it is ready.
 
     Raises:
         VireoError: it ended, or isn't ready in time.
@@ -56,14 +52,13 @@ def running(
     with log.open("wb") as output:
         process = subprocess.Popen(
             wrapped([*map(str, command)]),
-            cwd=folder,
             env=environment,
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
     try:
-        until = time.monotonic() + patience
+        until = time.monotonic() + _START_SECONDS
         while not ready():
             if process.poll() is not None or time.monotonic() > until:
                 raise VireoError(f"{log.stem} did not start; see {log}")
@@ -125,10 +120,9 @@ async def counted(ports: Iterable[int]) -> Mapping[str, float]:
     """
     totals: defaultdict[str, float] = defaultdict(float)
     for port in ports:
-        text = await page_of(port + METRICS_PORT_OFFSET, "metrics")
-        for family in text_string_to_metric_families(text):
-            for sample in family.samples:
-                totals[sample.name] += sample.value
+        page = parse(await page_of(port + METRICS_PORT_OFFSET, "metrics"))
+        for name, samples in page.items():
+            totals[name] += sum(value for _, value in samples)
     return totals
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
+from statistics import median
 from typing import Any
 
-import numpy as np
 import typer
 from rich.console import Console
 
@@ -31,18 +31,6 @@ class Row:
     """Whether the bound is a minimum instead."""
     section: str = ""
     """The measurement that it belongs to: chain, tail, idle and so on."""
-
-    @staticmethod
-    def over_rounds(
-        measure: str,
-        figures: Sequence[float],
-        bound: float | None = None,
-        *,
-        at_least: bool = False,
-    ) -> Row:
-        """Return the median of the rounds' figures, with their range."""
-        spread = (min(figures), max(figures))
-        return Row(measure, float(np.median(figures)), spread, bound, at_least)
 
     @property
     def holds(self) -> bool | None:
@@ -88,9 +76,8 @@ class Figures:
     def rows(self) -> list[Row]:
         """Return a row for each measure: the median of the rounds, with their range."""
         return [
-            Row.over_rounds(measure, each, bound, at_least=at_least)
+            Row(measure, median(each), (min(each), max(each)), *self._bounds[measure])
             for measure, each in self._values.items()
-            for bound, at_least in [self._bounds[measure]]
         ]
 
 
@@ -109,19 +96,14 @@ def attempted(console: Console, name: str, step: Callable[[], list[Row]]) -> lis
 
 
 def show(measured: Iterable[Row], as_json: bool) -> list[Row]:
-    """Print rows, and return them; a bound that doesn't hold is no error."""
+    """Print rows, as a table or as JSON, and return them; a broken bound is no error."""
     rows = []
     for row in measured:
         rows.append(row)
         if as_json:  # at once: what comes later takes long, and may fail
             typer.echo(json.dumps(row.document()))
-    if not as_json:
-        print_rows(rows)
-    return rows
-
-
-def print_rows(rows: Sequence[Row]) -> None:
-    """Print a table of figures with their spread and bound."""
+    if as_json:
+        return rows
     numbers = ("figure", "minimum", "maximum", "bound")
     table = table_of("measure", *numbers, "holds", numbers=numbers, texts={"measure"})
     for row in rows:
@@ -130,6 +112,7 @@ def print_rows(rows: Sequence[Row]) -> None:
         spread = ["" if each is None else f"{each:.2f}" for each in (low, high)]
         table.add_row(row.measure, f"{row.figure:.3f}", *spread, row.bound_text, holds)
     print_table(table)
+    return rows
 
 
 def check_bounds(rows: Iterable[Row]) -> None:

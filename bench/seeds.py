@@ -12,8 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
-import platform
 import resource
 import time
 from collections.abc import Mapping, Sequence
@@ -22,7 +20,6 @@ from statistics import NormalDist
 from typing import Any
 
 import numpy as np
-import psutil
 from rich.console import Console
 from scipy import stats
 
@@ -44,15 +41,13 @@ def main() -> None:
     parser.add_argument("--data", default="ml-100k", help="name of an imported data set")
     parser.add_argument("--profile", default="demo", help="settings of the training")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--out", type=Path, default=_REPORT, help="folder of the result")
     given = parser.parse_args()
     console, home = Console(stderr=True, highlight=False), Home.current()
     results = []
     for seed in given.seeds:
         console.rule(f"seed {seed} of {given.profile} on {given.data}")
         results.append(result_of(home, given.data, given.profile, seed))
-    path: Path = given.out / f"seeds-{given.data}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = _REPORT / f"seeds-{given.data}.json"
     path.write_text(json.dumps(summary(given.data, given.profile, results), indent=2) + "\n")
     console.print(f"result: {path}", soft_wrap=True)
     report = home.measuring.run(given.data) / "report"
@@ -113,27 +108,20 @@ def _children_cpu_seconds() -> float:
 
 
 def summary(data: str, profile: str, results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return every seed's figures, their means with intervals, and the machine.
+    """Return every seed's figures, and their means with intervals.
 
     The intervals of the systems' measures cover both seeds and viewers.
     """
-    errors = [each.get("viewer_errors", {}) for each in results]
     spent = [{name: each[name] for name in each if name.startswith("train_")} for each in results]
     return {
         "data": data,
         "profile": profile,
-        "machine": {
-            "cores": psutil.cpu_count(logical=False) or os.cpu_count(),
-            "threads": os.cpu_count(),
-            "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
-            "processor": platform.processor() or platform.machine(),
-        },
         "confidence": _CONFIDENCE,
         "seeds": list(results),
         "mean": {
             system: _means(
                 [result["systems"][system] for result in results],
-                [each[system] for each in errors if each],
+                [result["viewer_errors"][system] for result in results],
             )
             for system in _SYSTEMS
         },

@@ -14,9 +14,8 @@ from itertools import count
 from typing import Any, TypeVar
 
 import grpc
-from google.rpc.error_details_pb2 import RetryInfo
-from google.rpc.status_pb2 import Status
 
+from bench.stack import until
 from vireo.server.errors import VireoError
 from vireo.v1 import (
     catalog_pb2,
@@ -26,6 +25,7 @@ from vireo.v1 import (
     recommendation_pb2,
     recommendation_pb2_grpc,
 )
+from vireo_client.errors import error_of
 
 _CALL_SECONDS = 10.0
 _PAUSE = 0.1
@@ -35,7 +35,6 @@ _REPEATED = (
     grpc.StatusCode.DEADLINE_EXCEEDED,
     grpc.StatusCode.RESOURCE_EXHAUSTED,
 )
-_RETRY_INFO = f"/{RetryInfo.DESCRIPTOR.full_name}"
 _KINDS = (
     event_pb2.EVENT_KIND_PLAY,
     event_pb2.EVENT_KIND_PLAY,
@@ -124,8 +123,11 @@ class Site:
             except grpc.aio.AioRpcError as error:
                 if error.code() not in _REPEATED or time.monotonic() > until:
                     raise VireoError(f"{error.code().name}: {error.details()}") from error
-                took = time.monotonic() - at
-                self.refusals.append(Refusal(at, took, error.code().name, _says_when(error)))
+                took, after = (
+                    time.monotonic() - at,
+                    getattr(error_of(error, ""), "retry_after", None),
+                )
+                self.refusals.append(Refusal(at, took, error.code().name, after is not None))
             await asyncio.sleep(_PAUSE)
 
 
@@ -246,14 +248,18 @@ def event(
     return made
 
 
+async def removed_by(
+    kind: event_pb2.EventKind.ValueType, site: Site, viewer: str, videos: Sequence[str], page: int
+) -> float:
+    """Record events of a viewer's videos; return the seconds until these have left the slate."""
+    await site.record([event(f"{viewer}-{each}", viewer, kind, each) for each in videos])
+
+    async def gone() -> bool:
+        return not {*videos} & {*ids(await site.slate(viewer, page))}
+
+    return await until(gone, f"the effect of {viewer}'s events", pause=0.01)
+
+
 def ids(response: recommendation_pb2.RecommendResponse) -> list[str]:
     """Return the videos of a slate, best first."""
     return [item.video_id for item in response.items]
-
-
-def _says_when(error: grpc.aio.AioRpcError) -> bool:
-    """Return whether an error has google.rpc.RetryInfo."""
-    metadata = dict(error.trailing_metadata() or ())
-    details = metadata.get("grpc-status-details-bin", b"")
-    status = Status.FromString(details if isinstance(details, bytes) else details.encode())
-    return any(each.type_url.endswith(_RETRY_INFO) for each in status.details)

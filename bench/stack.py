@@ -9,7 +9,8 @@ import signal
 import subprocess
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -30,7 +31,9 @@ from vireo.server.releases.s3 import S3Settings
 from vireo.server.releases.store import ReleaseStore
 from vireo.training.evaluation.served import Stack as ServedStack
 
-_CALL_SECONDS = 5.0
+PATIENCE = 240.0
+"""Maximum seconds to wait for anything."""
+_CALL_SECONDS, _COMMAND_SECONDS = 5.0, 60.0
 
 
 class Stack(OwnStack):
@@ -89,25 +92,25 @@ class Stack(OwnStack):
         process = self.process(name)
         return process.pid not in (None, pid) and process.state == "healthy"
 
-    async def kill(self, names: Iterable[str], patience: float) -> None:
+    async def kill(self, names: Iterable[str]) -> None:
         """Kill -9 processes, and return once they are healthy again."""
         killed = {name: self.send(name, signal.SIGKILL) for name in names}
 
         async def back() -> bool:
             return all(self.restarted(name, pid) for name, pid in killed.items())
 
-        await until(back, f"the restart of {', '.join(killed)}", patience)
+        await until(back, f"the restart of {', '.join(killed)}")
 
-    async def until_healthy(self, patience: float, names: Collection[str] | None = None) -> None:
+    async def until_healthy(self, names: Collection[str] | None = None) -> None:
         """Return once some processes are healthy, all if None; what was killed may still start."""
 
         async def healthy() -> bool:
             ill = self.unhealthy()
             return not (ill if names is None else ill.keys() & set(names))
 
-        await until(healthy, "the restart of what was killed", patience)
+        await until(healthy, "the restart of what was killed")
 
-    async def promote(self, release: str, patience: float) -> float:
+    async def promote(self, release: str) -> float:
         """Promote a release, and return the seconds until all pods serve it."""
 
         def change() -> None:
@@ -123,8 +126,23 @@ class Stack(OwnStack):
 
         begun = time.monotonic()
         await asyncio.to_thread(change)
-        await until(all_serve, f"the swap to {release}", patience, pause=0.1)
+        await until(all_serve, f"the swap to {release}", pause=0.1)
         return time.monotonic() - begun
+
+    async def vireo(self, *command: str) -> subprocess.CompletedProcess[str]:
+        """Run a `vireo` command on it as an operator would; raise VireoError if it hangs."""
+        try:
+            return await asyncio.to_thread(
+                subprocess.run,
+                [*VIREO, *command],
+                env=dict(self.environment),
+                capture_output=True,
+                text=True,
+                timeout=_COMMAND_SECONDS,
+            )
+        except subprocess.TimeoutExpired as error:
+            took = f"took more than {_COMMAND_SECONDS:.0f} s"
+            raise VireoError(f"vireo {' '.join(command)} {took}") from error
 
     def further(self, kind: PodKind) -> ProcessSpec:
         """Return one pod more than the stack has of a kind, as the stack would run it."""
@@ -134,20 +152,38 @@ class Stack(OwnStack):
         return [each for each in pods if each.name.startswith(f"{kind}-")][-1]
 
     @contextmanager
+    def further_process(
+        self,
+        spec: ProcessSpec,
+        service: str = "",
+        host: str = "127.0.0.1",
+        before: Sequence[str] = (),
+    ) -> Iterator[tuple[str, int]]:
+        """Run one more process until the block ends, which the supervisor doesn't know.
+
+        Its own probe isn't used: the health of `service` is checked at `host`. `before` is a prefix
+        of its command. Yield its host:port and process id once it serves.
+
+        Raises:
+            VireoError: it ended, or doesn't serve in time.
+        """
+        address, log = f"{host}:{spec.port}", self.home.logs / f"{spec.name}.log"
+        environment = {**self.environment, **spec.environment}
+        with running(
+            [*before, *spec.command], log, partial(serves, address, service), environment
+        ) as pid:
+            yield address, pid
+
     def further_pod(
         self, kind: PodKind, settings: Mapping[str, str] | None = None
-    ) -> Iterator[tuple[str, int]]:
-        """Run one more pod, with other settings than the stack's, until the block ends.
+    ) -> AbstractContextManager[tuple[str, int]]:
+        """Run one more pod, with other settings than the stack's; see `further_process`.
 
-        Neither the control plane nor Envoy knows it. The stack's S3 must run. Yield its host:port
-        and process id once it serves.
+        Neither the control plane nor Envoy knows it. The stack's S3 must run.
         """
         spec = self.further(kind)
-        environment = {**self.environment, **spec.environment, **(settings or {})}
-        address, log = f"127.0.0.1:{spec.port}", self.home.logs / f"{spec.name}.log"
-        ready = partial(serves, address, GRPC_SERVICES[kind])
-        with running(spec.command, log, ready, environment) as pid:
-            yield address, pid
+        environment = {**spec.environment, **(settings or {})}
+        return self.further_process(replace(spec, environment=environment), GRPC_SERVICES[kind])
 
 
 def linked_home(home: Home, name: str) -> Home:
@@ -212,7 +248,7 @@ def run_vireo(command: Sequence[str], environment: Mapping[str, str]) -> str:
 
 
 async def until(
-    holds: Callable[[], Awaitable[bool]], what: str, patience: float, pause: float = 0.02
+    holds: Callable[[], Awaitable[bool]], what: str, pause: float = 0.02, patience: float = PATIENCE
 ) -> float:
     """Return the seconds until something holds; raise VireoError if it doesn't."""
     begun = time.monotonic()

@@ -13,7 +13,7 @@ from google.protobuf.descriptor import (
     MethodDescriptor,
     ServiceDescriptor,
 )
-from google.protobuf.descriptor_pb2 import FileDescriptorSet
+from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorSet
 
 from protos.contract import Contract
 from protos.protoc import DESCRIPTOR_SET, SOURCES
@@ -29,17 +29,6 @@ for calls from a shell.
 
 This page is generated from the protos by `python -m protos.reference`.
 """
-_TYPES = {
-    FieldDescriptor.TYPE_BOOL: "bool",
-    FieldDescriptor.TYPE_STRING: "string",
-    FieldDescriptor.TYPE_BYTES: "bytes",
-    FieldDescriptor.TYPE_FLOAT: "float",
-    FieldDescriptor.TYPE_DOUBLE: "double",
-    FieldDescriptor.TYPE_INT32: "int32",
-    FieldDescriptor.TYPE_INT64: "int64",
-    FieldDescriptor.TYPE_UINT32: "uint32",
-    FieldDescriptor.TYPE_UINT64: "uint64",
-}
 
 
 def reference(described: FileDescriptorSet) -> str:
@@ -134,7 +123,8 @@ def _type(field: FieldDescriptor) -> str:
         key, value = (message.fields_by_name[each] for each in ("key", "value"))
         return f"map of {_type(key)} to {_type(value)}"
     kind = message or field.enum_type
-    name = _link(kind) if kind is not None else _TYPES[field.type]
+    scalar = FieldDescriptorProto.Type.Name(field.type)  # type: ignore[arg-type]
+    name = _link(kind) if kind is not None else scalar.removeprefix("TYPE_").lower()
     if field.is_repeated:
         return f"repeated {name}"
     # `optional` is a oneof of one field, whose name protoc begins with an underscore.

@@ -20,29 +20,19 @@ _ONLY_OPTIONS = {"buf/validate/validate.proto", "google/api/annotations.proto"}
 
 
 def wire_descriptors(described: FileDescriptorSet, roots: Iterable[str]) -> FileDescriptorSet:
-    """The files `roots` of a descriptor set and all that they import, imports first."""
-    files = {file.name: file for file in described.file}
-    found: dict[str, FileDescriptorProto] = {}
-    for root in roots:
-        _add(root, files, found)
-    return FileDescriptorSet(file=found.values())
-
-
-def _add(
-    name: str, files: dict[str, FileDescriptorProto], found: dict[str, FileDescriptorProto]
-) -> None:
-    if name in found:
-        return
-    file = FileDescriptorProto()
-    file.CopyFrom(files[name])
-    file.ClearField("source_code_info")
-    if not name.startswith("google/"):
-        _clear_options(file)
-    imported = [each for each in file.dependency if each not in _ONLY_OPTIONS]
-    file.dependency[:] = imported
-    for each in imported:
-        _add(each, files, found)
-    found[name] = file
+    """The files `roots` of a descriptor set and all that they import, imports first as there."""
+    wanted, found = set(roots), FileDescriptorSet()
+    for each in reversed(described.file):
+        if each.name in wanted:
+            file = FileDescriptorProto()
+            file.CopyFrom(each)
+            file.ClearField("source_code_info")
+            if not file.name.startswith("google/"):
+                _clear_options(file)
+            file.dependency[:] = [name for name in file.dependency if name not in _ONLY_OPTIONS]
+            wanted.update(file.dependency)
+            found.file.insert(0, file)
+    return found
 
 
 def _clear_options(message: Message) -> None:

@@ -1,6 +1,6 @@
 """Profiles, named training settings in a TOML file each, and what data of some size takes.
 
-The coefficients of memory are fitted to what `vireo bench memory` measures, and rounded up.
+The coefficients of memory are fitted to measured peaks (bench/README.md says how), and rounded up.
 """
 
 from __future__ import annotations

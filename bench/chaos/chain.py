@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import shutil
 import signal
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 
 from rich.console import Console
 
 from bench.chaos.findings import ChaosPlan, Findings, Judge
 from bench.chaos.places import small_log_disk, unmount_log_disk
 from bench.load import SteadyLoad, beside, closed_load
-from bench.process import page_of, running, serves
+from bench.process import page_of
 from bench.replay import Replay, opened_replay
 from bench.site import Recorder
 from bench.stack import Stack, built_home
 from tests.builders.redis import RunningRedis, running_redis
+from vireo.ops.doctor.facts import Host
+from vireo.ops.doctor.probes.envoy import CLUSTERS, Hosts, hosts_of
 from vireo.ops.stack.nats import reachable_log
 from vireo.ops.stack.processes import ProcessSpec
 from vireo.ops.stack.settings import POD_KINDS, PodKind, StackSettings
@@ -38,16 +38,8 @@ _KNOWN_VIDEOS, _UNKNOWN_VIDEOS = 200, 50
 _LOG_OUTAGE = 60.0
 
 
-@dataclass(frozen=True)
-class Host:
-    """One pod as Envoy sees it: as this one, if Envoy doesn't know it."""
-
-    healthy: bool = False
-    """Whether it gets calls: it passes checks, and is neither ejected nor draining."""
-    checked_out: bool = False
-    """Whether it fails the active health check."""
-    requests: int = 0
-    """Calls that it got so far, without health checks."""
+_UNKNOWN = Host("", "", "", frozenset({"unknown"}))
+"""A pod that Envoy doesn't know."""
 
 
 @dataclass(frozen=True)
@@ -122,36 +114,20 @@ class Chain:
             for number, port in enumerate(self.settings.pod_ports(kind), start=1)
         }
 
-    async def hosts(self, cluster: str) -> dict[str, Host]:
-        """Return the pods of a cluster by "address:port"; none if Envoy has no such cluster.
-
-        Raises:
-            VireoError: Envoy doesn't answer.
-        """
-        found = {}
-        document = json.loads(await page_of(self.settings.admin_port, "clusters?format=json"))
-        for status in document.get("cluster_statuses", ()):
-            for host in status.get("host_statuses", ()) if status["name"] == cluster else ():
-                place = host["address"]["socket_address"]
-                flags = dict(host.get("health_status", {}))
-                by_discovery = flags.pop("eds_health_status", "HEALTHY") in ("HEALTHY", "UNKNOWN")
-                stats = {stat["name"]: int(stat.get("value", 0)) for stat in host["stats"]}
-                found[f"{place['address']}:{place['port_value']}"] = Host(
-                    by_discovery and not any(flags.values()),
-                    bool(flags.get("failed_active_health_check")),
-                    stats["rq_total"],
-                )
-        return found
+    async def hosts(self) -> Hosts:
+        """Return production's pods as Envoy sees them; raise VireoError if it doesn't answer."""
+        known = hosts_of(await page_of(self.settings.admin_port, CLUSTERS))
+        return {place: host for place, host in known.items() if place[0] in POD_KINDS}
 
     async def pod_host(self, name: str) -> Host:
         """Return one of the stack's own pods as Envoy sees it."""
-        known = await self.hosts(name.rpartition("-")[0])
-        return known.get(f"127.0.0.1:{self.pods()[name]}", Host())
+        address = f"127.0.0.1:{self.pods()[name]}"
+        return (await self.hosts()).get((name.rpartition("-")[0], address), _UNKNOWN)
 
-    async def requests(self, places: Mapping[PodKind, str]) -> dict[PodKind, int]:
+    async def requests(self, places: Mapping[PodKind, str]) -> dict[PodKind, float]:
         """Return the calls that pods got so far, given their "address:port" by kind."""
-        hosts = {kind: (await self.hosts(kind)).get(at, Host()) for kind, at in places.items()}
-        return {kind: host.requests for kind, host in hosts.items()}
+        hosts = await self.hosts()
+        return {kind: hosts.get((kind, at), _UNKNOWN).all_calls for kind, at in places.items()}
 
     async def until_used(
         self, places: Mapping[PodKind, str], otherwise: str, calls: int = 1
@@ -187,20 +163,17 @@ class Chain:
         """
 
         async def well() -> bool:
-            known = [await self.hosts(kind) for kind in POD_KINDS]
+            known = (await self.hosts()).values()
             return (
                 not self.stack.unhealthy()
-                and [len(each) for each in known] == [len(self.pods(kind)) for kind in POD_KINDS]
-                and all(host.healthy for each in known for host in each.values())
+                and sorted(each.address for each in known)
+                == sorted(f"127.0.0.1:{port}" for port in self.pods().values())
+                and all(each.healthy for each in known)
             )
 
         if await self.findings.until(well) > self.plan.patience:
             ill = ", ".join(f"{name}: {state}" for name, state in self.stack.unhealthy().items())
             raise VireoError(f"the stack is not well: {ill}")
-
-    async def until_healthy(self, *names: str) -> None:
-        """Return once these processes are healthy; raise VireoError if that takes too long."""
-        await self.stack.until_healthy(self.plan.patience, names)
 
     # What is done to it.
 
@@ -237,7 +210,7 @@ class Chain:
         kill()
         async with beside(keep_killing()):
             yield
-        await self.until_healthy(*names & self.pods().keys())
+        await self.stack.until_healthy(names & self.pods().keys())
 
     @asynccontextmanager
     async def listed(self, places: Mapping[PodKind, str]) -> AsyncIterator[None]:
@@ -249,7 +222,7 @@ class Chain:
             self._list(places, present=False)
 
             async def gone() -> bool:
-                return not any([at in await self.hosts(kind) for kind, at in places.items()])
+                return not (await self.hosts()).keys() & places.items()
 
             await self.findings.until(gone)
 
@@ -267,20 +240,8 @@ class Chain:
     async def further_process(
         self, spec: ProcessSpec, host: str = "127.0.0.1", before: Sequence[str] = ()
     ) -> AsyncIterator[None]:
-        """Run one more process until the block ends, from the moment when it is healthy.
-
-        Its own probe is not used: health is checked at `host`. `before` is a prefix of its command.
-
-        Raises:
-            VireoError: it ended, or did not become healthy.
-        """
-        process = running(
-            [*before, *spec.command],
-            self.stack.home.logs / f"{spec.name}.log",
-            partial(serves, f"{host}:{spec.port}"),
-            {**self.stack.environment, **spec.environment},
-            patience=self.plan.patience,
-        )
+        """Run one more process until the block ends; see `Stack.further_process`."""
+        process = self.stack.further_process(spec, host=host, before=before)
         await asyncio.to_thread(process.__enter__)
         try:
             yield

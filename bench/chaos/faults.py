@@ -8,8 +8,6 @@ import json
 import math
 import signal
 import sqlite3
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import replace
@@ -18,16 +16,14 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-from bench.chaos import faulty_pod
 from bench.chaos.case import Begin
 from bench.chaos.chain import Chain
+from bench.chaos.faulty_pod import faulty_pod
 from bench.chaos.places import filled, log_disk, other_host
 from bench.load import beside, closed_load
 from bench.process import serves
 from tests.builders.redis import RunningRedis
-from vireo.ops.cli.own_stack import VIREO
-from vireo.ops.stack.probes import grpc_probe
-from vireo.ops.stack.processes import ADS, ProcessSpec, control_process
+from vireo.ops.stack.processes import ADS, control_process
 from vireo.ops.stack.settings import POD_KINDS, PodKind
 
 CONSUMER = "consumer-1"
@@ -37,8 +33,6 @@ SHORT_DEADLINE = 0.005
 FIRST = ("candidate-1", "ranking-1", "gateway-1")
 """A pod of each kind."""
 EVERY = (*FIRST, "candidate-2", "ranking-2", "gateway-2")
-_FAULTY_PORT_OFFSETS = {"unavailable": 97, "slow": 98, "nan": 99}
-"""From the first port of the stack, whose others are all below: Envoy knows addresses for long."""
 _INNER: tuple[PodKind, ...] = ("candidate", "ranking")
 """What runs on another host, where a gateway would need an Envoy, and whose scores are checked by
 others on the way to the caller."""
@@ -48,36 +42,31 @@ _KILLED = "ranking-1"
 _TAKES_UP_SECONDS = 2.0
 _BAD_ORIGINS = "("
 """A setting that ends up in a route as a regular expression, and is none."""
-_COMMAND_SECONDS = 30.0
 _MAX_LETTERS = 80
 _LOCK_SECONDS = 5.0
 _AWAY = "_away"
 
 
-def killed_in_turn(full: tuple[str, ...], short: tuple[str, ...]) -> Begin:
-    """Return a fault that kills pods in turn, each once the one before is back, and all of them."""
+@asynccontextmanager
+async def killed_in_turn(chain: Chain) -> AsyncIterator[None]:
+    """Kill pods in turn, each once the one before is back, and all of them."""
+    kills, wanted = 0, chain.plan.of(EVERY, FIRST)
 
-    @asynccontextmanager
-    async def begin(chain: Chain) -> AsyncIterator[None]:
-        kills, wanted = 0, chain.plan.of(full, short)
+    async def kill() -> None:
+        nonlocal kills
+        for name in cycle(wanted):
+            await chain.replaced(name, signal.SIGKILL)
+            kills += 1
+            await asyncio.sleep(chain.plan.settle)
 
-        async def kill() -> None:
-            nonlocal kills
-            for name in cycle(wanted):
-                await chain.replaced(name, signal.SIGKILL)
-                kills += 1
-                await asyncio.sleep(chain.plan.settle)
+    async def each_once() -> bool:
+        return kills >= len(wanted)
 
-        async def each_once() -> bool:
-            return kills >= len(wanted)
-
-        async with beside(kill()):
-            yield
-            patience = len(wanted) * chain.plan.patience
-            await chain.findings.until(each_once, "not all pods were killed", patience)
-        chain.findings.note(f"{kills} kills")
-
-    return begin
+    async with beside(kill()):
+        yield
+        patience = len(wanted) * chain.plan.patience
+        await chain.findings.until(each_once, "not all pods were killed", patience)
+    chain.findings.note(f"{kills} kills")
 
 
 @asynccontextmanager
@@ -103,20 +92,19 @@ def faulty(fault: str) -> Begin:
 
     @asynccontextmanager
     async def begin(chain: Chain) -> AsyncIterator[None]:
-        port = chain.settings.port_base + _FAULTY_PORT_OFFSETS[fault]
-        targets = [f"{kind}=127.0.0.1:{chain.settings.pod_ports(kind)[0]}" for kind in POD_KINDS]
-        command = [sys.executable, "-m", faulty_pod.__name__, str(port), fault, *targets]
-        spec = ProcessSpec(f"faulty-{fault}", command, port, grpc_probe(port, ""))
-        places = dict.fromkeys(_INNER if fault == "nan" else POD_KINDS, f"127.0.0.1:{port}")
+        real = {kind: f"127.0.0.1:{chain.settings.pod_ports(kind)[0]}" for kind in POD_KINDS}
+        async with faulty_pod(fault, real) as address:
+            places = dict.fromkeys(_INNER if fault == "nan" else POD_KINDS, address)
 
-        async def asked() -> bool:
-            return all((await chain.requests(places)).values())
+            async def asked() -> bool:
+                return all((await chain.requests(places)).values())
 
-        async with chain.further_process(spec), chain.listed(places):
-            yield
-            await chain.findings.until(asked, f"not every kind of pod with {fault} was asked")
-            counts = (await chain.requests(places)).items()
-            chain.findings.note(", ".join(f"{calls} calls as {kind}" for kind, calls in counts))
+            async with chain.listed(places):
+                yield
+                await chain.findings.until(asked, f"not every kind of pod with {fault} was asked")
+                counts = (await chain.requests(places)).items()
+            calls = ", ".join(f"{count:.0f} calls as {kind}" for kind, count in counts)
+            chain.findings.note(calls)
 
     return begin
 
@@ -233,13 +221,7 @@ async def _routes(chain: Chain) -> dict[str, Any]:
 
     Empty if there is no control plane, or the stack's Envoy isn't connected.
     """
-    done = await asyncio.to_thread(
-        subprocess.run,
-        [*VIREO, "control", "snapshot", "--json"],
-        env=dict(chain.stack.environment),
-        capture_output=True,
-        timeout=_COMMAND_SECONDS,
-    )
+    done = await chain.stack.vireo("control", "snapshot", "--json")
     for envoy in json.loads(done.stdout) if done.returncode == 0 else ():
         for resource in envoy["resources"]:
             if (resource["kind"], resource["name"]) == ("routes", "edge"):
@@ -262,8 +244,8 @@ async def host_cut_off(chain: Chain) -> AsyncIterator[None]:
         places = {kind: f"{host.address}:{spec.port}" for kind, spec in specs.items()}
 
         async def out() -> bool:
-            hosts = [(await chain.hosts(kind)).get(at) for kind, at in places.items()]
-            return not any(host and host.healthy for host in hosts)
+            hosts = await chain.hosts()
+            return not any(hosts[place].healthy for place in hosts.keys() & places.items())
 
         async with AsyncExitStack() as pods:
             for spec in specs.values():
@@ -283,7 +265,7 @@ async def host_cut_off(chain: Chain) -> AsyncIterator[None]:
 @asynccontextmanager
 async def killed_log(chain: Chain) -> AsyncIterator[None]:
     """Kill the log, once it is healthy; it starts again by itself."""
-    await chain.until_healthy("log")
+    await chain.stack.until_healthy(["log"])
     chain.stack.send("log", signal.SIGKILL)
     yield
 
@@ -298,7 +280,7 @@ def killed_consumer(chain: Chain) -> AbstractAsyncContextManager[None]:
 
     async def kill() -> None:
         while True:
-            await chain.until_healthy(CONSUMER)
+            await chain.stack.until_healthy([CONSUMER])
             chain.stack.send(CONSUMER, signal.SIGKILL)
             await asyncio.sleep(chain.plan.settle)
 

@@ -1,16 +1,13 @@
-"""A pod of every kind that forwards each call to a real pod and spoils the answer.
-
-Run it by `python -m bench.chaos.faulty_pod PORT FAULT candidate=127.0.0.1:8120 …`.
-"""
+"""A pod of every kind that forwards each call to a real pod and spoils the answer."""
 
 from __future__ import annotations
 
 import asyncio
 import math
 import random
-import sys
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -20,13 +17,14 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from vireo.ops.stack.settings import PodKind
 from vireo.server.rpc.errors import unavailable
 from vireo.v1 import candidate_pb2, ranking_pb2, recommendation_pb2
 
 UNAVAILABLE_SHARE = 0.6
 SLOWER = 50
 _DEFAULT_DEADLINE = 1.0
-_SERVICES: dict[str, ServiceDescriptor] = {
+_SERVICES: dict[PodKind, ServiceDescriptor] = {
     "candidate": candidate_pb2.DESCRIPTOR.services_by_name["CandidateService"],
     "ranking": ranking_pb2.DESCRIPTOR.services_by_name["RankingService"],
     "gateway": recommendation_pb2.DESCRIPTOR.services_by_name["RecommendationService"],
@@ -78,11 +76,11 @@ def _garble(message: Message) -> None:
                 _garble(each)
 
 
-async def serve(port: int, fault: str, targets: Sequence[str]) -> None:
-    """Serve until killed."""
+@asynccontextmanager
+async def faulty_pod(fault: str, targets: Mapping[PodKind, str]) -> AsyncIterator[str]:
+    """Serve until the block ends, and yield host:port; `targets` are those of real pods by kind."""
     server, state = grpc.aio.server(), health.aio.HealthServicer()
-    await state.set("", health_pb2.HealthCheckResponse.SERVING)
-    for kind, address in (target.split("=") for target in targets):
+    for kind, address in targets.items():
         service = _SERVICES[kind]
         real = grpc.aio.insecure_channel(address)
         methods = {each.name: FaultyMethod(fault, each, real).handler for each in service.methods}
@@ -90,10 +88,9 @@ async def serve(port: int, fault: str, targets: Sequence[str]) -> None:
         server.add_generic_rpc_handlers((handler,))
         await state.set(service.full_name, health_pb2.HealthCheckResponse.SERVING)
     health_pb2_grpc.add_HealthServicer_to_server(state, server)  # type: ignore[no-untyped-call]
-    server.add_insecure_port(f"127.0.0.1:{port}")
+    port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
-    await server.wait_for_termination()
-
-
-if __name__ == "__main__":
-    asyncio.run(serve(int(sys.argv[1]), sys.argv[2], sys.argv[3:]))
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        await server.stop(None)

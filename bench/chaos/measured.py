@@ -18,7 +18,7 @@ from bench.chaos.findings import CaseResult
 from bench.load import PAGE, SteadyLoad, beside, p99
 from bench.process import counted
 from bench.replay import Replay
-from bench.site import Recorder, event, ids, opened_site
+from bench.site import Recorder, ids, opened_site, removed_by
 from vireo.ops.stack.nats import reachable_log
 from vireo.ops.stack.processes import ProcessSpec, consumer_processes
 from vireo.server.consumer.follow import STANDBY_SECONDS
@@ -27,6 +27,7 @@ from vireo.v1 import event_pb2
 _RECOVERED = 0.1
 """Maximum seconds by which p99 without the pod is above that before. A call to a pod that hangs
 costs 0.25 s and more."""
+_CHECKED_OUT = "failed_active_health_check"
 _TAKES_TRAFFIC = 5
 """Calls after which it counts as in use again."""
 _WAITS = "another consumer has the partition"
@@ -56,13 +57,13 @@ async def _hang(chain: Chain, load: SteadyLoad, name: str) -> None:
         kept = f"{name} was not ejected while it hung"
         at_first = await chain.until_pod(name, lambda h: not h.healthy, kept, hang)
         passed = f"{name} passed health checks while it hung"
-        checked = await chain.until_pod(name, lambda h: h.checked_out, passed, hang)
+        checked = await chain.until_pod(name, lambda h: _CHECKED_OUT in h.flags, passed, hang)
         out = time.monotonic()
         await asyncio.sleep(max(0.0, since + hang - out))
         resumed = time.monotonic()
-    enough = (await chain.pod_host(name)).requests + _TAKES_TRAFFIC
+    enough = (await chain.pod_host(name)).all_calls + _TAKES_TRAFFIC
     back = await chain.until_pod(
-        name, lambda h: h.healthy and h.requests >= enough, f"{name} took no traffic again"
+        name, lambda h: h.healthy and h.all_calls >= enough, f"{name} took no traffic again"
     )
     quiet = p99([each for each in load.answers if started <= each.at < since])
     while_out = p99([each for each in load.answers if out <= each.at < resumed])
@@ -93,7 +94,7 @@ async def killed_consumers(chain: Chain) -> CaseResult:
 async def _killed_consumer(chain: Chain) -> float:
     """Kill the consumer; return the seconds until a play from then on is in the slate."""
     plan, findings = chain.plan, chain.findings
-    await chain.until_healthy(CONSUMER)
+    await chain.stack.until_healthy([CONSUMER])
     killed = time.monotonic()
     chain.stack.send(CONSUMER, signal.SIGKILL)
     await _effect(chain)
@@ -109,13 +110,8 @@ async def _effect(chain: Chain) -> None:
     """Let a new viewer play the first video of the slate, and wait until it leaves the slate."""
     viewer = f"newcomer-{time.time_ns()}"
     async with opened_site(chain.settings.edge, chain.plan.patience) as site:
-        video = ids(await site.slate(viewer, PAGE))[0]
-        await site.record([event(viewer, viewer, event_pb2.EVENT_KIND_PLAY, video)])
-
-        async def gone() -> bool:
-            return video not in ids(await site.slate(viewer, PAGE))
-
-        await chain.findings.until(gone, "a play never took effect")
+        first = ids(await site.slate(viewer, PAGE))[:1]
+        await removed_by(event_pb2.EVENT_KIND_PLAY, site, viewer, first, PAGE)
 
 
 async def _two_consumers(chain: Chain) -> None:
@@ -138,7 +134,7 @@ async def _two_consumers(chain: Chain) -> None:
         killed = time.monotonic()
         await _effect(chain)
         findings.note(f"a second one takes over {time.monotonic() - killed:.1f} s after a kill")
-        await chain.until_healthy(CONSUMER)
+        await chain.stack.until_healthy([CONSUMER])
         holders = sum(await held())
         findings.must(holders == 1, f"the lease is held by {holders:.0f}")
     await _effect(chain)

@@ -5,13 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
 import grpc
-import grpc.aio
 import psutil
 from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
@@ -21,12 +19,13 @@ from rich.console import Console
 
 from bench.fuzz.calls import GrpcCaller, Method
 from bench.fuzz.frames import BROKEN, ask_by_frames
-from bench.stack import Stack, built_home
+from bench.load import PAGE
+from bench.site import opened_site
+from bench.stack import Stack, built_home, until
 from vireo.ops.stack.settings import POD_KINDS, StackSettings
 from vireo.ops.stack.state import running_stack
+from vireo.server.errors import VireoError
 from vireo.server.home import Home
-from vireo.v1.recommendation_pb2 import RecommendRequest
-from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 
 UNWANTED = frozenset({"UNKNOWN", "INTERNAL", "DATA_LOSS", "HUNG", BROKEN})
 """Statuses that bad input must not get: a clear one says what is wrong with it."""
@@ -48,34 +47,23 @@ _CALM = 30.0
 """Seconds within which the stack must answer in full afterwards."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class FuzzResult:
     """How the requests ended, and the stack's state afterwards."""
 
-    requests: int
-    seconds: float
-    answers: Mapping[str, Mapping[str, int]]
-    """How many requests ended with each status, by method."""
-    unwanted: Mapping[str, list[str]]
-    """Examples of requests that ended with UNKNOWN or INTERNAL, or not at all, or that ended
-    others on their connection."""
-    died: list[str]
-    """Processes that have ended or were restarted."""
-    memory: Mapping[str, float]
-    """Resident memory at the end over that after the warm-up, except that of the S3 server."""
-    holds: bool
-    """Whether nothing died, nothing was unwanted, memory stayed flat and all is well afterwards."""
-
-
-@dataclass
-class Counts:
-    """Statuses that the requests ended with."""
-
     requests: int = 0
-    answers: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
-    """By method and status."""
+    answers: dict[str, dict[str, int]] = field(default_factory=dict)
+    """How many requests ended with each status, by method."""
     unwanted: dict[str, list[str]] = field(default_factory=dict)
-    """Examples by method and status: how the request was spoilt, and the message."""
+    """Examples by method and status of requests that ended with UNKNOWN or INTERNAL, or not at all,
+    or that ended others on their connection: how each was spoilt, and the message."""
+    seconds: float = 0.0
+    died: list[str] = field(default_factory=list)
+    """Processes that have ended or were restarted."""
+    memory: dict[str, float] = field(default_factory=dict)
+    """Resident memory at the end over that after the warm-up, except that of the S3 server."""
+    holds: bool = False
+    """Whether nothing died, nothing was unwanted, memory stayed flat and all is well afterwards."""
 
     def add(self, method: Method, how: str, ended: str) -> None:
         """Count a request that ended with a status, and any message after a colon."""
@@ -86,7 +74,8 @@ class Counts:
         if status == "DEADLINE_EXCEEDED" and how.endswith("silent") and bounded:
             status = "HUNG"
         self.requests += 1
-        self.answers[method.name][status] += 1
+        statuses = self.answers.setdefault(method.name, {})
+        statuses[status] = statuses.get(status, 0) + 1
         if status in UNWANTED:
             examples = self.unwanted.setdefault(f"{method.name} {status}", [])
             if len(examples) < _MAX_EXAMPLES:
@@ -132,34 +121,27 @@ async def _run(stack: Stack, requests: int, seed: int, console: Console) -> Fuzz
             last = time.monotonic()
             console.print(f"{done:,} of {requests:,} after {last - started:.0f} s")
 
-    counts = await _storm(methods_of(stack.settings), requests, seed, progress)
-    seconds = time.monotonic() - started
+    result = await _storm(methods_of(stack.settings), requests, seed, progress)
+    result.seconds = round(time.monotonic() - started, 1)
     after = _processes(stack)
-    died = sorted(name for name, process in before.items() if after.get(name) != process)
-    end = _memory({name: process for name, process in before.items() if name not in died})
-    growth = {name: round(size / warm[name], 3) for name, size in end.items() if name in warm}
+    result.died = sorted(name for name, process in before.items() if after.get(name) != process)
+    end = _memory({name: each for name, each in before.items() if name not in result.died})
+    end = {name: size for name, size in end.items() if name in warm}
+    result.memory = {name: round(size / warm[name], 3) for name, size in end.items()}
     flat = requests < _MIN_JUDGED or all(
         size <= max(_MAX_GROWTH * warm[name], warm[name] + _STEP_BYTES)
         for name, size in end.items()
-        if name in warm
     )
     well = await _well(stack.settings.edge)
-    return FuzzResult(
-        requests=counts.requests,
-        seconds=round(seconds, 1),
-        answers={name: dict(statuses) for name, statuses in sorted(counts.answers.items())},
-        unwanted=counts.unwanted,
-        died=died,
-        memory=growth,
-        holds=flat and well and not (died or counts.unwanted),
-    )
+    result.holds = flat and well and not (result.died or result.unwanted)
+    return result
 
 
 async def _storm(
     methods: Sequence[Method], requests: int, seed: int, progress: Callable[[int], None]
-) -> Counts:
+) -> FuzzResult:
     """Send requests to the methods in turn; the same seed makes the same requests."""
-    counts, numbers, caller = Counts(), iter(range(requests)), GrpcCaller()
+    result, numbers, caller = FuzzResult(), iter(range(requests)), GrpcCaller()
 
     async def work() -> None:
         for number in numbers:
@@ -167,14 +149,14 @@ async def _storm(
             method = methods[number % len(methods)]
             by_frames = random.random() < _FRAMES_SHARE
             ask = ask_by_frames if by_frames else caller.ask
-            counts.add(method, *await ask(random, method))
-            progress(counts.requests)
+            result.add(method, *await ask(random, method))
+            progress(result.requests)
 
     try:
         await asyncio.gather(*(work() for _ in range(_AT_A_TIME)))
     finally:
         await caller.close()
-    return counts
+    return result
 
 
 def _processes(stack: Stack) -> dict[str, psutil.Process]:
@@ -197,13 +179,14 @@ def _memory(processes: Mapping[str, psutil.Process]) -> dict[str, int]:
 
 async def _well(edge: str) -> bool:
     """Return whether the stack gives a full answer in time."""
-    deadline, request = time.monotonic() + _CALM, RecommendRequest(viewer_id="calm")
-    async with grpc.aio.insecure_channel(edge) as channel:
-        stub = RecommendationServiceStub(channel)
-        while time.monotonic() < deadline:
-            with contextlib.suppress(grpc.aio.AioRpcError):
-                answer = await stub.Recommend(request, timeout=5)
-                if answer.items and not answer.degradations:
-                    return True
-            await asyncio.sleep(0.2)
-    return False
+    async with opened_site(edge, _CALM) as site:
+
+        async def full() -> bool:
+            answer = await site.slate("calm", PAGE)
+            return bool(answer.items and not answer.degradations)
+
+        try:
+            await until(full, "a full answer", patience=_CALM)
+        except VireoError:
+            return False
+    return True

@@ -13,7 +13,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from bench.live.stack import LiveStack
 from bench.process import counted, memory_of
 from bench.rows import Row
-from bench.site import Site, event, ids
+from bench.site import Site, ids, removed_by
 from bench.stack import until
 from vireo.v1 import catalog_pb2, event_pb2
 
@@ -22,7 +22,6 @@ _PLAYS = 3
 _AT_A_TIME = 2
 """Viewers who are timed side by side: more would measure the queue before the processors."""
 _HIDING_AT_A_TIME = 4
-_POLL = 0.01
 _MAX_MEDIAN, _MAX_P99 = 0.5, 1.0
 
 _LONG_PAGE = 100
@@ -44,12 +43,12 @@ async def measure_effect(live: LiveStack, store: str) -> list[Row]:
 
         async def watch(number: int) -> None:
             nonlocal came_back
-            took, again = await _effect(site, live, f"newcomer-{store}-{number}")
+            took, again = await _effect(site, f"newcomer-{store}-{number}")
             seconds.append(took)
             came_back += again
 
         # A consumer that has just started may still be opening the features.
-        await _effect(site, live, f"first-{store}")
+        await _effect(site, f"first-{store}")
         await _for_each(range(plan.viewers), watch, _AT_A_TIME)
     median, p99 = np.percentile(seconds, [50, 99]).tolist()
     what = f"{store}: play to effect beside {plan.rate:.0f} events/s"
@@ -60,17 +59,11 @@ async def measure_effect(live: LiveStack, store: str) -> list[Row]:
     ]
 
 
-async def _effect(site: Site, live: LiveStack, viewer: str) -> tuple[float, bool]:
+async def _effect(site: Site, viewer: str) -> tuple[float, bool]:
     """Return the seconds until plays had their effect, and whether a video came back after it."""
     played = ids(await site.slate(viewer, _PAGE))[:_PLAYS]
-    plays = [event(f"{viewer}-{v}", viewer, event_pb2.EVENT_KIND_PLAY, v) for v in played]
-    await site.record(plays)
-
-    async def applied() -> bool:
-        return not set(played) & set(ids(await site.slate(viewer, _PAGE)))
-
-    seconds = await until(applied, f"the effect of {viewer}'s plays", live.plan.patience, _POLL)
-    return seconds, not await applied()
+    seconds = await removed_by(event_pb2.EVENT_KIND_PLAY, site, viewer, played, _PAGE)
+    return seconds, bool({*played} & {*ids(await site.slate(viewer, _PAGE))})
 
 
 async def measure_hides(live: LiveStack) -> list[Row]:
@@ -82,13 +75,7 @@ async def measure_hides(live: LiveStack) -> list[Row]:
 
         async def hide(viewer: str) -> None:
             video = hidden[viewer] = ids(await site.slate(viewer, _PAGE))[0]
-            hides = [event(f"hide-{viewer}", viewer, event_pb2.EVENT_KIND_HIDE, video)]
-            await site.record(hides)
-
-            async def gone() -> bool:
-                return video not in ids(await site.slate(viewer, _PAGE))
-
-            await until(gone, "the effect of a hide", live.plan.patience)
+            await removed_by(event_pb2.EVENT_KIND_HIDE, site, viewer, [video], _PAGE)
 
         async def look(viewer: str) -> None:
             nonlocal came_back
@@ -98,7 +85,7 @@ async def measure_hides(live: LiveStack) -> list[Row]:
         await _for_each(live.viewers, hide, _HIDING_AT_A_TIME)
         live.console.print("hides have their effect; restarting all that serves them")
         for kind in ("consumer", "gateway", "candidate", "ranking"):
-            await live.kill(live.stack.names(kind))
+            await live.stack.kill(live.stack.names(kind))
             await _for_each(live.viewers, look, _HIDING_AT_A_TIME)
     return [Row(f"hidden videos that came back, of {len(hidden)}", came_back, bound=0)]
 
@@ -131,10 +118,10 @@ async def measure_catalogue(live: LiveStack) -> list[Row]:
             published.GetCurrentTime()
             new = catalog_pb2.Video(video_id=video, title=video, tags=tags, published=published)
             await site.upsert([new])
-            added.append(await _known(site, live, viewer, video, shown=True))
+            added.append(await _known(site, viewer, video, shown=True))
             unscored += not await _scored(site, viewer, video)
             await site.remove([video])
-            removed.append(await _known(site, live, viewer, video, shown=False))
+            removed.append(await _known(site, viewer, video, shown=False))
         bound, first = plan.judged(_MAX_SECONDS), "in a matching viewer's first 100"
         rows = [
             Row(f"new video {first} on all pods, max s", max(added), bound=bound),
@@ -144,7 +131,7 @@ async def measure_catalogue(live: LiveStack) -> list[Row]:
         gone = {f"fan-{number}": f"new-{number}" for number in range(plan.videos)}
         listed = ids(await site.slate("fan-0", _LONG_PAGE))[0]
         await site.remove([listed])
-        await _known(site, live, "fan-0", listed, shown=False)
+        await _known(site, "fan-0", listed, shown=False)
         came_back = 0
 
         async def look() -> None:
@@ -153,12 +140,12 @@ async def measure_catalogue(live: LiveStack) -> list[Row]:
                 came_back += bool({video, listed} & set(ids(await site.slate(viewer, _LONG_PAGE))))
 
         for names in (*map(live.stack.names, ("gateway", *_MAX_MEGABYTES)), ["log"]):
-            await live.kill(names)
+            await live.stack.kill(names)
             await look()
         for release in (*live.stack.releases[::-1], live.stack.releases[1]):
-            await live.stack.promote(release, plan.patience)
+            await live.stack.promote(release)
             await look()
-        await live.stack.promote(live.stack.releases[0], plan.patience)
+        await live.stack.promote(live.stack.releases[0])
         outlast = "after restarts, swaps and a rollback"
         rows.append(Row(f"removed videos that came back {outlast}", came_back, bound=0))
         live.console.print(f"adding {plan.upserts} videos")
@@ -171,20 +158,11 @@ async def _become_fan(site: Site, live: LiveStack, viewer: str, turn: int) -> li
     shown = ids(await site.slate(viewer, _LONG_PAGE))
     model = live.tags[shown[turn % len(shown)]]
     alike = sorted(shown, key=lambda video: -len(model & live.tags.get(video, frozenset())))
-    played = alike[:_FAN_PLAYS]
-    plays = [
-        event(f"{viewer}-{video}", viewer, event_pb2.EVENT_KIND_PLAY, video) for video in played
-    ]
-    await site.record(plays)
-
-    async def applied() -> bool:
-        return not set(played) & set(ids(await site.slate(viewer, _LONG_PAGE)))
-
-    await until(applied, "the effect of plays", live.plan.patience)
+    await removed_by(event_pb2.EVENT_KIND_PLAY, site, viewer, alike[:_FAN_PLAYS], _LONG_PAGE)
     return sorted(model)
 
 
-async def _known(site: Site, live: LiveStack, viewer: str, video: str, *, shown: bool) -> float:
+async def _known(site: Site, viewer: str, video: str, *, shown: bool) -> float:
     """Return the seconds until the first of several slates in a row that have a video, or not."""
     begun = since = time.monotonic()
     in_a_row = 0
@@ -198,7 +176,7 @@ async def _known(site: Site, live: LiveStack, viewer: str, video: str, *, shown:
             in_a_row = 0
         return in_a_row >= _IN_A_ROW
 
-    await until(agreed, f"{video}, {'added' if shown else 'removed'},", live.plan.patience)
+    await until(agreed, f"{video}, {'added' if shown else 'removed'},")
     return since - begun
 
 
@@ -228,7 +206,7 @@ async def _add_many(site: Site, live: LiveStack) -> None:
             for each in pods
         )
 
-    await until(placed, f"placing {live.plan.upserts} videos", live.plan.patience, pause=0.5)
+    await until(placed, f"placing {live.plan.upserts} videos", pause=0.5)
 
 
 def _memory(live: LiveStack) -> list[Row]:

@@ -88,7 +88,7 @@ async def measure_batches(live: LiveStack) -> list[Row]:
     async def batch() -> None:
         async with AsyncClient(edge) as client:
             while True:
-                async for viewer, _ in client.batch(many, patience=plan.patience):
+                async for viewer, _ in client.batch(many):
                     received[viewer] += 1
 
     async def slates() -> list[Answer]:
@@ -104,7 +104,7 @@ async def measure_batches(live: LiveStack) -> list[Row]:
     rate = received.total() / (plan.rounds * (_TURN * plan.seconds + _SETTLING))
     beside_it = Row("slates/s of a batch beside 60% load", rate)
     rows = [*figures.rows(), beside_it, *await _killed_gateways(live)]
-    await live.stack.until_healthy(plan.patience)
+    await live.stack.until_healthy()
     return rows
 
 
@@ -117,7 +117,7 @@ async def _killed_gateways(live: LiveStack) -> list[Row]:
     received: Counter[str] = Counter()
     degraded = 0
     async with AsyncClient(live.edge) as client:
-        async for viewer, slate in client.batch(viewers, patience=live.plan.patience):
+        async for viewer, slate in client.batch(viewers):
             received[viewer] += 1
             degraded += bool(slate.degradations)
             if gateway := due.get(received.total()):

@@ -19,12 +19,13 @@ from bench.rows import Row, attempted
 from tests.builders.redis import running_redis
 from vireo.server.home import Home
 
-LIVE = ("swap", "effect", "hide", "catalogue")
-"""In the order in which they are measured. Swaps come first: what is trending changes slates, and
-there were no events yet."""
-REQUESTS = ("batch", "filters", "pages", "share")
-"""In the order in which they are measured: videos that the last adds aren't in the data set, with
-which filters are compared."""
+PARTS = {
+    # What is trending changes slates: at first there were no events.
+    "live": ("swap", "effect", "hide", "catalogue"),
+    # The last adds videos that aren't in the data set, with which filters are compared.
+    "requests": ("batch", "filters", "pages", "share"),
+}
+"""By command, in the order in which they are measured."""
 
 _Step: TypeAlias = Callable[[LiveStack], Coroutine[Any, Any, list[Row]]]
 
@@ -39,7 +40,7 @@ def measure(
         dataset: its name.
         plan: how much to measure.
         console: for progress.
-        parts: which of LIVE and REQUESTS.
+        parts: which of PARTS.
 
     Raises:
         VireoError: a stack can't be set up or started.

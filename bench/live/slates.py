@@ -51,15 +51,15 @@ async def _pods_killed(live: LiveStack) -> None:
         kind = _KINDS[number % len(_KINDS)]
         names = live.stack.names(kind)
         every = kind != "gateway" and number % 2 == 0  # without a gateway nothing answers
-        await live.kill(names if every else [draw.choice(names)])
+        await live.stack.kill(names if every else [draw.choice(names)])
 
 
 async def _swapped_and_killed(live: LiveStack) -> None:
     """Promote the stack's releases in turn and kill -9 a pod after each, until cancelled."""
     draw, releases = random.Random(8), live.stack.releases  # noqa: S311
     for number in itertools.count(1):
-        await live.stack.promote(releases[number % len(releases)], live.plan.patience)
-        await live.kill([draw.choice(live.stack.names(*_KINDS))])
+        await live.stack.promote(releases[number % len(releases)])
+        await live.stack.kill([draw.choice(live.stack.names(*_KINDS))])
         await asyncio.sleep(live.plan.calm)
 
 
@@ -75,7 +75,7 @@ async def measure_filters(live: LiveStack) -> list[Row]:
     async with live.site() as site, beside(_pods_killed(live)), asyncio.TaskGroup() as callers:
         for number in range(plan.callers):
             callers.create_task(ask(site, number))
-    await live.stack.until_healthy(plan.patience)
+    await live.stack.until_healthy()
     degraded = counts["degraded"] / max(1, counts["slates"])
     declared = sorted(name for name in counts if name.startswith("DEGRADATION"))
     return [
@@ -135,7 +135,7 @@ async def measure_pages(live: LiveStack) -> list[Row]:
             for _ in range(2 * plan.callers):
                 callers.create_task(_read(site, waiting, plan.pages, counts))
         retried = len(site.refusals)
-    await live.stack.until_healthy(plan.patience)
+    await live.stack.until_healthy()
     failed = plan.readers * plan.pages - counts["slates"]
     return [
         Row(f"videos that came twice within {plan.pages} pages", counts["repeated"], bound=0),
@@ -191,7 +191,7 @@ async def measure_swaps(live: LiveStack) -> list[Row]:
     moment = int(time.time())  # the same for all slates, so that a viewer's are the same
     slates: dict[tuple[str, str], tuple[str, ...]] = {}
     for release in stack.releases:
-        await stack.promote(release, plan.patience)
+        await stack.promote(release)
         slates |= await _learned(live, viewers, moment, release)
     first, second = stack.releases
     if all(slates[first, viewer] == slates[second, viewer] for viewer in viewers):
@@ -202,12 +202,12 @@ async def measure_swaps(live: LiveStack) -> list[Row]:
         quiet = p99(load.answers)
         for number in range(1, plan.swaps + 1):
             started = time.monotonic()
-            took = await stack.promote(stack.releases[(number + 1) % 2], plan.patience)
+            took = await stack.promote(stack.releases[(number + 1) % 2])
             windows.append((started, started + took + _SETTLING))
             live.console.print(f"swap {number} of {plan.swaps}: {took:.2f} s on every pod")
             await asyncio.sleep(_SWAP_PAUSE)
             memory.append(stack.memory())
-    await stack.promote(first, plan.patience)
+    await stack.promote(first)
     busy = [each for each in load.answers if any(a <= each.at <= b for a, b in windows)]
     counts = count(load.answers, slates)
     return [

@@ -14,7 +14,7 @@ import numpy as np
 from rich.console import Console
 
 from bench.site import Recorder, Site, opened_site
-from bench.stack import Stack, built_home, make_twin
+from bench.stack import PATIENCE, Stack, built_home, make_twin
 from vireo.server.home import Home
 from vireo.server.recommend.filters.declared import CREATOR, label
 from vireo.training.data.dataset import load_dataset
@@ -39,8 +39,6 @@ class LivePlan:
 
     rate: float = 1_000.0
     """Events a second that come in beside."""
-    patience: float = 120.0
-    """Maximum wait for anything."""
     timed: bool = True
     """Whether times are judged; a busy machine has none to judge."""
 
@@ -90,7 +88,6 @@ class LivePlan:
 
 SHORT = LivePlan(
     rate=200.0,
-    patience=240.0,
     timed=False,
     viewers=20,
     hiding=20,
@@ -194,17 +191,12 @@ class LiveStack:
 
     def site(self) -> AbstractAsyncContextManager[Site]:
         """Open a connection to the edge."""
-        return opened_site(self.edge, self.plan.patience)
-
-    async def kill(self, names: Sequence[str]) -> None:
-        """Kill -9 processes, and return once they are healthy again."""
-        await self.stack.kill(names, self.plan.patience)
+        return opened_site(self.edge, PATIENCE)
 
     def flow(self) -> Recorder:
         """Record events of some thousand viewers at the plan's rate, as long as a block lasts."""
-        rate, patience = self.plan.rate, self.plan.patience
-        size = max(1, round(rate / 10))
-        return Recorder(self.edge, self.videos, rate, patience, viewers=_FLOW_VIEWERS, size=size)
+        rate, size = self.plan.rate, max(1, round(self.plan.rate / 10))
+        return Recorder(self.edge, self.videos, rate, PATIENCE, viewers=_FLOW_VIEWERS, size=size)
 
 
 @contextmanager

@@ -28,15 +28,7 @@ from bench.process import memory_of, running
 from bench.rows import Figures, Row
 from bench.speed.h2load import Prepared, Target
 from bench.speed.search import measure_search
-from bench.speed.stand import (
-    Chain,
-    Cost,
-    Question,
-    SpeedPlan,
-    Stand,
-    questions_of,
-    stand,
-)
+from bench.speed.stand import Chain, Cost, Question, SpeedPlan, Stand, questions_of, stand
 from vireo.ops.stack.ports import free_port_base
 from vireo.ops.stack.settings import PodKind
 from vireo.server.home import Home
@@ -108,13 +100,8 @@ def _bare_chain(
     stood: Stand, questions: Sequence[Question]
 ) -> Iterator[tuple[str, dict[str, int]]]:
     """Run the bare chain until the block ends; yield host:port and its processes."""
-    viewers = {}
-    for question in questions:
-        viewers[question.viewer_id] = type(question.candidates.viewer)()
-        viewers[question.viewer_id].CopyFrom(question.candidates.viewer)
-        viewers[question.viewer_id].ClearField("asked_at")
     file = stood.folder / "viewers"
-    bare.write_viewers(file, viewers)
+    bare.write_viewers(file, {each.viewer_id: each.viewer for each in questions})
     with (
         _bare_server("candidate", stood) as (find, candidate),
         _bare_server("ranking", stood) as (rank, ranking),
@@ -191,7 +178,7 @@ def _peer_chain(python: Path, stood: Stand, questions: Sequence[Question]) -> It
     """Run Ray Serve's chain until the block ends; yield it once it answers every question right."""
     folder, port = stood.folder, free_port_base()
     viewers = folder / "peer-viewers"
-    viewers.write_bytes(pickle.dumps({each.viewer_id: each.query.viewer for each in questions}))
+    viewers.write_bytes(pickle.dumps({each.viewer_id: each.decoded for each in questions}))
 
     def body(question: Question) -> bytes:
         asked = question.request
@@ -217,7 +204,7 @@ def _peer_chain(python: Path, stood: Stand, questions: Sequence[Question]) -> It
     command = [str(python), "-m", module, str(port), str(stood.release), str(viewers)]
     environment = {**os.environ, "PYTHONPATH": str(_CHECKOUT), "OMP_NUM_THREADS": "1"}
     log = folder / "rayserve-chain.log"
-    with running(command, log, answers, environment, folder=_CHECKOUT) as pid:
+    with running(command, log, answers, environment) as pid:
         prepared = []
         for number, question in enumerate(questions):
             file = folder / f"peer-{number}.json"
@@ -229,11 +216,11 @@ def _peer_chain(python: Path, stood: Stand, questions: Sequence[Question]) -> It
 
 def _tail_rows(stood: Stand, plan: SpeedPlan, console: Console) -> list[Row]:
     """Measure p99 over p50 behind Envoy at a sustained load."""
-    return asyncio.run(_tail(stood, plan, console))
+    return asyncio.run(_tail(stood.edge(plan.viewers), plan, console))
 
 
-async def _tail(stood: Stand, plan: SpeedPlan, console: Console) -> list[Row]:
-    edge, figures = await stood.edge(plan.viewers), Figures(console)
+async def _tail(edge: Target, plan: SpeedPlan, console: Console) -> list[Row]:
+    figures = Figures(console)
     load = f"{_TAIL_CALLERS} callers at {_SHARE:.0%} of the sustained rate"
     for number in figures.rounds(plan.rounds):
         requests = plan.of_round(number).requests
@@ -251,7 +238,7 @@ async def _tail(stood: Stand, plan: SpeedPlan, console: Console) -> list[Row]:
 
 def _pods_rows(stood: Stand, plan: SpeedPlan, console: Console) -> list[Row]:
     """Measure the memory of pods, and the start of others like them from a warm cache."""
-    asyncio.run(stood.edge(plan.sample))
+    stood.edge(plan.sample)
     figures = Figures(console)
     for _ in figures.rounds(plan.rounds):
         for kind in _MAX_MEGABYTES:

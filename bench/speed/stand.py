@@ -5,13 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import (
-    Iterable,
-    Iterator,
-    Mapping,
-    Sequence,
-)
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +20,7 @@ from bench.speed.h2load import LoadResult, Prepared, Target
 from bench.stack import Stack, linked_home
 from vireo.server.candidate.service import decode
 from vireo.server.errors import VireoError
+from vireo.server.features.viewer import ViewerFeatures
 from vireo.server.gateway.features import FeatureReader
 from vireo.server.gateway.pods import retrieve_request
 from vireo.server.gateway.query import RecommendQuery
@@ -33,11 +28,10 @@ from vireo.server.home import Home
 from vireo.server.recommend.ranking.pipeline import RankingPipeline
 from vireo.server.recommend.ranking.release import RankingQuery, RankingRelease
 from vireo.server.recommend.retrieval.pipeline import CandidatePipeline
-from vireo.server.recommend.retrieval.query import CandidateQuery
 from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.server.rpc.guard import REQUEST_ID
 from vireo.training.features.watches import load_watches
-from vireo.v1 import candidate_pb2, recommendation_pb2, recommendation_pb2_grpc, viewer_pb2
+from vireo.v1 import recommendation_pb2, recommendation_pb2_grpc, viewer_pb2
 
 SETTINGS = {
     "VIREO_CANDIDATE_PODS": "1",
@@ -89,10 +83,10 @@ class Question:
 
     viewer_id: str
     request: recommendation_pb2.RecommendRequest
-    candidates: candidate_pb2.RetrieveCandidatesRequest
-    """With the viewer's features, as a gateway sends it."""
-    query: CandidateQuery
-    """The query of `candidates`."""
+    viewer: viewer_pb2.ViewerFeatures
+    """As gateways read them."""
+    decoded: ViewerFeatures
+    """The same, as pods read them."""
     ids: list[str]
     """The slate, made by the same pipelines in this process."""
     scores: list[float]
@@ -113,17 +107,12 @@ def read_viewers(features: Path, viewer_ids: Iterable[str]) -> list[viewer_pb2.V
     """Return viewers' features from a Feast repository, read as gateways do."""
     # Feast imports torch if it is installed, which takes seconds.
     sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
+    reader = FeatureReader(features, _SECONDS)
 
-    def read() -> list[viewer_pb2.ViewerFeatures]:
-        reader = FeatureReader(features, _SECONDS)
+    async def every() -> list[viewer_pb2.ViewerFeatures]:
+        return [await reader.read(viewer_id, _SECONDS) for viewer_id in viewer_ids]
 
-        async def every() -> list[viewer_pb2.ViewerFeatures]:
-            return [await reader.read(viewer_id, _SECONDS) for viewer_id in viewer_ids]
-
-        return asyncio.run(every())
-
-    with ThreadPoolExecutor(1) as thread:  # this one may have an event loop that runs
-        return thread.submit(read).result()
+    return asyncio.run(every())
 
 
 def questions_of(home: Home, dataset: str, viewers: int) -> list[Question]:
@@ -148,7 +137,7 @@ def questions_of(home: Home, dataset: str, viewers: int) -> list[Question]:
         )
         ids = [ranking.release.ids[row] for row in ranked.rows.tolist()]
         scores = ranked.scores.tolist()
-        questions.append(Question(viewer_id, request, retrieval, query, ids, scores))
+        questions.append(Question(viewer_id, request, viewer, query.viewer, ids, scores))
     return questions
 
 
@@ -249,10 +238,11 @@ class Stand:
         pids = {process: self.pids[process] for process in processes}
         return await Chain.of(name, address, pids, questions, self.folder)
 
-    async def edge(self, viewers: int) -> Target:
+    def edge(self, viewers: int) -> Target:
         """Return Envoy's edge, after it has answered for the first viewers right."""
         questions = questions_of(self.home, self.dataset, viewers)
-        return (await self.chain("the edge", self.stack.settings.edge, (), questions)).target
+        address = self.stack.settings.edge
+        return asyncio.run(self.chain("the edge", address, (), questions)).target
 
 
 @contextmanager

@@ -1,46 +1,42 @@
 from __future__ import annotations
 
-import asyncio
 import re
+import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import yaml
 
-from bench.capacity.__main__ import PAGE, capacity_page
-from bench.capacity.measure import ROWS, event_bytes, store
-from bench.capacity.plan import DAY_SECONDS, Costs, Demand, Policy, Prices, limits, plan
-from tests.builders.tiny_home import DATASET, build_tiny_features
-from vireo.server.home import Home
+from bench import capacity
+from bench.capacity import DAY_SECONDS, MEASURED, PAGE, Site, capacity_page, limits, needed
 
-COSTS = Costs(
-    slate_ms={"envoy": 0.6, "gateway": 1.0, "candidate": 2.0, "ranking": 1.5},
-    event_call_ms=0.4,
-    event_ms=0.01,
-    consumer_rate=10_000,
-    store_ms=0.05,
-    row_bytes={100: 3_000, 1_200: 25_000},
-    event_bytes=200,
-    appends={"default": 10_000, "durable": 1_000},
-    process_mb=dict.fromkeys(
+COSTS = {
+    "slate_ms": {"envoy": 0.6, "gateway": 1.0, "candidate": 2.0, "ranking": 1.5},
+    "event_call_ms": 0.4,
+    "event_ms": 0.01,
+    "consumer_rate": 10_000,
+    "store_ms": 0.05,
+    "row_bytes": {"100": 3_000, "1200": 25_000},
+    "event_bytes": 200,
+    "appends": {"default": 10_000, "durable": 1_000},
+    "process_mb": dict.fromkeys(
         ("envoy", "gateway", "candidate", "ranking", "consumer", "control"), 500.0
     ),
-    features_gb=(0.8, 0.12),
-)
-DEMAND = Demand(864_000, slates=10, shown=10, plays=2, peak=2, known=3)
+    "features_gb": (0.8, 0.12),
+}
+SITE = Site(864_000, slates=10, peak=2)
 """200 slates a second at the busiest time."""
 
 
 def test_processes_follow_from_the_load_with_one_to_spare() -> None:
-    found = plan(DEMAND, COSTS, Policy(utilisation=0.5), Prices())
-    assert found.peak_slates == pytest.approx(200)
-    assert found.peak_events == pytest.approx(2_400)
+    found = needed(replace(SITE, utilisation=0.5), COSTS)
+    assert found["peak_slates"] == pytest.approx(200)
+    assert found["peak_events"] == pytest.approx(2_400)
     # A gateway spends 1.0 on a slate, 0.4 on each of 3 calls and 0.01 on each of 12 events;
     # an Envoy 0.6, and a third of that on each call.
-    assert found.cores_used["gateway"] == pytest.approx(0.2 * 2.32)
-    assert found.cores_used["envoy"] == pytest.approx(0.2 * 1.2)
-    assert found.processes == {
+    assert found["cores_used"]["gateway"] == pytest.approx(0.2 * 2.32)
+    assert found["cores_used"]["envoy"] == pytest.approx(0.2 * 1.2)
+    assert found["processes"] == {
         "envoy": 2,
         "gateway": 2,
         "candidate": 2,
@@ -48,30 +44,30 @@ def test_processes_follow_from_the_load_with_one_to_spare() -> None:
         "consumer": 1,
         "control": 1,
     }
-    grown = plan(replace(DEMAND, daily_viewers=10 * 864_000), COSTS, Policy(0.5), Prices())
-    assert grown.processes["candidate"] == 9  # 4 cores in use, 8 to be half busy, and one
-    assert grown.processes["consumer"] == 5
+    grown = needed(replace(SITE, viewers=10 * 864_000, utilisation=0.5), COSTS)
+    assert grown["processes"]["candidate"] == 9  # 4 cores in use, 8 to be half busy, and one
+    assert grown["processes"]["consumer"] == 5
 
 
 def test_memory_log_and_money_follow_from_viewers_and_prices() -> None:
-    found = plan(DEMAND, COSTS, Policy(), Prices(core_hour=1, gb_hour=0, disk_gb_month=0))
-    assert found.redis_gb == pytest.approx(864_000 * 3 * 3_000 * 2 / 1e9)
-    many = plan(replace(DEMAND, watches=650), COSTS, Policy(), Prices())
-    assert many.redis_gb == pytest.approx(864_000 * 3 * 14_000 * 2 / 1e9)
-    assert found.log_gb == pytest.approx(864_000 * 10 * 12 * 200 * 30 * 3 / 1e9)
-    assert found.log_max_bytes == pytest.approx(864_000 * 10 * 12 * 200 * 30 / 0.7)
-    assert found.day_hours == pytest.approx(864_000 * 10 * 12 / 10_000 / 3600)
-    assert found.dollars == pytest.approx(730 * found.cores)
-    memory = plan(DEMAND, COSTS, Policy(), Prices(core_hour=0, gb_hour=1, disk_gb_month=0))
-    assert memory.dollars == pytest.approx(730 * memory.memory_gb)
-    disk = plan(DEMAND, COSTS, Policy(), Prices(core_hour=0, gb_hour=0, disk_gb_month=1))
-    assert disk.dollars == pytest.approx(disk.log_gb)
+    found = needed(replace(SITE, core_hour=1, gb_hour=0, disk_gb_month=0), COSTS)
+    assert found["redis_gb"] == pytest.approx(864_000 * 3 * 3_000 * 2 / 1e9)
+    many = needed(replace(SITE, watches=650), COSTS)
+    assert many["redis_gb"] == pytest.approx(864_000 * 3 * 14_000 * 2 / 1e9)
+    assert found["log_gb"] == pytest.approx(864_000 * 10 * 12 * 200 * 30 * 3 / 1e9)
+    assert found["log_max_bytes"] == pytest.approx(864_000 * 10 * 12 * 200 * 30 / 0.7)
+    assert found["day_hours"] == pytest.approx(864_000 * 10 * 12 / 10_000 / 3600)
+    assert found["dollars"] == pytest.approx(730 * found["cores"])
+    memory = needed(replace(SITE, core_hour=0, gb_hour=1, disk_gb_month=0), COSTS)
+    assert memory["dollars"] == pytest.approx(730 * memory["memory_gb"])
+    disk = needed(replace(SITE, core_hour=0, gb_hour=0, disk_gb_month=1), COSTS)
+    assert disk["dollars"] == pytest.approx(disk["log_gb"])
 
 
 def test_what_breaks_is_in_the_order_of_viewers_and_does_not_depend_on_their_number() -> None:
-    found = limits(DEMAND, COSTS, Policy())
+    found = limits(SITE, COSTS)
     assert [*found.values()] == sorted(found.values())
-    assert found == limits(replace(DEMAND, daily_viewers=1e9), COSTS, Policy())
+    assert found == limits(replace(SITE, viewers=1e9), COSTS)
     # 60% of a core, at 2.32 ms for each of a viewer's 10 slates a day, twice as many at the peak.
     assert found["gateway"] == pytest.approx(600 / 2.32 / (10 / 86_400 * 2))
     assert found["redis memory"] == pytest.approx(64e9 / 18_000)
@@ -79,34 +75,31 @@ def test_what_breaks_is_in_the_order_of_viewers_and_does_not_depend_on_their_num
     assert found["durable"] == pytest.approx(1_000 / (20 / 86_400 * 3))
 
 
-def test_the_measured_bytes_are_those_of_the_codec_in_redis_and_of_messages_in_the_log(
-    tmp_path: Path,
-) -> None:
-    costs, home = Costs.measured(), Home(tmp_path / "home")
-    build_tiny_features(home)
-    assert list(costs.row_bytes) == list(ROWS) == [100, 1_200, 5_000]
-    for watches, measured in costs.row_bytes.items():
-        size, _ = store(home.features(DATASET), tmp_path, watches, reads=1)
-        assert size == pytest.approx(measured, rel=0.05)
-    (tmp_path / "log").mkdir()
-    stored = asyncio.run(event_bytes(tmp_path / "log"))
-    assert stored == pytest.approx(costs.event_bytes, rel=0.05)
-
-
 def test_the_charts_example_of_production_has_the_limits_of_the_viewers_that_it_names() -> None:
     text = (PAGE.parents[1] / "deploy/helm/values/production.yaml").read_text()
     [viewers] = re.findall(r"# For ([\d,]+) daily viewers", text)
     events = yaml.safe_load(text)["events"]
-    policy = Policy(retention_days=events["retentionSeconds"] / DAY_SECONDS)
-    demand = Demand(float(viewers.replace(",", "")))
-    needed = plan(demand, Costs.measured(), policy, Prices())
-    assert needed.log_max_bytes <= events["maxBytes"] <= 1.1 * needed.log_max_bytes
+    days = events["retentionSeconds"] / DAY_SECONDS
+    site = Site(float(viewers.replace(",", "")), retention_days=days)
+    found = needed(site, MEASURED)
+    assert found["log_max_bytes"] <= events["maxBytes"] <= 1.1 * found["log_max_bytes"]
     assert f"is for {viewers} viewers" in PAGE.read_text()
-    consumers = needed.processes["consumer"]
-    assert consumers <= events["partitions"]
-    assert limits(demand, Costs.measured(), policy)["nightly"] > demand.daily_viewers
+    assert found["processes"]["consumer"] <= events["partitions"]
+    assert limits(site, MEASURED)["nightly"] > site.viewers
 
 
 def test_the_page_is_as_new_as_the_last_measurements() -> None:
-    made = capacity_page(Costs.measured())
+    made = capacity_page(Site(), MEASURED)
     assert PAGE.read_text() == made, "make it again: python -m bench.capacity"
+
+
+def test_other_assumptions_are_flags_and_print_what_they_come_to(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--viewers", "100000", "--retention-days", "7"]
+    monkeypatch.setattr(sys, "argv", ["capacity", *flags])
+    capacity.main()
+    printed = capsys.readouterr().out
+    assert printed.startswith("## What sites need\n\n| daily viewers | 100,000 |\n")
+    assert "| `VIREO_EVENT_RETENTION` | 604800 |" in printed
+    assert "| one gateway |" in printed

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from bench.live.run import LIVE, REQUESTS, measure
+from bench.live.run import PARTS, measure
 from bench.live.slates import count
 from bench.live.stack import SHORT
 from bench.load import Answer, beside
@@ -92,8 +92,7 @@ def test_events_videos_and_requests_keep_their_promises_through_kills_and_swaps(
         readers=4,
         batch=100,
     )
-    parts = {*LIVE, *REQUESTS}
-    rows = list(measure(home, DATASET, plan, Console(), parts))
+    rows = list(measure(home, DATASET, plan, Console(), {*PARTS["live"], *PARTS["requests"]}))
     broken = {row.measure: row.figure for row in rows if row.holds is False}
     assert broken == {}
     assert sum(row.bound == 0 for row in rows) == 23

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from bench.load import PAGE
-from bench.rows import Figures, Row, print_rows
+from bench.rows import Figures, Row, show
 from bench.speed.h2load import Prepared, Target, frame
 from bench.speed.measures import MEASURES, measure
 from bench.speed.search import SHARES, measure_search
@@ -43,9 +43,8 @@ needs_h2load = pytest.mark.skipif(
 def test_a_row_holds_up_to_its_bound(
     bound: float | None, at_least: bool, holds: bool | None
 ) -> None:
-    row = Row.over_rounds("ratio", [1.0, 2.0, 5.0], bound, at_least=at_least)
-    assert (row.figure, row.spread, row.holds) == (2.0, (1.0, 5.0), holds)
-    assert row.document()["holds"] == holds
+    row = Row("ratio", 2.0, (1.0, 5.0), bound, at_least)
+    assert row.holds == row.document()["holds"] == holds
 
 
 def test_the_first_round_only_warms_up() -> None:
@@ -61,10 +60,9 @@ def test_rows_are_whole_on_a_narrow_terminal_and_measures_go_on_in_the_next_line
     monkeypatch.setenv("COLUMNS", "80")
     lines = (CHECKOUT / "bench/report/memory.jsonl").read_text().splitlines()
     rows = [
-        Row.over_rounds(each["measure"], [each["figure"]], each["bound"])
-        for each in map(json.loads, lines)
+        Row(each["measure"], each["figure"], bound=each["bound"]) for each in map(json.loads, lines)
     ]
-    print_rows(rows)
+    show(rows, as_json=False)
     text = capsys.readouterr().out
     assert "…" not in text
     for row in rows:

@@ -78,7 +78,7 @@ def test_the_choice_says_why_and_how_long_it_will_take() -> None:
 def test_the_memory_estimate_is_sufficient_and_less_than_half_too_high(
     events: int, entities: int, features: float, training: float
 ) -> None:
-    """Peaks are in GB, by `vireo bench memory`."""
+    """Peaks are in GB, as bench/README.md measures them."""
     info = described(events * 9 // 10, entities, entities, hides=events // 10)
     assert 1 <= features_memory(info).needed / 1e9 / features <= 1.5
     assert 1 <= training_memory(info, load_profile("large")).needed / 1e9 / training <= 1.5

@@ -31,13 +31,15 @@ COUNTED = {
 }
 """Statistics of the admin interface whose increase is a field of `Edge`."""
 OPEN = f"{_HTTP}.downstream_rq_active"
+CLUSTERS = "clusters?format=json"
+"""Page of the admin interface with the hosts of each cluster."""
 _CONNECTED = "control_plane.connected_state"
 _STATISTICS = r"^(http\.edge\.downstream_rq_|edge|cluster\.gateway\.|control_plane\.)"
 _CONCURRENT = 16
 _LOOK_SECONDS = 0.2
 """Seconds between two looks at the calls under way."""
 
-_Hosts: TypeAlias = Mapping[tuple[str, str], Host]
+Hosts: TypeAlias = Mapping[tuple[str, str], Host]
 """By cluster and address; of a look at one moment, `occupied` is the number of calls under way."""
 
 
@@ -74,7 +76,7 @@ def ask_envoy(deployment: Deployment) -> Facts:
     return Facts.of_part("envoy", where, hosts=tuple(_reached(fresh)), edges=(edge,))
 
 
-def _watched(deployment: Deployment, until: float) -> Iterator[_Hosts]:
+def _watched(deployment: Deployment, until: float) -> Iterator[Hosts]:
     """Yield looks at the hosts, one at least, until a moment of the monotonic clock."""
     while True:
         time.sleep(max(0.0, min(_LOOK_SECONDS, until - time.monotonic())))
@@ -83,12 +85,15 @@ def _watched(deployment: Deployment, until: float) -> Iterator[_Hosts]:
             return
 
 
-def _hosts(deployment: Deployment) -> _Hosts:
-    url = f"http://{deployment.envoy}/clusters?format=json"
-    clusters = json.loads(get(url, deployment.answer).body)
+def _hosts(deployment: Deployment) -> Hosts:
+    return hosts_of(get(f"http://{deployment.envoy}/{CLUSTERS}", deployment.answer).body)
+
+
+def hosts_of(page: str) -> Hosts:
+    """Return the pods of a page of CLUSTERS."""
     return {
         (host.cluster, host.address): host
-        for status in clusters.get("cluster_statuses", ())
+        for status in json.loads(page).get("cluster_statuses", ())
         if status["name"].split("-")[0] in POD_KINDS
         for host in (_host(status["name"], each) for each in status.get("host_statuses", ()))
     }
