@@ -13,7 +13,12 @@ import numpy as np
 from pydantic import Field
 
 from vireo.server.columns import encode_columns
-from vireo.server.inference.service import MAX_BATCH, ServedModel, add_inference_service
+from vireo.server.inference.service import (
+    MAX_BATCH,
+    ServedModel,
+    add_inference_service,
+    serve_inference_http,
+)
 from vireo.server.inference.tensors import Limits
 from vireo.server.live.live import Live
 from vireo.server.models.signature import BATCH, HISTORY
@@ -202,6 +207,7 @@ CANDIDATE_POD = Pod(
         )
     ),
     inference=partial(add_inference_service, model_of=_served_model),
+    inference_http=serve_inference_http,
 )
 """The candidate pod."""
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from typing import Any, Generic, TypeVar
 
@@ -13,6 +14,7 @@ from google.protobuf.message import Message
 from vireo.inference import model_config_pb2 as config_pb
 from vireo.inference import open_inference_pb2 as pb
 from vireo.inference import open_inference_pb2_grpc
+from vireo.server.errors import VireoError
 from vireo.server.inference.tensors import Limits, metadata, read_inputs, write_output
 from vireo.server.models.model import Model, ModelInputError, ModelOutputError
 from vireo.server.models.signature import Tensor
@@ -25,6 +27,7 @@ from vireo.server.rpc.errors import RpcError, invalid_argument, not_found
 from vireo.server.rpc.guard import ServiceLimits
 from vireo.server.rpc.reading import Context
 from vireo.server.rpc.server import RpcServer
+from vireo.server.rpc.settings import RpcSettings
 
 PLATFORM = "onnxruntime_onnx"
 _BACKEND = "onnxruntime"
@@ -214,3 +217,20 @@ def _cost(request: Message) -> float:
     """Return what a request costs, in seconds: a run of a model takes longer, the more it reads."""
     bytes_read = request.ByteSize() if isinstance(request, pb.ModelInferRequest) else 0
     return _CALL_SECONDS + bytes_read * _BYTE_SECONDS
+
+
+def serve_inference_http(
+    server: RpcServer, settings: RpcSettings, port: int
+) -> Callable[[], Coroutine[Any, Any, None]]:
+    """Return what serves the service of `server` by HTTP until cancelled.
+
+    Raises:
+        VireoError: aiohttp isn't installed, which pods without HTTP do without.
+    """
+    try:
+        from vireo.server.inference.http_server import serve_http
+    except ModuleNotFoundError as error:
+        raise VireoError(
+            "VIREO_OIP_HTTP_PORT needs aiohttp: pip install 'vireo[http]', or set it to 0"
+        ) from error
+    return partial(serve_http, server, settings, port)

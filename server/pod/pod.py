@@ -18,7 +18,6 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 from pydantic import Field
 
-from vireo.server.errors import VireoError
 from vireo.server.event_log.jetstream import JetStreamLog, open_log
 from vireo.server.event_log.settings import EventLogSettings
 from vireo.server.home import Home
@@ -133,7 +132,9 @@ class Pod(Generic[T]):
     """Maximum calls that are worked on concurrently, and that wait for it. None if no call can be
     answered without a run: then the run queue gives the wait."""
     inference: Callable[[RpcServer, ReleaseLoader[T], RunQueue, Admission], None] | None = None
-    """Adds the Open Inference Protocol's service, also served by HTTP; None without a model."""
+    """Adds the Open Inference Protocol's service; None if the pod has no model."""
+    inference_http: Callable[[RpcServer, RpcSettings, int], Background] | None = None
+    """Serves the same by HTTP at a port; raises VireoError if it can't be."""
     replay: Callable[[T], None] | None = None
     """Raises unless what was built reproduces the recorded golden outputs."""
     ready: Callable[[str], Awaitable[None]] | None = None
@@ -190,28 +191,13 @@ async def serve_pod(pod: Pod[Any], settings: PodSettings) -> None:
         await server.set_serving(True)
 
     background = [*pod.background]
-    if settings.oip_http_port and pod.inference is not None:
-        background.append(_inference_http(server, settings))
+    if settings.oip_http_port and pod.inference_http is not None:
+        background.append(pod.inference_http(server, settings, settings.oip_http_port))
     try:
         await server.run(loader.run(on_first), *(run() for run in background))
     finally:
         if pod.event_log is not None:
             await pod.event_log.close()
-
-
-def _inference_http(server: RpcServer, settings: PodSettings) -> Background:
-    """Return what serves the inference service of `server` by HTTP until cancelled.
-
-    Raises:
-        VireoError: aiohttp isn't installed, which pods without HTTP do without.
-    """
-    try:
-        from vireo.server.inference.http_server import serve_http
-    except ModuleNotFoundError as error:
-        raise VireoError(
-            "VIREO_OIP_HTTP_PORT needs aiohttp: pip install 'vireo[http]', or set it to 0"
-        ) from error
-    return partial(serve_http, server, settings, settings.oip_http_port)
 
 
 def following(

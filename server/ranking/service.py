@@ -23,7 +23,12 @@ from vireo.server.columns import (
     encode_columns,
 )
 from vireo.server.features.model_inputs import RANKER_HISTORY
-from vireo.server.inference.service import MAX_BATCH, ServedModel, add_inference_service
+from vireo.server.inference.service import (
+    MAX_BATCH,
+    ServedModel,
+    add_inference_service,
+    serve_inference_http,
+)
 from vireo.server.inference.tensors import Limits
 from vireo.server.live.live import Live
 from vireo.server.models.signature import BATCH, CANDIDATES, HISTORY
@@ -221,6 +226,7 @@ RANKING_POD = Pod(
         RankingServicer(loader, queue), server
     ),
     inference=partial(add_inference_service, model_of=_served_model),
+    inference_http=serve_inference_http,
 )
 """The ranking pod."""
 
