@@ -54,7 +54,7 @@ _PODS_CHANGE = Fault(
     faults.pods_change_without_control_plane,
     lasts=(60.0, 4.0),
 )
-_NO_CONTROL = Fault("no control plane", faults.held_down("control"))
+_NO_CONTROL = Fault("no control plane", faults.held_down("control"), lasts=(2.0, 1.0))
 _REJECTED = Fault("Envoy refuses routes", faults.rejected_routes, lasts=(2.0, 1.0))
 
 # Too many calls.
@@ -130,7 +130,7 @@ CASES = {
     ),
     6: Case(
         "no control plane while pods come and go; one that Envoy rejects",
-        (_PODS_CHANGE, _REJECTED),
+        (_PODS_CHANGE, _NO_CONTROL, _REJECTED),
     ),
     7: Case("four times the sustainable load", (_FLOODED,), overload.flood),
     8: Case("a host cut off: packets dropped, not refused", (_HOST_CUT_OFF,)),

@@ -67,7 +67,7 @@ class Membership:
         return self._present - self._admitted
 
     def members(self, now: float) -> frozenset[Endpoint]:
-        """Return the pods that Envoy must have now; calls under way end well on all others."""
+        """Return the pods that Envoy must have now; calls under way on pods it loses end well."""
         if self._empty_since is not None and now - self._empty_since >= _EMPTY_SECONDS:
             self._present = self._admitted = frozenset()
             self._empty_since = None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
-from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Protocol
 
@@ -52,14 +51,24 @@ class FileDiscovery:
         """Hold the file's path; nothing is read yet."""
         self.attempts = Attempts("file")
         self._path = path
-        self._parsed = lru_cache(1)(parse)
+        self._latest: tuple[bytes | None, Endpoints | str] = None, {}
+        """The latest content, and its pods or what is wrong with it."""
 
     async def follow(self, changed: Callable[[Endpoints], None]) -> None:
         """Call `changed` with the pods, and after each change; invalid content is ignored."""
         await follow(self.attempts, self._read, changed, _POLL_SECONDS)
 
     def _read(self) -> tuple[Endpoints, frozenset[str]]:
-        return self._parsed(read_bounded(self._path, _MAX_BYTES), self._path), frozenset()
+        text = read_bounded(self._path, _MAX_BYTES)
+        if text != self._latest[0]:
+            try:
+                self._latest = text, parse(text, self._path)
+            except VireoError as error:
+                self._latest = text, str(error)
+        found = self._latest[1]
+        if isinstance(found, str):
+            raise VireoError(found)
+        return found, frozenset()
 
 
 def _endpoint(text: str) -> Endpoint:

@@ -30,7 +30,7 @@ _FAMILIES = ("IPv4", "IPv6")
 """Supported address families, in order of preference for a pod with both."""
 _POLL_SECONDS = 1.0
 _REQUEST_SECONDS = 5.0
-"""Maximum seconds to wait for a whole response."""
+"""Maximum seconds to wait for a whole body."""
 _MAX_BYTES = 32 << 20
 """Maximum size of a list: room for tens of thousands of pods."""
 _MAX_WORDS = 300

@@ -1,7 +1,8 @@
 """Page tokens: they continue a slate without a video of the pages before, and without state.
 
-They need no signature: whoever changes one gets a page that the same caller may ask for anyway,
-with the videos of the token as `excluded_video_ids`.
+They need no signature: whoever makes one up gets a page that the same caller may ask for anyway,
+without MAX_SHOWN videos of its choice and, as on any later page, without pins. The digest shows
+what was cut or damaged on the way.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ MAX_AGE_SECONDS = 86_400
 
 VERSION = 2
 _HEADER = struct.Struct(">BI16s")
-"""Version, when it was issued in Unix seconds, and digest of the request."""
+"""Version, when it was issued in Unix seconds, and digest of the request and the keys."""
 _KEY_BYTES = 8
 
 
@@ -40,15 +41,16 @@ def next_page_token(
     keys = [*shown, *map(video_key, video_ids)]
     if len(keys) > MAX_SHOWN:
         return ""
-    header = _HEADER.pack(VERSION, int(time.time()), _digest(request))
-    return urlsafe_b64encode(header + struct.pack(f">{len(keys)}q", *keys)).decode().rstrip("=")
+    packed = struct.pack(f">{len(keys)}q", *keys)
+    header = _HEADER.pack(VERSION, int(time.time()), _digest(request, packed))
+    return urlsafe_b64encode(header + packed).decode().rstrip("=")
 
 
 def shown_keys(request: pb.RecommendRequest) -> Sequence[int]:
     """Return the keys of the videos on the pages before that of a request with a token.
 
     Raises:
-        RpcError: INVALID_ARGUMENT: it isn't a token, has expired, or is of another request.
+        RpcError: INVALID_ARGUMENT: it isn't a whole token, has expired, or is of another request.
     """
     text = request.page_token
     try:
@@ -65,10 +67,10 @@ def shown_keys(request: pb.RecommendRequest) -> Sequence[int]:
         raise _refusal("has expired: it is older than a day; begin a new slate")
     asked = pb.RecommendRequest()
     asked.CopyFrom(request)
-    if digest != _digest(asked):
+    if digest != _digest(asked, token[_HEADER.size :]):
         raise _refusal(
-            "is of another request: only page_size, explain and context.time may differ between "
-            "the pages of a slate"
+            "isn't whole, or is of another request: only page_size, explain and context.time may "
+            "differ between the pages of a slate"
         )
     return struct.unpack_from(f">{count}q", token, _HEADER.size)
 
@@ -77,8 +79,11 @@ def _refusal(reason: str) -> RpcError:
     return invalid_argument([("page_token", reason)])
 
 
-def _digest(request: pb.RecommendRequest) -> bytes:
-    """Return a digest of what must not differ between two pages; clear the rest of the request."""
+def _digest(request: pb.RecommendRequest, keys: bytes) -> bytes:
+    """Return a digest of the keys shown and of what must not differ between two pages.
+
+    The rest of the request is cleared.
+    """
     request.ClearField("page_token")
     request.ClearField("page_size")
     request.ClearField("explain")
@@ -88,4 +93,4 @@ def _digest(request: pb.RecommendRequest) -> bytes:
         if not context.ByteSize():  # as if only the time had never been in it
             request.ClearField("context")
     content = request.SerializeToString(deterministic=True)
-    return blake2b(content, digest_size=16).digest()
+    return blake2b(keys + content, digest_size=16).digest()

@@ -58,8 +58,8 @@ INTERNAL it has retried already."""
 
 INVALID_RESPONSES = Counter(
     "vireo_invalid_responses",
-    "Invalid responses of candidate and ranking pods, by stage and the pod's address "
-    "(empty if unknown).",
+    "Invalid responses of candidate and ranking pods, by stage and the pod's address (empty if "
+    "unknown, `other` after the first 100).",
     ["stage", "address"],
 )
 _labels: set[str] = set()

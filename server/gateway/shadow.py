@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 import structlog
-from cachetools import LRUCache
+from cachetools import TTLCache
 from prometheus_client import Counter, Histogram
 
 from vireo.server.gateway.pods import (
@@ -35,6 +35,8 @@ WINDOW = 1000
 """Number of latest comparisons in the summary."""
 _PAIRS = 4
 """Maximum pairs of releases that have a summary: a canary, or pods that are swapping, alternate."""
+_KEPT_SECONDS = 3600.0
+"""Seconds after which a pair that comes back starts afresh: after a rollback, for example."""
 _TOP = 10
 _QUEUE, _WORKERS = 16, 2
 POOL = (("x-vireo-pool", "shadow"),)
@@ -81,13 +83,14 @@ class Comparisons:
     def __init__(self) -> None:
         """Start without comparisons."""
         self._shadow_id, self._window = "", _Window()
-        self._windows: LRUCache[tuple[str, str], _Window] = LRUCache(_PAIRS)
+        self._windows: TTLCache[tuple[str, str], _Window] = TTLCache(_PAIRS, _KEPT_SECONDS)
 
     def add(self, served: Slate, shadow: Slate) -> None:
         """Compare the two slates of one request."""
         self._shadow_id = shadow.response.release_id
         pair = served.response.release_id, self._shadow_id
-        self._window = self._windows.setdefault(pair, _Window())
+        self._window = self._windows.get(pair) or _Window()
+        self._windows[pair] = self._window
         tops = [each.response.items[:_TOP] for each in (served, shadow)]
         served_ids, shadow_ids = ({item.video_id for item in top} for top in tops)
         served_score, shadow_score = (fmean(item.score for item in top) for top in tops)

@@ -9,7 +9,7 @@ import yaml
 from rich.console import Console
 
 from bench.alerts import SHORT, SHORT_CASES, expected_of, measure_alerts, resolved_after
-from bench.chaos.cases import CASES
+from bench.chaos.cases import ALERTING, CASES
 from tests.builders.tiny_home import DATASET, build_tiny_home
 from vireo.ops.stack.observe import FOLDER
 
@@ -17,6 +17,7 @@ from vireo.ops.stack.observe import FOLDER
 def test_each_chaos_case_has_a_fault_that_waits_for_an_alert_of_the_rules() -> None:
     faults = [each for on_redis in (False, True) for each in expected_of(CASES, on_redis=on_redis)]
     assert {each.case for each in faults} == {*CASES}
+    assert all(any(each in case.faults for case in CASES.values()) for each in ALERTING)
     documents = [yaml.safe_load(path.read_text()) for path in FOLDER.glob("rules/*.yaml")]
     rules = [rule for each in documents for group in each["groups"] for rule in group["rules"]]
     names = {rule["alert"] for rule in rules if "alert" in rule}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -70,8 +70,9 @@ async def test_a_file_is_followed_and_its_absence_and_invalid_content_remove_no_
     assert [each[CANDIDATE] for each in found] == [local(1), local(1, 2), local(3)]
 
 
-async def test_content_that_is_still_the_same_is_parsed_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("content", [listing(1), "{", ""])
+def test_content_that_is_still_the_same_is_parsed_once(
+    content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parsed: list[bytes] = []
 
@@ -81,10 +82,12 @@ async def test_content_that_is_still_the_same_is_parsed_once(
 
     monkeypatch.setattr("vireo.server.control.discovery.parse", counting)
     path = tmp_path / "endpoints.json"
-    path.write_text(listing(1))
+    path.write_text(content)
     discovery = FileDiscovery(path)
-    assert discovery._read() == discovery._read()
-    assert len(parsed) == 1
+    for _ in range(3):
+        with nullcontext() if content == listing(1) else pytest.raises(VireoError):
+            discovery._read()
+    assert parsed == [content.encode()]
 
 
 def test_yaml_is_read_and_ipv6_hosts_are_in_brackets(tmp_path: Path) -> None:

@@ -72,3 +72,11 @@ def test_shadow_pods_on_two_releases_keep_each_others_comparisons_and_few_others
     for release_id in ("a", "b", "c", "d", "first"):
         comparisons.add(slate(), slate(release_id=release_id))
     assert comparisons.summary().compared == 1, "that of long ago is forgotten"
+
+
+def test_a_pair_that_comes_back_later_starts_afresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vireo.server.gateway.shadow._KEPT_SECONDS", 0.0)
+    comparisons = Comparisons()
+    for _ in range(2):
+        comparisons.add(slate(), slate(release_id="first"))
+        assert comparisons.summary().compared == 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import struct
 from typing import Any
 
 import pytest
@@ -104,8 +103,12 @@ def test_garbage_is_refused(garbage: str) -> None:
 def test_a_token_that_is_cut_lengthened_or_of_another_build_is_refused() -> None:
     token, whole = issued(), bytes_of(issued())
     for length in range(1, len(whole)):
-        if length != len(whole) - 8:  # which is a token with one video less
-            assert "isn't a whole" in reason(request(token_of(whole[:length])))
+        assert "whole" in reason(request(token_of(whole[:length])))
+    for byte in range(len(whole)):
+        spoilt = bytearray(whole)
+        spoilt[byte] ^= 1
+        if not 1 <= byte < 5:  # the time
+            assert reason(request(token_of(bytes(spoilt))))
     for more in ("A", "AAAA", "\n", token):
         assert "isn't a whole" in reason(request(token + more))
     assert "another version" in reason(request(token_of(b"\1" + whole[1:])))
@@ -115,12 +118,6 @@ def test_a_token_that_is_cut_lengthened_or_of_another_build_is_refused() -> None
 def test_a_token_that_names_no_video_or_more_than_pods_take_is_refused(count: int) -> None:
     head = bytes_of(issued())[:-16]
     assert "isn't a whole" in reason(request(token_of(head + bytes(8 * count))))
-
-
-def test_a_changed_token_excludes_what_its_caller_may_exclude_anyway() -> None:
-    keys = -(1 << 63), 0, (1 << 63) - 1
-    head = bytes_of(issued())[:-16]
-    assert shown_keys(request(token_of(head + struct.pack(">3q", *keys)))) == keys
 
 
 def test_a_token_is_valid_for_a_day(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.builders.chain import NOWHERE, gateway
+from tests.builders.chain import AWAY, NOWHERE, Chain, gateway
 from tests.builders.releases import build_release, video_ids
 from tests.builders.rpc import serving
 from tests.builders.tiny_home import VIEWER, WATCHED
 from vireo.server.candidate.service import CANDIDATE_POD
+from vireo.server.features.keys import video_key
+from vireo.server.gateway.page_token import MAX_SHOWN, next_page_token
 from vireo.server.ranking.service import RANKING_POD
 from vireo.v1 import recommendation_pb2 as pb
 
@@ -77,3 +79,20 @@ async def test_pages_end_with_the_videos(whole: RecommendationServiceAsyncStub) 
     found = await follow(whole)
     assert [len(page) for page in found] == [SIZE, SIZE, SIZE, 1]
     assert {name for page in found for name in page} == set(video_ids(40)) - set(WATCHED)
+
+
+@pytest.mark.parametrize(("away", "declared"), AWAY)
+async def test_a_token_that_was_made_up_leaves_out_what_it_names(
+    away: str, declared: list[int], chain: Chain
+) -> None:
+    extreme = [-(1 << 63), (1 << 63) - 1, -1, 0]
+    known = [video_key(name) for name in video_ids(40)[:20]]
+    made_up = (extreme + known) * (MAX_SHOWN // 24)
+    asked = pb.RecommendRequest(viewer_id=VIEWER, page_size=40, excluded_video_ids=["x"] * 1_000)
+    token = next_page_token(pb.RecommendRequest.FromString(asked.SerializeToString()), made_up, [])
+    asked.page_token = token
+    async with chain.gateway(away=away) as stub:
+        slate = await stub.Recommend(asked)
+    assert list(slate.degradations) == declared
+    names = {item.video_id for item in slate.items}
+    assert names == set(video_ids(40)[20:]) - set(WATCHED)
