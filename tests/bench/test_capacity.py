@@ -103,3 +103,26 @@ def test_other_assumptions_are_flags_and_print_what_they_come_to(
     assert printed.startswith("## What sites need\n\n| daily viewers | 100,000 |\n")
     assert "| `VIREO_EVENT_RETENTION` | 604800 |" in printed
     assert "| one gateway |" in printed
+    # What is said of the page's three sites isn't said of one.
+    assert "smallest site" not in printed
+    assert "largest one" not in printed
+
+
+def test_limits_that_a_site_is_beyond_are_marked() -> None:
+    found = limits(SITE, COSTS)
+    between = sorted(found.values())[1] + 1
+    page = capacity_page(replace(SITE, viewers=between), COSTS, [between])
+    rows = page[page.index("| part | daily viewers |") :].splitlines()[2:][: len(found)]
+    assert [row.split(" | ")[1].startswith("**") for row in rows] == [
+        viewers < between for viewers in found.values()
+    ]
+
+
+@pytest.mark.parametrize("flags", [["--slates", "0"], ["--plays", "-1"], ["--core-hour", "nan"]])
+def test_assumptions_without_which_nothing_can_be_planned_are_refused(
+    flags: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["capacity", "--viewers", "1000", *flags])
+    with pytest.raises(SystemExit):
+        capacity.main()
+    assert f"argument {flags[0]}: " in capsys.readouterr().err
