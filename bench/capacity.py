@@ -38,8 +38,8 @@ _MAX_PARTITIONS = 256
 _LOG_DEFAULTS = EventLogSettings.model_fields
 
 
-def _assumed(default: float, what: str) -> Any:
-    return field(default=default, metadata={"what": what})
+def _assumed(default: float, what: str, *, may_be_0: bool = False) -> Any:
+    return field(default=default, metadata={"what": what, "may_be_0": may_be_0})
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,9 @@ class Site:
     swap_seconds: float = _assumed(60, "seconds until every pod has fetched a promoted release")
     machine_cores: float = _assumed(16, "cores of a large machine")
     machine_gb: float = _assumed(64, "GB of its memory")
-    core_hour: float = _assumed(0.04, "dollars for a core for an hour")
-    gb_hour: float = _assumed(0.005, "dollars for a GB of memory for an hour")
-    disk_gb_month: float = _assumed(0.1, "dollars for a GB of disk for a month")
+    core_hour: float = _assumed(0.04, "dollars for a core for an hour", may_be_0=True)
+    gb_hour: float = _assumed(0.005, "dollars for a GB of memory for an hour", may_be_0=True)
+    disk_gb_month: float = _assumed(0.1, "dollars for a GB of disk for a month", may_be_0=True)
 
     @property
     def events(self) -> float:
@@ -204,13 +204,30 @@ def capacity_page(site: Site, costs: Costs, viewers: Sequence[float] = _PAGE_SIT
     )
 
 
+def _amount(text: str) -> float:
+    """Return the number of a flag that isn't negative."""
+    amount = float(text)
+    if not 0 <= amount < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} isn't 0 or more")
+    return amount
+
+
+def _amount_above_0(text: str) -> float:
+    """Return the number of a flag without which there is nothing to plan for."""
+    amount = _amount(text)
+    if amount == 0:
+        raise argparse.ArgumentTypeError("must be above 0")
+    return amount
+
+
 def main() -> None:
     """Write docs/capacity.md, or print its part that begins with what a site needs."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     for each in fields(Site):
         what = each.metadata.get("what", "daily viewers; without them the page is written")
         name = f"--{each.name.replace('_', '-')}"
-        parser.add_argument(name, type=float, default=each.default, help=f"{what} (%(default)g)")
+        amount = _amount if each.metadata.get("may_be_0") else _amount_above_0
+        parser.add_argument(name, type=amount, default=each.default, help=f"{what} (%(default)g)")
     site = Site(**vars(parser.parse_args()))
     if site.viewers:
         page = capacity_page(site, MEASURED, [site.viewers])

@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -101,12 +101,11 @@ class Stack(OwnStack):
 
         await until(back, f"the restart of {', '.join(killed)}")
 
-    async def until_healthy(self, names: Collection[str] | None = None) -> None:
-        """Return once some processes are healthy, all if None; what was killed may still start."""
+    async def until_healthy(self) -> None:
+        """Return once all processes are healthy; what was killed may still start."""
 
         async def healthy() -> bool:
-            ill = self.unhealthy()
-            return not (ill if names is None else ill.keys() & set(names))
+            return not self.unhealthy()
 
         await until(healthy, "the restart of what was killed")
 

@@ -175,6 +175,15 @@ class Chain:
             ill = ", ".join(f"{name}: {state}" for name, state in self.stack.unhealthy().items())
             raise VireoError(f"the stack is not well: {ill}")
 
+    async def until_healthy(self, names: Iterable[str]) -> None:
+        """Return once some processes are healthy; the case fails if that takes too long."""
+        names = frozenset(names)
+
+        async def healthy() -> bool:
+            return names.isdisjoint(self.stack.unhealthy())
+
+        await self.findings.until(healthy, f"not all of {', '.join(sorted(names))} came back")
+
     # What is done to it.
 
     async def replaced(self, name: str, number: signal.Signals) -> None:
@@ -210,7 +219,7 @@ class Chain:
         kill()
         async with beside(keep_killing()):
             yield
-        await self.stack.until_healthy(names & self.pods().keys())
+        await self.until_healthy(names & self.pods().keys())
 
     @asynccontextmanager
     async def listed(self, places: Mapping[PodKind, str]) -> AsyncIterator[None]:

@@ -265,7 +265,7 @@ async def host_cut_off(chain: Chain) -> AsyncIterator[None]:
 @asynccontextmanager
 async def killed_log(chain: Chain) -> AsyncIterator[None]:
     """Kill the log, once it is healthy; it starts again by itself."""
-    await chain.stack.until_healthy(["log"])
+    await chain.until_healthy(["log"])
     chain.stack.send("log", signal.SIGKILL)
     yield
 
@@ -280,7 +280,7 @@ def killed_consumer(chain: Chain) -> AbstractAsyncContextManager[None]:
 
     async def kill() -> None:
         while True:
-            await chain.stack.until_healthy([CONSUMER])
+            await chain.until_healthy([CONSUMER])
             chain.stack.send(CONSUMER, signal.SIGKILL)
             await asyncio.sleep(chain.plan.settle)
 

@@ -3,12 +3,25 @@ from __future__ import annotations
 import re
 import sys
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from pydantic import SecretStr
 
 from bench import capacity
 from bench.capacity import DAY_SECONDS, MEASURED, PAGE, Site, capacity_page, limits, needed
+from tests.builders.event_batches import empty_repository
+from tests.builders.nats import running_nats, with_log
+from tests.builders.redis import running_redis
+from vireo.server.event_log.jetstream import JetStreamLog
+from vireo.server.event_log.log import EVENTS
+from vireo.server.features.online_store import RedisSettings, open_rows
+from vireo.server.features.redis_store import RedisStore
+from vireo.server.features.viewer_rows import Change, ViewerRow
+from vireo.training.features.online_store import OnlineStoreSettings
+from vireo.v1 import event_pb2, log_pb2
 
 COSTS = {
     "slate_ms": {"envoy": 0.6, "gateway": 1.0, "candidate": 2.0, "ranking": 1.5},
@@ -75,6 +88,64 @@ def test_what_breaks_is_in_the_order_of_viewers_and_does_not_depend_on_their_num
     assert found["durable"] == pytest.approx(1_000 / (20 / 86_400 * 3))
 
 
+@pytest.mark.integration
+@pytest.mark.parametrize(("watches", "viewers"), [(100, 2_000), (1_200, 200), (5_000, 200)])
+def test_the_bytes_of_rows_are_those_that_redis_has_now(
+    watches: int, viewers: int, tmp_path: Path
+) -> None:
+    with running_redis(tmp_path / "redis") as server:
+        redis = RedisSettings(url=SecretStr(server.url))
+        stored = OnlineStoreSettings(online_store="redis", redis=redis)
+        rows = open_rows(empty_repository(tmp_path / "features", stored), 10.0, redis)
+        assert isinstance(rows, RedisStore)
+        before = rows.redis.info()["used_memory"]
+        for start in range(0, viewers, 100):
+            some = range(start, start + 100)
+            rows.write({f"viewer-{each:012}": watched(each, watches) for each in some})
+        size = (rows.redis.info()["used_memory"] - before) / viewers
+        rows.close()
+    assert size == pytest.approx(MEASURED["row_bytes"][str(watches)], rel=0.05)
+
+
+def watched(viewer: int, watches: int) -> Change:
+    """A row of a viewer who watched videos, and liked a third of them."""
+    random = np.random.default_rng(viewer)
+    keys = random.integers(-(2**63), 2**63 - 1, watches).tolist()
+    times = np.sort(random.integers(1_600_000_000, 1_700_000_000, watches)) * 1_000_000
+    history = dict(zip(keys, times.tolist(), strict=True))
+    return Change(ViewerRow(history, frozenset(keys[::3]), watches, watches // 3))
+
+
+@pytest.mark.integration
+def test_the_bytes_of_an_event_are_those_that_the_log_stores_now(tmp_path: Path) -> None:
+    site, slates = Site(), 500
+
+    async def stored(log: JetStreamLog) -> float:
+        for slate in range(slates):
+            event = event_pb2.Event(
+                event_id=f"6f1f3b9c-9a55-4b7e-8f0e-{slate:012}",
+                viewer_id=f"viewer-{slate:012}",
+                kind=event_pb2.EVENT_KIND_IMPRESSION,
+                video_id="dQw4w9WgXcQ",
+                request_id="9f2e5b1c4d3a49d0b5d8f5a7c6e1f203",
+                position=3,
+                locale="de-CH",
+                device="phone",
+                time_zone="Europe/Zurich",
+            )
+            event.time.FromMilliseconds(1_700_000_000_123 + slate * 1000)
+            shown, plays = [event] * int(site.shown), [[event]] * int(site.plays)
+            for number, events in enumerate([shown, *plays]):
+                message = log_pb2.RecordedEvents(events=events, received_at=event.time)
+                once = f"0.{slate:032}.{number}"
+                await log.append(EVENTS, "0", message.SerializeToString(), once)
+        used, _ = await log.usage(EVENTS)
+        return used / (slates * site.events)
+
+    with running_nats(tmp_path / "nats") as server:
+        assert with_log(server, stored) == pytest.approx(MEASURED["event_bytes"], rel=0.05)
+
+
 def test_the_charts_example_of_production_has_the_limits_of_the_viewers_that_it_names() -> None:
     text = (PAGE.parents[1] / "deploy/helm/values/production.yaml").read_text()
     [viewers] = re.findall(r"# For ([\d,]+) daily viewers", text)
@@ -103,3 +174,26 @@ def test_other_assumptions_are_flags_and_print_what_they_come_to(
     assert printed.startswith("## What sites need\n\n| daily viewers | 100,000 |\n")
     assert "| `VIREO_EVENT_RETENTION` | 604800 |" in printed
     assert "| one gateway |" in printed
+    # What is said of the page's three sites isn't said of one.
+    assert "smallest site" not in printed
+    assert "largest one" not in printed
+
+
+def test_limits_that_a_site_is_beyond_are_marked() -> None:
+    found = limits(SITE, COSTS)
+    between = sorted(found.values())[1] + 1
+    page = capacity_page(replace(SITE, viewers=between), COSTS, [between])
+    rows = page[page.index("| part | daily viewers |") :].splitlines()[2:][: len(found)]
+    assert [row.split(" | ")[1].startswith("**") for row in rows] == [
+        viewers < between for viewers in found.values()
+    ]
+
+
+@pytest.mark.parametrize("flags", [["--slates", "0"], ["--plays", "-1"], ["--core-hour", "nan"]])
+def test_assumptions_without_which_nothing_can_be_planned_are_refused(
+    flags: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["capacity", "--viewers", "1000", *flags])
+    with pytest.raises(SystemExit):
+        capacity.main()
+    assert f"argument {flags[0]}: " in capsys.readouterr().err

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -15,8 +16,10 @@ import grpc.aio
 import pytest
 from rich.console import Console
 
+from bench.chaos import measured
 from bench.chaos.case import check_refused
 from bench.chaos.cases import run_chaos
+from bench.chaos.chain import Chain
 from bench.chaos.findings import SHORT, Findings, Judge
 from bench.load import PAGE, Answer, SteadyLoad
 from bench.site import Recorder
@@ -24,6 +27,7 @@ from tests.builders.tiny_home import DATASET, build_tiny_home
 from vireo.server.errors import VireoError
 from vireo.server.rpc.errors import unavailable
 from vireo.v1 import event_pb2, event_pb2_grpc, viewer_pb2
+from vireo.v1 import recommendation_pb2 as pb
 
 SLATE = tuple(f"video-{number}" for number in range(PAGE))
 SCORES = (0.5,) * PAGE
@@ -79,6 +83,44 @@ def test_a_case_holds_unless_something_broke_or_a_request_failed(tmp_path: Path)
     assert "RESOURCE_EXHAUSTED" in (tmp_path / "failures.jsonl").read_text()
 
     assert findings().result(SteadyLoad("nowhere", ["viewer"], 1)).holds is False
+
+
+class _NeverMended:
+    """A stack whose log stays down, and a site on which plays have no effect."""
+
+    settings = SimpleNamespace(edge="nowhere")
+
+    def unhealthy(self) -> dict[str, str]:
+        return {"log": "starting"}
+
+    async def slate(self, viewer: str, page: int) -> pb.RecommendResponse:
+        return pb.RecommendResponse(items=[pb.SlateItem(video_id="video-1")])
+
+    async def record(self, events: Any) -> None:
+        pass
+
+
+async def test_a_case_whose_waits_end_in_vain_fails_and_keeps_its_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stack: Any = _NeverMended()
+    plan = replace(SHORT, patience=0)
+    findings = Findings(13, JUDGE, tmp_path / "failures.jsonl", plan.patience)
+    chain = Chain(stack, DATASET, ["viewer"], plan, findings, ["video-1"])
+
+    @asynccontextmanager
+    async def opened(edge: str, patience: float) -> AsyncIterator[Any]:
+        yield stack
+
+    monkeypatch.setattr(measured, "opened_site", opened)
+    await chain.until_healthy(["gateway-1"])
+    await chain.until_healthy(["log", "gateway-1"])
+    await measured._effect(chain)
+    load = SteadyLoad("nowhere", ["viewer"], 1)
+    load.answers = [RIGHT]
+    result = findings.result(load)
+    assert (result.holds, result.requests) == (False, 1)
+    assert result.note == "not all of gateway-1, log came back; a play never took effect"
 
 
 class _Refusing(event_pb2_grpc.EventServiceServicer):

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
 import tomllib
+from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
@@ -221,6 +224,38 @@ def test_objectives_thresholds_and_the_installation_of_rules_are_values() -> Non
         labels = {each["targetLabel"]: each.get("replacement") for each in endpoint["relabelings"]}
         assert labels["installation"] == "shop-eu"
         assert labels.keys() >= {"job", "component", "instance"}
+
+
+def test_targets_of_another_installation_hide_no_loss(tmp_path: Path) -> None:
+    if shutil.which("promtool") is None:
+        pytest.skip("promtool isn't installed: apt-get install prometheus")
+    found = render("--set", "monitoring.rules.enabled=true").named("PrometheusRule")
+    groups = [group for each in found.values() for group in each["spec"]["groups"]]
+    (tmp_path / "rules.yaml").write_text(json.dumps({"groups": groups}))
+    kinds = ("edge", "gateway", "candidate", "ranking", "control")
+    firing = "ALERTS{alertstate='firing',severity!='watchdog',installation='shop/vireo'}"
+    test = {
+        "interval": "30s",
+        "input_series": [
+            {"series": f"up{{installation='other',component='{kind}'}}", "values": "1x20"}
+            for kind in kinds
+        ],
+        "promql_expr_test": [
+            {
+                "expr": f"count by (alertname) ({firing})",
+                "eval_time": "8m",
+                "exp_samples": [
+                    {"labels": "{alertname='VireoEdgeDown'}", "value": 2},  # a page, and a ticket
+                    {"labels": "{alertname='VireoMetricsMissing'}", "value": len(kinds) - 1},
+                ],
+            }
+        ],
+    }
+    document = {"rule_files": ["rules.yaml"], "evaluation_interval": "30s", "tests": [test]}
+    (tmp_path / "test.yaml").write_text(json.dumps(document))
+    command = ["promtool", "test", "rules", "test.yaml"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_the_operator_finds_targets_by_the_label_by_which_it_finds_rules() -> None:

@@ -1,0 +1,40 @@
+"""What `vireo demo` says if events can't be recorded."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import Any
+
+import grpc
+import pytest
+
+from tests.builders.rpc import rpc_settings
+from vireo.ops.cli import demo
+from vireo.ops.edge import Edge
+from vireo.server.errors import VireoError
+from vireo.server.gateway.events import NAME
+from vireo.server.rpc.errors import RpcError
+from vireo.server.rpc.server import RpcServer
+from vireo.v1.event_pb2_grpc import EventServiceServicer, add_EventServiceServicer_to_server
+
+
+class Refusing(EventServiceServicer):
+    """Refuses every call."""
+
+    async def RecordEvents(self, request: Any, context: Any) -> Any:  # noqa: N802
+        raise RpcError(grpc.StatusCode.PERMISSION_DENIED, "not for you")
+
+
+async def test_a_token_that_may_not_record_events_is_told_which_may(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    server = RpcServer(rpc_settings())
+    server.add(NAME, partial(add_EventServiceServicer_to_server, Refusing()))  # type: ignore[abstract]
+    await server.start()
+    monkeypatch.setattr(demo, "edge_of", lambda: Edge(f"127.0.0.1:{server.port}"))
+    try:
+        with pytest.raises(VireoError, match=r"not for you.* with the scope vireo\.events"):
+            await asyncio.to_thread(demo._record, ["50"], "181", "request")
+    finally:
+        await server.drain()
