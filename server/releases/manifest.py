@@ -91,7 +91,7 @@ _REQUIRED = {task.name for task in signals.TASKS if not task.optional}
 _LISTS = ("retrieval_features", "tasks", "video_features", "match_features", "viewer_features")
 """Lists of a schema, in the order in which they are compared."""
 Labels = Annotated[tuple[Label, ...], Field(max_length=256)]
-_REMEDY = "train the release again, or serve it with the build that it was made for"
+REMEDY = "train the release again, or serve it with the build that it was made for"
 
 
 class ReleaseError(VireoError):
@@ -119,7 +119,7 @@ def first_problem(error: ValidationError) -> str:
     first = error.errors(include_url=False, include_input=False)[0]
     place = ".".join(map(str, first["loc"])) or "the document"
     if first["type"] == "extra_forbidden":
-        return f"{shown(place)} isn't known to this build; has a newer one written it?"
+        return f"{shown(place)} isn't known to this build; a newer one may have written it"
     return f"{shown(place)}: {shown(first['msg'])}"
 
 
@@ -397,9 +397,13 @@ class Manifest(_Part):
         _check_format(document, source)
         try:
             # First: other fields are by the names of its sources and tasks.
-            difference = _Pinned.model_validate(document).feature_schema.difference()
-            if difference:
-                raise ReleaseError(f"{source}: feature_schema.{difference}; {_REMEDY}")
+            pinned = _Pinned.model_validate(document).feature_schema
+        except ValidationError as error:
+            problem = first_problem(error)
+            raise ReleaseError(f"{source}: manifest field {problem}; {REMEDY}") from error
+        if difference := pinned.difference():
+            raise ReleaseError(f"{source}: feature_schema.{difference}; {REMEDY}")
+        try:
             return Manifest.model_validate(document)
         except ValidationError as error:
             raise ReleaseError(f"{source}: manifest field {first_problem(error)}") from error
@@ -430,7 +434,7 @@ def _check_format(document: Any, source: str) -> None:
         older = type(version) is int and 0 < version < FORMAT_VERSION
         raise (OlderFormatError if older else ReleaseError)(
             f"{source}: format_version is {shown(repr(version))}, this build serves "
-            f"{FORMAT_VERSION}; {_REMEDY}"
+            f"{FORMAT_VERSION}; {REMEDY}"
         )
 
 

@@ -111,12 +111,15 @@ class Dataset:
         return frame
 
     def video_columns(self, *names: str) -> pa.Table:
-        """Read columns of the catalogue; those that it lacks are left out."""
+        """Read columns of the catalogue; raise VireoError if it lacks one, as an old one may."""
         path = self.folder / "videos.parquet"
         try:
-            return pq.ParquetFile(path).read(list(names))
+            table = pq.ParquetFile(path).read(list(names))
         except (OSError, pa.ArrowInvalid) as error:
             raise VireoError(f"cannot read {path}: {error}; {_REMEDY}") from error
+        if missing := [name for name in names if name not in table.column_names]:
+            raise VireoError(f"{path} lacks {', '.join(missing)}; {_REMEDY}")
+        return table
 
     @property
     def viewers(self) -> pd.DataFrame:

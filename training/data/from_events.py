@@ -230,7 +230,10 @@ def _catalogue(
     of the attributes; `notes` counts what is left out.
     """
     columns = pa.schema([*schema.VIDEOS, *attribute_fields(kinds)])
-    base = dataset.video_columns(*columns.names) if dataset else columns.empty_table()
+    base = columns.empty_table()
+    if dataset:
+        own = attribute_fields(dataset.info.attributes)
+        base = dataset.video_columns(*schema.VIDEOS.names, *(field.name for field in own))
     gone = [
         video_id
         for video_id, change in changes.items()

@@ -187,6 +187,7 @@ def _compared(
 ) -> GateResult:
     """Return the gate's result, measured on this machine."""
     try:
+        from vireo.training.progress import heartbeat
         from vireo.training.release.comparison import Comparison
     except ModuleNotFoundError as error:
         if current is None:
@@ -203,7 +204,8 @@ def _compared(
     best = current.pointer.best_figures if current else ()
     try:
         comparison = Comparison(home, store, cache, max_viewers)
-        return comparison.compare(release_id, now_id, best, replaces=replaces)
+        with heartbeat(Console(stderr=True), f"comparing {release_id}"):
+            return comparison.compare(release_id, now_id, best, replaces=replaces)
     finally:
         cache.prune()
 

@@ -124,6 +124,8 @@ class LiveVideos:
         """Whether the columns have the video; else it waits, or the release has the same of it."""
         self.new = np.zeros(room, np.bool_)
         """Whether it is placed, and the release doesn't have it."""
+        self.changed: set[int] = set()
+        """Keys of the videos that are placed, and that the release has with other content."""
         self.keys = np.zeros(room, np.int64)
         self.own_rows = np.zeros(room, np.int64)
         """The release's row of a changed video; -1 of a new one, and of an unused place."""
@@ -203,7 +205,9 @@ class LiveVideos:
             rows: row of each in the release's table, -1 for unknown ones, int64[m].
             changed: whether a changed video is found at its place, instead of in the release.
         """
-        asked = np.arange(len(keys)) if changed else (rows < 0).nonzero()[0]
+        # While none of the release's videos is changed, only those that it lacks have places.
+        every = changed and bool(self.changed)
+        asked = np.arange(len(keys)) if every else (rows < 0).nonzero()[0]
         if not len(asked) or not self.places:
             return rows
         get = self.places.get
@@ -280,6 +284,7 @@ class LiveVideos:
 
     def _drop(self, key: int) -> None:
         self.unfit.discard(key)
+        self.changed.discard(key)
         place = self.places.pop(key, None)
         if place is not None:
             self.placed[place] = self.new[place] = False
@@ -302,6 +307,7 @@ class LiveVideos:
             log.exception("a video can't be placed", video_id=video_id)
             place = self.places[change.key]
             self.placed[place] = self.new[place] = False
+            self.changed.discard(change.key)
             self.unfit.add(change.key)
 
     def _place(self, changes: list[Change]) -> None:
@@ -333,7 +339,10 @@ class LiveVideos:
         self.creators[places] = creators
         self.languages[places] = [_language(video) for video in videos]
         self.placed[places], self.new[places] = ~same, ~mine
-        self.unfit.difference_update([change.key for change in changes])
+        keys = [change.key for change in changes]
+        self.unfit.difference_update(keys)
+        self.changed.difference_update(keys)
+        self.changed.update(self.keys[places[mine & ~same]].tolist())
 
     def _age(self, video: Video) -> float:
         if not video.HasField("published"):

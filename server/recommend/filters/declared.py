@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from vireo.server.releases import layout
-from vireo.server.releases.manifest import ReleaseError, first_problem
+from vireo.server.releases.manifest import REMEDY, ReleaseError, first_problem
 
 ATTRIBUTE_NAME = r"^[a-z][a-z0-9_]{0,63}$"
 """Without "=", which separates name and value in a label."""
@@ -60,7 +60,8 @@ class Declared:
         if len({*names}) < len(names):
             raise ReleaseError(f"{source}: declares an attribute twice")
         if missing := {*BUILT_IN_LABELS, *BUILT_IN_NUMBERS} - {*names}:
-            raise ReleaseError(f"{source}: must declare {', '.join(sorted(missing))}")
+            names_missing = ", ".join(sorted(missing))
+            raise ReleaseError(f"{source}: must declare {names_missing}; {REMEDY}")
         for kind in (document.labels, document.numbers):
             if kind != sorted(kind):
                 raise ReleaseError(f"{source}: {', '.join(kind)} must be sorted")

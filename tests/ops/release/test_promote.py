@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from vireo.server.home import Home
 from vireo.server.recommend.ranking.release import RankingRelease
 from vireo.server.releases import layout
 from vireo.server.releases.channels import Change
+from vireo.server.releases.gate import GateResult
 from vireo.server.releases.manifest import FORMAT_VERSION, Manifest, describe_files
 from vireo.server.releases.promotion import PromotionRefusedError
 from vireo.server.releases.store import ReleaseStore, manifest_place
@@ -316,6 +319,26 @@ def untrained(store: ReleaseStore, vireo: Vireo, publish: Publish, tmp_path: Pat
 
 def test_without_the_data_set_on_this_machine_the_gate_says_how_to_get_it(untrained: Ring) -> None:
     assert "vireo features build tiny" in untrained.refusal("b")
+
+
+def test_logs_hear_that_releases_are_being_compared(
+    untrained: Ring, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def heartbeat(console: Console, work: str) -> Iterator[None]:
+        steps.append(f"{work}, on stderr: {console.stderr}")
+        yield
+        steps.append("silent again")
+
+    def compare(*_: Any, **__: Any) -> GateResult:
+        steps.append("compared")
+        return GateResult("nothing to compare")
+
+    steps: list[str] = []
+    monkeypatch.setattr("vireo.training.progress.heartbeat", heartbeat)
+    monkeypatch.setattr("vireo.training.release.comparison.Comparison.compare", compare)
+    untrained.promoted("b")
+    assert steps == ["comparing b, on stderr: True", "compared", "silent again"]
 
 
 def test_without_the_training_extra_the_gate_names_it(

@@ -256,8 +256,9 @@ OTHER_SCHEMAS = [
     (("context_features",), {"hour": 25, "mood": 3}, r"\[mood\] is 3, this build has None"),
     (("context_features",), {"device": 9}, r"\[device\] is 9, this build has 5; train"),
     (("match_features",), [*of_schema("match_features"), "language_match"], "names language_match"),
-    (("video_features",), GONE, "Field required"),
-    (("constants",), GONE, "Field required"),
+    (("video_features",), GONE, "Field required; train the release again"),
+    (("ease_recency",), GONE, "Field required; train the release again"),
+    (("mood",), 1, "isn't known to this build; a newer one may have written it; train the release"),
 ]
 
 

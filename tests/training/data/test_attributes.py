@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.builders import importing
@@ -53,6 +54,18 @@ def test_declared_columns_become_attributes_and_others_are_ignored(home: Home) -
     assert info.problems == {"columns of videos ignored: countries, age": 2}
     assert list(info.attributes) == ["language"]
     assert "attribute.language" not in load_dataset(home, "mine").videos
+
+
+def test_a_catalogue_that_lacks_a_column_is_refused_with_what_to_do(home: Home) -> None:
+    imported(home)
+    dataset = load_dataset(home, "mine")
+    path = dataset.folder / "videos.parquet"
+    written = pq.read_table(path)
+    pq.write_table(written.drop_columns(["creator", "attribute.age"]), path)
+    with pytest.raises(VireoError, match=r"lacks creator; fetch or import .* again with --force"):
+        _ = dataset.videos
+    with pytest.raises(VireoError, match=r"videos\.parquet lacks attribute\.age; fetch"):
+        dataset.video_columns("title", "attribute.age")
 
 
 def test_columns_of_parquet_may_have_lists_and_numbers(home: Home) -> None:

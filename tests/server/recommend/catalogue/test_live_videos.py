@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import faiss
@@ -194,6 +195,7 @@ def test_live_videos_have_the_last_contents_of_what_isnt_taken_down_whatever_com
         if OWN.get(name) != tag  # with its own content it needs no place
     }
     assert placed(live).keys() == {video_key(name) for name in beside}
+    assert live.changed == {video_key(name) for name in beside if name in OWN}
     for name, tag in beside.items():
         assert live.video(live.first + live.places[video_key(name)]).tags == [tag]
     rows = sorted(row for row, name in enumerate(OWN) if name in down)
@@ -209,6 +211,40 @@ def test_videos_that_the_overlay_drops_are_forgotten(release_folder: Path) -> No
     settled(live)
     assert with_tag(live, "cat") == {video_key("newer-0"), video_key("newer-1")}
     assert placed(live).keys() == {video_key("newer-0"), video_key("newer-1")}
+
+
+def test_ranking_looks_up_what_the_release_has_only_while_some_of_it_is_changed(
+    release_folder: Path, overlay: Overlay
+) -> None:
+    class Places(dict[int, int]):
+        def get(self, key: int, default: Any = None) -> Any:
+            asked.append(key)
+            return super().get(key, default)
+
+    def look_up() -> list[int]:
+        asked.clear()
+        found: list[int] = live.find(keys, rows, changed=True).tolist()
+        return found
+
+    asked: list[int] = []
+    live = live_of(release_folder, overlay)
+    live.places = Places()
+    keys = np.array([video_key(name) for name in ("video-0", "video-1", "new")])
+    rows = live.known.rows.find(keys)
+    overlay.take([upserted(1, "new", tags=["cat"])])
+    settled(live)
+    assert look_up() == [0, 1, live.first]
+    assert asked == [keys[2]]
+
+    overlay.take([upserted(2, "video-0", tags=["fish"])])
+    settled(live)
+    assert look_up() == [live.first + 1, 1, live.first]
+    assert asked == keys.tolist()
+
+    overlay.take([upserted(3, "video-0", tags=["cat"])])  # its own content again
+    settled(live)
+    assert look_up() == [0, 1, live.first]
+    assert asked == [keys[2]]
 
 
 def test_a_video_that_cant_be_placed_is_counted_and_holds_up_no_other(

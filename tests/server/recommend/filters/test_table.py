@@ -112,7 +112,7 @@ def labels_unsorted(folder: Path) -> None:
         ),
         (
             content(layout.ATTRIBUTES, json.dumps(LACKING)),
-            r"attributes\.json: must declare published",
+            r"attributes\.json: must declare published; train the release again",
         ),
         (
             content(layout.ATTRIBUTES, json.dumps(UNSORTED)),
