@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
+import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
 from typing import Any
@@ -19,6 +20,7 @@ from nats.aio.msg import Msg
 from nats.errors import ConnectionClosedError, Error, SecureConnWantedError
 from nats.errors import TimeoutError as NatsTimeoutError
 from nats.js.errors import APIError
+from nats.protocol.parser import PERMISSIONS_ERR
 from prometheus_client import Gauge
 
 from vireo.server.event_log.settings import EventLogSettings
@@ -62,6 +64,8 @@ class Connection:
         """Its host:port, without the credentials that an address may hold."""
         self._error = ""
         """What the server, or the network, said last."""
+        self._refusal, self._refused_at = "", 0.0
+        """What the server said last that its user may not do, and when, monotonic."""
         self._watching: asyncio.Task[None] | None = None
 
     @staticmethod
@@ -136,8 +140,10 @@ class Connection:
         Raises:
             NoRespondersError: nobody listens to the subject; the message went nowhere.
             nats.js.errors.APIError: the server refuses.
-            nats.errors.Error, TimeoutError: no answer; it may have been heard or not.
+            nats.errors.Error: its user may not ask this, or the connection was lost.
+            TimeoutError: no answer; it may have been heard or not.
         """
+        began = time.monotonic()
         asking = self.client.request(subject, data, seconds, headers=headers)
         request = asyncio.create_task(asking)
         try:
@@ -145,9 +151,12 @@ class Connection:
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
             if not request.done():  # nor would the client say so
                 raise ConnectionClosedError
-            message, self._error = request.result(), ""
+            message = request.result()
         except NatsTimeoutError as error:
-            raise TimeoutError(self._error) from error  # for example of what isn't permitted
+            # What isn't permitted is said apart, and never answered: the server is well.
+            if self._refused_at >= began:
+                raise Error(self._refusal) from error
+            raise TimeoutError from error
         finally:
             request.cancel()
         told: dict[str, Any] = json.loads(message.data or b"{}")
@@ -158,12 +167,13 @@ class Connection:
     async def close(self) -> None:
         """Close the connection."""
         self.end()
+        if self._watching is not None:
+            self._watching.cancel()  # first: the connection isn't lost, it is closed
         # Closing a connection whose TLS handshake has failed would never end.
         with suppress(TimeoutError):
             async with asyncio.timeout(_CLOSE_SECONDS):
                 await self.client.close()
         if self._watching is not None:
-            self._watching.cancel()
             await asyncio.gather(self._watching, return_exceptions=True)
 
     def _token(self) -> str:
@@ -177,6 +187,8 @@ class Connection:
 
     async def _on_error(self, error: Exception) -> None:
         self._error = str(error) or type(error).__name__
+        if PERMISSIONS_ERR in self._error:
+            self._refusal, self._refused_at = self._error, time.monotonic()
 
     async def _watch(self) -> None:
         while not self.client.is_closed:  # noqa: ASYNC110  # of which it has no event
@@ -206,7 +218,7 @@ async def pull(
         subject: which of its messages.
         after: the last position that was read.
         heartbeat: seconds after which the server ends a request, and so says that it is there. It
-            counts as gone after two and a half without a word.
+            counts as gone after two and a half times as long without a word.
 
     Raises:
         nats.errors.Error, TimeoutError: the server doesn't answer, or refuses.

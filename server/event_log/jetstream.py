@@ -58,7 +58,7 @@ _RETRY_SECONDS = 0.25
 _MAX_RETRY_SECONDS = 1.0
 """Maximum seconds between two attempts to read, once some have failed."""
 _HEARTBEAT_SECONDS = 10.0
-"""Seconds after which a server tells an idle reader that it is there."""
+"""Seconds after which a server ends a reader's request, which so knows that it is there."""
 _CLUSTER_HEARTBEAT_SECONDS = 2.0
 """The same in a cluster: a reader's server may die without its connection being lost, since it is
 another one that it is connected to."""
@@ -163,8 +163,8 @@ class JetStreamLog:
         """Yield the messages after a position, in order, as they come; without an end.
 
         Empty entries say that all that was there has been yielded: they come as soon as that is
-        so, never before, and then whenever nothing new has come for some seconds. Their position is
-        beyond messages of other keys, too. While the log is away it waits.
+        so, never before, and then whenever a request of some seconds ends. Their position is beyond
+        messages of other keys, too. While the log is away it waits.
 
         Each time that it connects it resumes as `resume` says: a log that isn't the one that was
         read, or has lost messages which were, is read from its begin; messages that the log doesn't

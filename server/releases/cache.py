@@ -35,7 +35,8 @@ _PART = ".part"
 _IN_USE_SECONDS = 300.0
 """Pruning keeps what was used more recently: it may be about to be built or recorded."""
 _STALLED_SECONDS = 30.0
-"""Seconds without a byte after which another process's download of the release has stalled."""
+"""Seconds after which another process's download of a release has stalled, if no byte has come and
+no file has been verified; one of some GB is verified in less."""
 _MAX_TURN_SECONDS = 10.0
 """A pod then builds without a turn: the one before it may hang."""
 _REST_SECONDS = 0.15
@@ -155,15 +156,15 @@ class ReleaseCache:
                 )
             if absent and store is not None:
                 progress.stage = Stage.DOWNLOADING
-                size = partial(_bytes_in, folder)
-                with _locked(folder, _STALLED_SECONDS, progress, size) as alone:
+                files_there = partial(_files_in, folder)
+                with _locked(folder, _STALLED_SECONDS, progress, files_there) as alone:
                     if not alone:
                         raise CacheError(
                             f"another process has been downloading release {release_id} for "
                             f"{_STALLED_SECONDS:.0f} s without a byte; see what holds {folder}"
                         )
                     # All of them: what was there may have been pruned during the wait.
-                    rest = _absent(folder, entries, progress)
+                    rest = _absent(folder, entries, progress, mark=True)
                     self._make_space(folder, rest)
                     with ThreadPoolExecutor(_PARALLEL) as threads:
                         list(
@@ -334,12 +335,17 @@ def is_sound(path: Path, entry: FileEntry) -> bool:
 
 
 def _absent(
-    folder: Path, entries: Mapping[str, FileEntry], progress: LoadProgress
+    folder: Path, entries: Mapping[str, FileEntry], progress: LoadProgress, *, mark: bool = False
 ) -> dict[str, FileEntry]:
-    """Return the files that aren't in the folder, or don't match their digests."""
+    """Return the files that aren't in the folder, or don't match their digests.
+
+    With `mark`, the others are touched, so that processes that wait see that this one goes on.
+    """
 
     def check(path: str) -> bool:
         sound = is_sound(folder / path, entries[path])
+        if sound and mark:
+            os.utime(folder / path)
         progress.arrived(path, entries[path].size if sound else 0)
         return sound
 
@@ -396,13 +402,14 @@ def _is_at(descriptor: int, folder: Path) -> bool:
         return False
 
 
-def _bytes_in(folder: Path) -> int:
-    """Return the size of what a folder has, which changes as long as a download advances."""
-    size = 0
+def _files_in(folder: Path) -> dict[Path, tuple[int, int]]:
+    """Return sizes and times of what a folder has; they change as long as a download advances."""
+    found = {}
     with suppress(FileNotFoundError):  # a file may be renamed meanwhile
         for path in folder.rglob("*"):
-            size += path.stat().st_size
-    return size
+            status = path.stat()
+            found[path] = status.st_size, status.st_mtime_ns
+    return found
 
 
 def _unused_seconds(folder: Path) -> float:

@@ -79,8 +79,9 @@ def replaced_build(target: Path, settings: OnlineStoreSettings) -> Iterator[tupl
             _lock(file, target)
             old = load_config(target) if (target / CONFIGURATION).exists() else None
             before = old.project if old and old.online_store.type == "redis" else ""
-            begun, in_redis = _begun(file, target.name, in_redis=kind == "redis" or bool(before))
-            series = series_of(old.project if old else begun)
+            in_redis = kind == "redis" or bool(before)
+            series_in_file, in_redis = _noted(file, target.name, in_redis=in_redis)
+            series = series_of(old.project if old else series_in_file)
             project = f"{series}{BUILD_MARK}{secrets.token_hex(4)}"
             if kind == "redis":
                 redis = _connected(settings)
@@ -91,7 +92,7 @@ def replaced_build(target: Path, settings: OnlineStoreSettings) -> Iterator[tupl
                     yield folder, project
                 keys = active_key(series), _building(series)
                 if in_redis and _REDIS_IS_HERE and _clean(_connected(settings), series, *keys):
-                    file.truncate(len(begun))
+                    _note_redis_is_clean(file, series_in_file)
     except OSError as error:
         raise cannot_write(target, error) from error
     except _store_errors() as error:
@@ -101,7 +102,7 @@ def replaced_build(target: Path, settings: OnlineStoreSettings) -> Iterator[tupl
         ) from error
 
 
-def _begun(file: TextIO, name: str, *, in_redis: bool) -> tuple[str, bool]:
+def _noted(file: TextIO, name: str, *, in_redis: bool) -> tuple[str, bool]:
     """Return the series of a folder's first build, which may have been killed, from the file.
 
     Also return whether Redis may have rows of it: `in_redis`, or the file says so. The file has
@@ -116,6 +117,11 @@ def _begun(file: TextIO, name: str, *, in_redis: bool) -> tuple[str, bool]:
         file.write(_IN_REDIS)
     file.flush()
     return series, in_redis or bool(noted)
+
+
+def _note_redis_is_clean(file: TextIO, series: str) -> None:
+    """Leave the series alone in the file: Redis has no rows of it any more."""
+    file.truncate(len(series))
 
 
 def _lock(file: TextIO, target: Path) -> None:
@@ -188,11 +194,12 @@ def _withdraw(redis: Any, series: str, project: str, announced: bytes | None) ->
 def _clean(redis: Any, series: str, *ended: str, project: str = "") -> bool:
     """Delete keys, and the rows that are dead without them; on failure the next build does.
 
-    With `project`, the key stays if it is another build's by now. Return whether it is done.
+    With `project`, keys stay that are another build's by now. Return whether it is done.
     """
     try:
-        if not project or redis.get(*ended) == project.encode():
-            redis.delete(*ended)
+        for key in ended:
+            if not project or redis.get(key) == project.encode():
+                redis.delete(key)
         _delete_dead_rows(redis, series)
     except _store_errors() as error:
         _log.warning("online_rows_left_behind", series=series, reason=str(error))

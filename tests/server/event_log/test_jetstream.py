@@ -22,6 +22,7 @@ from tests.builders.certificates import authority, signed
 from tests.builders.nats import RunningNats, running_cluster, running_nats, settings_of
 from tests.builders.reading import append, take
 from tests.builders.waiting import until
+from vireo.server.event_log import connection
 from vireo.server.event_log.connection import Connection
 from vireo.server.event_log.jetstream import JetStreamLog
 from vireo.server.event_log.log import CATALOG, EVENTS, STATE, Entry, LogAwayError
@@ -254,9 +255,35 @@ async def test_what_a_user_may_not_do_is_named(tmp_path: Path) -> None:
             settings_of(server, nats_user="reader", nats_token=SecretStr("of-reader"))
         )
         assert await log.end(EVENTS) == 0
-        with pytest.raises(LogAwayError, match=r"(?i)permissions violation.*vireo\.events\.0"):
+
+        async def ask_on() -> None:
+            while True:  # as gateways ask for the log's room
+                await log.usage(EVENTS)
+                await asyncio.sleep(0.05)
+
+        asking = asyncio.create_task(ask_on())
+        with pytest.raises(
+            LogAwayError, match=r"(?i)permissions violation.*vireo\.events\.0"
+        ) as refused:
             await log.append(EVENTS, "0", b"x")
+        assert not isinstance(refused.value.__cause__, TimeoutError), "the server isn't at fault"
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+        server.hang()
+        with pytest.raises(LogAwayError, match="no answer in time"):
+            await log.end(EVENTS)
+        server.go_on()
         await log.close()
+
+
+async def test_a_connection_that_is_closed_isnt_said_to_be_lost(
+    nats: RunningNats, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "_LOOK_SECONDS", 0)
+    opened = await Connection.open(settings_of(nats))
+    with structlog.testing.capture_logs() as logs:
+        await opened.close()
+    assert logs == []
 
 
 async def fill(log: JetStreamLog, size: int) -> tuple[list[bytes], str]:

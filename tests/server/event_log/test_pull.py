@@ -10,6 +10,7 @@ from contextlib import aclosing, asynccontextmanager
 import pytest
 from nats.aio.msg import Msg
 
+from tests.builders.nats import RunningNats
 from vireo.server.event_log import connection
 from vireo.server.event_log.connection import Connection, pull
 from vireo.server.event_log.jetstream import JetStreamLog
@@ -54,3 +55,20 @@ async def test_messages_that_retention_took_before_they_came_are_waited_for_no_l
         asked = json.dumps({"filter": "vireo.events.taken"}).encode()
         await server.ask("$JS.API.STREAM.PURGE.vireo_events", asked)
         assert not await anext(reading)
+
+
+async def test_a_server_that_is_silent_on_a_connection_that_lives_is_given_up(
+    nats: RunningNats, log: JetStreamLog
+) -> None:
+    assert await log.end(EVENTS, "silent") == 0  # which connects
+    assert log._connection is not None
+    found = pull(log._connection, "vireo_events", "vireo.events.silent", 0, heartbeat=0.1)
+    async with asyncio.timeout(30), aclosing(found):
+        assert not await anext(found)
+        nats.hang()
+        try:
+            with pytest.raises(TimeoutError):
+                await anext(found)
+            assert log._connection.usable
+        finally:
+            nats.go_on()

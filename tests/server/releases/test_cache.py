@@ -201,8 +201,24 @@ def test_a_download_that_stalls_in_another_process_is_not_awaited_and_one_that_g
             content.append(0)
             machine.part.write_bytes(content)
             time.sleep(0.01)
+        end = time.monotonic() + 3 * 0.5
+        while time.monotonic() < end:  # as if it verified many files, without a byte
+            os.utime(machine.part)
+            time.sleep(0.01)
         os.close(holder)
         machine.assert_whole(fetched.result())
+
+
+def test_a_download_shows_which_files_it_has_verified_and_a_look_does_not(
+    machine: Machine,
+) -> None:
+    folder = machine.fetch()
+    os.utime(folder / BIG, (0, 0))
+    machine.cached()
+    assert (folder / BIG).stat().st_mtime == 0
+    (folder / layout.VIDEO_IDS).write_bytes(b"damaged")
+    machine.fetch()
+    assert (folder / BIG).stat().st_mtime > 0
 
 
 def test_a_download_begins_anew_in_a_folder_that_was_deleted_during_the_wait(
