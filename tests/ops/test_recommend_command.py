@@ -8,6 +8,7 @@ from typing import Any
 
 import grpc
 import pytest
+import structlog
 from typer.testing import CliRunner
 
 from tests.builders.gateway import FakeGateway, fake_gateway
@@ -28,6 +29,12 @@ SOURCES = pb.Explanation(
 )
 RULES = [pb.AppliedRule(name="rights", count=7), pb.AppliedRule(name="premiere")]
 ITEM = pb.SlateItem(video_id="7", sources=[viewer_pb2.SOURCE_EASE, viewer_pb2.SOURCE_FRESH])
+
+
+@pytest.fixture(autouse=True)
+def _warnings_alone(logs_of_a_command: None) -> None:
+    """Keep what the gateway, in this process, logs of slow calls off the command's output."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger("warning"))
 
 
 @pytest.mark.parametrize(

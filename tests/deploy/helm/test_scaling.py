@@ -60,10 +60,10 @@ def test_without_the_custom_metric_processor_time_alone_tells() -> None:
 
 def test_processor_time_is_scaled_by_as_the_capacity_page_reckons() -> None:
     page = (CHART.parents[2] / "docs" / "capacity.md").read_text()
-    [share] = re.findall(r"share of a core in use at the busiest time \| (\d+)% ", page)
+    [share] = re.findall(r"share of a core in use at the busiest time \| (0\.\d+) ", page)
     for component in ("edge", "gateway", "candidate", "ranking"):
         values = yaml.safe_load((CHART / "values.yaml").read_text())[component]
-        assert values["autoscaling"]["cpuPercent"] == int(share)
+        assert values["autoscaling"]["cpuPercent"] == round(100 * float(share))
         assert values["resources"]["requests"]["cpu"] == "1", "the share is of what is requested"
 
 
