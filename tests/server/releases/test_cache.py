@@ -19,7 +19,8 @@ from tests.builders.faulty_s3 import Fault, faulty_s3
 from tests.builders.loading import Followed
 from tests.builders.releases import build_release, described_again
 from tests.builders.s3 import client_of
-from vireo.server.releases import layout
+from tests.builders.waiting import wait_until
+from vireo.server.releases import cache, layout
 from vireo.server.releases.bucket import StoreUnavailableError
 from vireo.server.releases.cache import CacheError, LoadProgress, ReleaseCache, Stage
 from vireo.server.releases.manifest import MANIFEST_NAME, Manifest, ReleaseError
@@ -188,25 +189,27 @@ def test_a_failed_write_is_reported_and_leaves_nothing(machine: Machine) -> None
 def test_a_download_that_stalls_in_another_process_is_not_awaited_and_one_that_goes_on_is(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vireo.server.releases.cache._STALLED_SECONDS", 0.5)
+    monkeypatch.setattr(cache, "_STALLED_SECONDS", 0.05)
     machine.part.parent.mkdir(parents=True)
-    holder, content = os.open(machine.part.parent.parent, os.O_RDONLY), bytearray()
+    holder, looks, files_in = os.open(machine.part.parent.parent, os.O_RDONLY), [0], cache._files_in
     fcntl.flock(holder, fcntl.LOCK_EX)
     with pytest.raises(CacheError, match=r"for 0 s without a byte; see what holds .*releases/"):
         machine.fetch()
-    with ThreadPoolExecutor(1) as threads:
-        fetched = threads.submit(machine.fetch)
-        end = time.monotonic() + 3 * 0.5
-        while time.monotonic() < end:
-            content.append(0)
-            machine.part.write_bytes(content)
-            time.sleep(0.01)
-        end = time.monotonic() + 3 * 0.5
-        while time.monotonic() < end:  # as if it verified many files, without a byte
-            os.utime(machine.part)
-            time.sleep(0.01)
-        os.close(holder)
-        machine.assert_whole(fetched.result())
+
+    def advanced(folder: Path) -> object:
+        """Look after the holder has gone on: by a byte, and then as if it had verified a file."""
+        looks[0] += 1
+        if looks[0] <= 3:
+            machine.part.write_bytes(bytes(looks[0]))
+        else:
+            os.utime(machine.part, (looks[0], looks[0]))
+        if looks[0] == 6:
+            os.close(holder)
+        return files_in(folder)
+
+    monkeypatch.setattr(cache, "_files_in", advanced)
+    machine.assert_whole(machine.fetch())
+    assert looks == [6]
 
 
 def test_a_download_shows_which_files_it_has_verified_and_a_look_does_not(
@@ -231,8 +234,7 @@ def test_a_download_begins_anew_in_a_folder_that_was_deleted_during_the_wait(
     fcntl.flock(holder, fcntl.LOCK_EX)
     with ThreadPoolExecutor(1) as threads:
         fetched = threads.submit(machine.fetch, progress=progress)
-        while progress.stage is not Stage.DOWNLOADING:
-            time.sleep(0.01)
+        wait_until(lambda: progress.stage is Stage.DOWNLOADING)
         shutil.rmtree(folder)
         os.close(holder)
         machine.assert_whole(fetched.result())
