@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -19,7 +20,6 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from vireo.server.errors import VireoError
-from vireo.server.home import replace_private
 from vireo.server.rpc.tls import tls_name
 from vireo.server.security.folder import SecurityFolder
 
@@ -186,7 +186,7 @@ class Certificates:
             names = [*LOOPBACK, *known, *hosts] if role == "edge" else ()
             certificate, key = authority.issue(role, names)
             (made / f"{role}.crt").write_bytes(certificate)
-            replace_private(made / f"{role}.key", key)
+            write_private(made / f"{role}.key", key)
         self._publish(made)
 
     def replace_authority(self) -> None:
@@ -264,8 +264,10 @@ class Certificates:
         if key.exists():  # of an interrupted start, or put there without its certificate
             key.replace(key.with_suffix(".key.unused"))
         fresh = Authority.new()
-        replace_private(key, key_pem(fresh.key))
-        replace_private(certificate, certificate_pem(fresh.certificate))
+        write_private(key, key_pem(fresh.key))
+        whole = certificate.with_suffix(".new")
+        whole.write_bytes(certificate_pem(fresh.certificate))
+        whole.replace(certificate)
         return fresh
 
     def _state(self) -> tuple[datetime, tuple[str, ...]]:
@@ -273,6 +275,12 @@ class Certificates:
         edge = _certificate(self._current / "edge.crt")
         names = edge.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         return edge.not_valid_after_utc, tuple(str(each.value) for each in names)
+
+
+def write_private(path: Path, contents: bytes) -> None:
+    """Write a new file that only its owner may read."""
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(contents)
 
 
 def key_pem(key: Key) -> bytes:

@@ -13,8 +13,7 @@ import jwt
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from vireo.server.errors import VireoError
-from vireo.server.home import replace_private
-from vireo.server.security.certificates import Key, key_pem, load_key
+from vireo.server.security.certificates import Key, key_pem, load_key, write_private
 from vireo.server.security.folder import SecurityFolder
 
 ALGORITHM = "ES256"
@@ -42,9 +41,10 @@ class TokenSigner:
                     f"back, or, to begin with another key and refuse those, remove {self._jwks}"
                 )
             self._key.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            replace_private(self._key, key_pem(ec.generate_private_key(ec.SECP256R1())))
-        jwks = json.dumps({"keys": [public_jwk(self._load())]}, indent=2) + "\n"
-        replace_private(self._jwks, jwks.encode())
+            write_private(self._key, key_pem(ec.generate_private_key(ec.SECP256R1())))
+        fresh = self._jwks.with_suffix(".new")
+        fresh.write_text(json.dumps({"keys": [public_jwk(self._load())]}, indent=2) + "\n")
+        fresh.replace(self._jwks)
 
     def token(
         self,
