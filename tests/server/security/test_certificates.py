@@ -83,6 +83,7 @@ def test_keys_are_readable_by_the_owner_only_for_any_umask(
     keys = list(folder.root.rglob("*.key"))
     assert len(keys) == len(ROLES) + 1
     assert {key.stat().st_mode & 0o777 for key in keys} == {0o600}
+    assert all(each.stat().st_mode & 0o044 for each in folder.root.rglob("*.crt"))
     assert folder.certificates.stat().st_mode & 0o777 == 0o700
 
 
