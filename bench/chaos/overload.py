@@ -33,8 +33,9 @@ _TIMES = 4.0
 _LIGHT = 0.2
 """Share of the sustainable load that counts as no overload."""
 _FLOOD_SECONDS = (45.0, 5.0)
-_MAX_ACCEPTED, _MAX_SHED = 0.25, 0.15
-"""Maximum p99 in seconds of probes that are accepted, and that are shed."""
+_MAX_ACCEPTED, _MAX_SHED = 75, 45
+"""Maximum p99 of probes that are accepted, and that are shed, in slates at the sustainable rate: on
+any machine one waits for about as many others. At 300 a second they take 0.25 s and 0.15 s."""
 _MEMORY_TIMES = 1.2
 _BACK_SECONDS = 5.0
 _SHED, _LATE = "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED"
@@ -101,13 +102,15 @@ async def flood(chain: Chain) -> CaseResult:
     unloaded, under_load, refused = p99(light.answers), p99(accepted), p99(shed)
     findings.must(bool(shed or degraded), "nothing was shed or degraded: it was no overload")
     findings.must(bool(accepted), "nothing was accepted")
-    soon = under_load <= _MAX_ACCEPTED and (math.isnan(refused) or refused <= _MAX_SHED)
+    waited, refused_after = under_load * sustainable, refused * sustainable
+    soon = waited <= _MAX_ACCEPTED and (not shed or refused_after <= _MAX_SHED)
     findings.must(soon or not plan.timed, "probes took too long")
     by_pods = counts["vireo_rpcs_shed_total"] - before["vireo_rpcs_shed_total"]
     findings.note(
         f"{len(accepted)} accepted of {len(load.answers)}, {degraded} of them degraded, p99 "
-        f"{under_load:.3f} s ({unloaded:.3f} s without overload); {len(shed)} shed, p99 "
-        f"{refused:.3f} s; {flood.result().requests} calls in the flood, {by_pods:.0f} shed by "
+        f"{under_load:.3f} s or {waited:.0f} slates ({unloaded:.3f} s without overload); "
+        f"{len(shed)} shed, p99 {refused:.3f} s or {refused_after:.0f} slates; "
+        f"{flood.result().requests} calls in the flood, {by_pods:.0f} shed by "
         f"pods of all kinds; memory {growth:.2f} times; normal after {back:.1f} s"
     )
     return findings.result(light, load, after, lost=[_SHED])

@@ -30,7 +30,7 @@ from vireo.server.rpc.spans import start_export
 
 log = structlog.get_logger()
 
-_NICE = 10
+_NICE = 15
 """Niceness of the process: slates come first, also while a million events are caught up with."""
 POLL_SECONDS = 5.0
 """Seconds between reads of the channel without announcements."""

@@ -162,7 +162,7 @@ async def serve_pod(pod: Pod[Any], settings: PodSettings) -> None:
     start_export(settings, pod.kind, name)
     log.info("starting", kind=pod.kind, settings=settings.model_dump(mode="json"))
     if pod.max_slates is None:
-        os.nice(2)  # a gateway on the same machine must stay able to refuse calls
+        os.nice(10)  # a gateway on the same machine must stay able to refuse calls
     control, tls = settings.control_target, settings.tls
     announcements = Announcements(control, tls, settings.channel) if control else None
     loader = ReleaseLoader(

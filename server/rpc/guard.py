@@ -58,6 +58,9 @@ _BYTE_SECONDS = 20e-9
 _INVALID_SECONDS = 1e-3
 """Cost of a request that is invalid."""
 _MISTAKES = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.PERMISSION_DENIED)
+_RESTS = {ShedReason.BUDGET: REFUSAL_SECONDS, ShedReason.LIMIT: 0.05}
+"""Mean delay in seconds of the answer to a call that is shed, by reason: callers who repeat at once
+would otherwise make refusals the flood."""
 _CALL_SECONDS = 2e-4
 """Cost of a call of a service that states none."""
 Work: TypeAlias = Callable[[Message], float]
@@ -203,11 +206,11 @@ class Guard:
                     SHED.labels(method, error.reason.name.lower()).inc()
                 RPCS.labels(method, error.code.name).inc()
                 self._log_access(method, error.code, started)
-                if isinstance(error, ShedError) and error.reason is ShedReason.BUDGET:
+                if isinstance(error, ShedError) and (rest := _RESTS.get(error.reason)):
                     # Without its message, which the frames of a traceback would keep meanwhile.
                     error.__traceback__ = error.__context__ = None
                     # Not all at the same moment.
-                    await asyncio.sleep(random.uniform(0.5, 1.5) * REFUSAL_SECONDS)  # noqa: S311
+                    await asyncio.sleep(random.uniform(0.5, 1.5) * rest)  # noqa: S311
                 await context.abort(
                     error.code,
                     error.message,

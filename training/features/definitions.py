@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import prometheus_client  # noqa: F401 - before Feast, which would have it keep metrics in files
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -32,6 +34,11 @@ from vireo.server.features.viewer_rows import FEATURE_SERVICE, SERVED, encode
 from vireo.server.features.viewer_store import Put, ViewerStore, entity_key
 from vireo.training.data.schema import TIME
 from vireo.training.features.online_store import OnlineStoreSettings
+
+# Feast sets them for the servers of its own. Pods that this process starts would keep their metrics
+# in files, which costs time and exemplars.
+for _name in ("PROMETHEUS_MULTIPROCESS_DIR", "PROMETHEUS_MULTIPROC_DIR"):
+    os.environ.pop(_name, None)
 
 TIMESTAMP = "event_timestamp"
 """Column of the time from which a row of an offline file is valid."""

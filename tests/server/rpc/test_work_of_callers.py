@@ -20,7 +20,7 @@ from vireo.server.rpc import budget as budget_module
 from vireo.server.rpc import guard as guard_module
 from vireo.server.rpc.budget import REFUSAL_SECONDS, Budget
 from vireo.server.rpc.caller import CALLER
-from vireo.server.rpc.errors import ShedError
+from vireo.server.rpc.errors import ShedError, ShedReason
 from vireo.server.rpc.validation import validate
 from vireo.v1 import filter_pb2
 from vireo.v1 import recommendation_pb2 as pb
@@ -122,7 +122,7 @@ async def test_a_refused_call_keeps_no_message_until_it_is_answered(
     recorder: Recorder, budget: Budget, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(budget_module, "MAX_WAITING_OF_CALLER", 0)
-    monkeypatch.setattr(guard_module, "REFUSAL_SECONDS", 30.0)
+    monkeypatch.setitem(guard_module._RESTS, ShedReason.BUDGET, 30.0)
     shed = guard_module.SHED.labels(METHOD, "budget")
     before, count = shed._value.get(), 20
     method: Any = recorder.channel.unary_unary(METHOD)
