@@ -5,7 +5,6 @@ Model folders are a Triton model repository: `<name>/config.pbtxt`, `<name>/1/mo
 
 from __future__ import annotations
 
-import logging
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +16,6 @@ import torch
 from google.protobuf import text_format
 from onnx import TensorProto
 from torch import nn
-from torch.export import Dim
 
 from vireo.inference import model_config_pb2 as pb
 
@@ -44,12 +42,10 @@ def export(
         opset: version of the operators; the exporter's default if None.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # It warns about every optional package that is missing.
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    dims = {axis: Dim(axis) for names in axes.values() for axis in names}
-    shapes = [{place: dims[axis] for place, axis in enumerate(names)} for names in axes.values()]
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # The exporter's own deprecations and shared axis names.
+        # It says that the exporter by torch.export will replace it: that one takes twenty times as
+        # long, for graphs that run 3% faster at most.
+        warnings.simplefilter("ignore")
         torch.onnx.export(
             module.eval(),
             tuple(torch.from_numpy(example[name]) for name in axes),
@@ -57,10 +53,8 @@ def export(
             input_names=list(axes),
             output_names=[output],
             opset_version=opset,
-            dynamic_shapes=tuple(shapes),
-            dynamo=True,
-            external_data=False,
-            verbose=False,
+            dynamic_axes={name: dict(enumerate(names)) for name, names in axes.items()},
+            dynamo=False,
         )
 
 

@@ -117,7 +117,7 @@ class ServedRanker(nn.Module):
         tastes = self.tastes[length][..., :width] @ history
 
         candidates, count = _unit(candidate_vectors), candidate_vectors.shape[:2]
-        closest = (candidates @ history.mT + absent).amax(-1, keepdim=True)
+        closest = (candidates @ history.transpose(-1, -2) + absent).amax(-1, keepdim=True)
         co_watch = retrieval_features[..., _CO_WATCH : _CO_WATCH + 1] + self.co_watch_unit
         signals = torch.cat(
             [
@@ -125,7 +125,7 @@ class ServedRanker(nn.Module):
                 torch.log(co_watch),
                 candidate_features,
                 match_features,
-                candidates @ tastes.mT,
+                candidates @ tastes.transpose(-1, -2),
                 closest,
             ],
             -1,
@@ -143,7 +143,7 @@ class ServedRanker(nn.Module):
             rows = candidates.flatten(0, 1)
             query = self.query(rows)
             value = self.value(history)
-            affinity = query.reshape(*count, -1) @ (history @ self.key).mT
+            affinity = query.reshape(*count, -1) @ (history @ self.key).transpose(-1, -2)
             attention = (affinity + absent).softmax(-1)
             # Attention weights sum to 1, so a term added to all values is added to their average.
             average = torch.addmm(self.viewer_bias, viewer, self.viewer)[:, None]

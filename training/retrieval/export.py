@@ -83,6 +83,7 @@ def export_viewer_tower(
     tower = _ViewerTowerWithVideos(model, table.shape[1])
     short = min(5, model.config.history_limit)
     example = example_inputs(model, [short, max(1, short - 2)])
+    example["history"] = example["history"].clip(max=len(tower.videos))  # it is looked up in these
     axes = {name: AXES[name] for name in AXES if name in example}
     export(tower, example, axes, OUTPUT, path)
     _refer(path, vectors, table)
