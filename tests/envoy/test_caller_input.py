@@ -26,6 +26,8 @@ PROTOCOL_ERROR = 1
 MESSAGE = grpc_frame(pb.RecommendRequest(viewer_id="1").SerializeToString())
 ANSWER_SECONDS = 0.04
 CALLS = 60
+PATIENT = {"grpc-timeout": "30S"}
+"""Headers of calls that a busy machine may take long to answer."""
 """At a time: more in a row than it takes to eject a pod."""
 BAD_HEADERS = {
     "request id beyond ASCII": {"x-request-id": "é"},
@@ -136,7 +138,7 @@ async def ejects_none(edge: Edge, attack: Callable[[], Awaitable[T]]) -> T:
 async def test_headers_that_a_gateway_rejects_and_calls_that_end_in_errors_eject_no_gateway(
     edge: Edge, path: str, body: bytes, headers: dict[str, str], code: grpc.StatusCode
 ) -> None:
-    in_time = {"grpc-timeout": "30S", **headers}
+    in_time = {**PATIENT, **headers}
     assert await ejects_none(edge, lambda: flood(edge, path, body, in_time)) == {code}
 
 
@@ -145,11 +147,11 @@ async def test_a_header_that_http2_forbids_ends_its_stream_and_no_other(
     edge: Edge, headers: dict[str, str]
 ) -> None:
     async with http2(edge.address) as connection, asyncio.timeout(60):
-        before = connection.open(RECOMMEND, MESSAGE[:1], end=False)
+        before = connection.open(RECOMMEND, MESSAGE[:1], PATIENT, end=False)
         forbidden = connection.open(RECOMMEND, MESSAGE, headers)
         await forbidden.ended.wait()
         assert not connection.closed.is_set()
-        after = connection.open(RECOMMEND, MESSAGE)
+        after = connection.open(RECOMMEND, MESSAGE, PATIENT)
         connection.send(before, MESSAGE[1:])
         connection.end(before)
         for stream in (before, after):
@@ -166,11 +168,11 @@ async def test_trailers_of_a_request_are_left_out_and_fail_no_other_call(
     # whose headers are compressed by what it knows of headers before.
     async with http2(edge.address) as connection, asyncio.timeout(60):
         for _ in range(2 * len(edge.gateways)):
-            stream = connection.open(RECOMMEND, MESSAGE, end=False)
+            stream = connection.open(RECOMMEND, MESSAGE, PATIENT, end=False)
             connection.end(stream, trailers)
             await stream.ended.wait()
             assert stream.code is grpc.StatusCode.OK
-    assert await flood(edge, RECOMMEND, MESSAGE, {}) == {grpc.StatusCode.OK}
+    assert await flood(edge, RECOMMEND, MESSAGE, PATIENT) == {grpc.StatusCode.OK}
 
 
 @pytest.mark.parametrize("deadline", ["0m", "1n", "1m", "20m", "50m", "290m"])

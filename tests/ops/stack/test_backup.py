@@ -29,7 +29,7 @@ from vireo_client import AsyncClient, Client, Event, EventKind, Video, VireoErro
 
 pytestmark = pytest.mark.integration
 
-EVERYBODY = [f"viewer-{number}" for number in range(2_000)]
+EVERYBODY = [f"viewer-{number}" for number in range(600)]
 ERASED_BEFORE, ERASED_AFTER, HID_LONG_AGO = EVERYBODY[:3]
 TAKEN_DOWN = ["video-30", "video-31"]
 RULES = """[[pins]]
@@ -45,7 +45,7 @@ share = 0.0
 
 
 def build_home(root: Path) -> Home:
-    """A home whose 2,000 viewers have watched two to six of forty videos."""
+    """A home whose 600 viewers have watched two to six of forty videos."""
     home, start = Home(root), datetime(2024, 1, 1, tzinfo=UTC)
     watches = [
         (viewer, f"video-{(number * 7 + step * 3) % 28}", start + timedelta(hours=number + step))

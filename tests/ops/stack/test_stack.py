@@ -113,10 +113,8 @@ async def test_every_pod_serves_a_promoted_release_and_goes_back_and_no_slate_fa
         assert {pod["release_id"] for pod in status["pods"].values() if pod} == {"tiny-2"}
         back = await swap(answers, "tiny-1", "release", "rollback")
         assert "channel production names tiny-1 again instead of tiny-2" in back
-        await swap(answers, "tiny-2", *promote)
-        await swap(answers, "tiny-1", "release", "rollback")
 
-    answers = await slates_during(stack.edge, swaps, callers=4)
+    answers = await slates_during(stack.edge, swaps, callers=2)
     assert not answers.failures
     assert answers.releases.keys() == {"tiny-1", "tiny-2"}
     # A slow machine may leave a stage out, and say so; no chain has two releases.
