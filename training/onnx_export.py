@@ -34,7 +34,7 @@ def export(
     """Write a module to `path`.
 
     Args:
-        module: has a single output.
+        module: has a single output, whose last axis is of one size.
         example: valid inputs.
         axes: names of each input's leading, dynamic axes; inputs in the order of arguments.
         output: name of the output.
@@ -42,13 +42,14 @@ def export(
         opset: version of the operators; the exporter's default if None.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    tensors = tuple(torch.from_numpy(example[name]) for name in axes)
     with torch.no_grad(), warnings.catch_warnings():
         # It says that the exporter by torch.export will replace it: that one takes twenty times as
         # long, for graphs that run 3% faster at most.
         warnings.simplefilter("ignore")
         torch.onnx.export(
             module.eval(),
-            tuple(torch.from_numpy(example[name]) for name in axes),
+            tensors,
             path,
             input_names=list(axes),
             output_names=[output],
@@ -56,6 +57,10 @@ def export(
             dynamic_axes={name: dict(enumerate(names)) for name, names in axes.items()},
             dynamo=False,
         )
+        size = module(*tensors).shape[-1]
+    model = onnx.load(str(path))
+    model.graph.output[0].type.tensor_type.shape.dim[-1].dim_value = size
+    onnx.save(model, str(path))
 
 
 _DATA_TYPES: Mapping[int, pb.DataType.ValueType] = {
