@@ -91,7 +91,7 @@ class Ring:
     @property
     def worse(self) -> Path:
         """The trained release with a worse ranker."""
-        folder = self.folder / "shuffled"
+        folder = self.folder / "reversed"
         return folder if folder.exists() else with_reversed_ranker(self.staged, folder, "worse")
 
     def publish(self, release_id: str, **fields: Any) -> str:
