@@ -29,15 +29,15 @@ IMAGES := tests/deploy/images/test_images.py tests/deploy/images/test_compose.py
 OF_THEIR_OWN := $(LANGUAGES:%=--ignore=%) $(IMAGES:%=--ignore=%)
 
 # In what order, and which beside which, tests/scheduling.py says.
-BY_TWO := -n 2 --dist loadfile --no-loadscope-reorder
+BY_FILE := --dist loadfile --no-loadscope-reorder -n
 
-test: setup helm ## Run every test but clients-test's and images-test's, two files at a time
-	$(BIN)/pytest $(BY_TWO) $(OF_THEIR_OWN) --durations=25 --durations-min=10
+test: setup helm ## Run every test but clients-test's and images-test's, three files at a time
+	$(BIN)/pytest $(BY_FILE) 3 $(OF_THEIR_OWN) --durations=25 --durations-min=10
 
 check: setup ## Lint, and run the tests that start no processes and train nothing: in about a minute
 	$(MAKE) --output-sync=target -j2 lint unit
 unit: setup
-	$(BIN)/pytest -q $(BY_TWO) -m 'not integration and not slow and not stack' $(OF_THEIR_OWN)
+	$(BIN)/pytest -q $(BY_FILE) 2 -m 'not integration and not slow and not stack' $(OF_THEIR_OWN)
 
 docs: setup ## Build the documentation as a site, build/docs; a link to nothing fails
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
@@ -153,7 +153,7 @@ clients-go clients-java clients-typescript: clients-%: setup
 	$(MAKE) -C clients $*
 
 clients-test: setup ## Have every language's client ask a plain and a secured stack through Envoy
-	$(BIN)/pytest $(BY_TWO) $(LANGUAGES)
+	$(BIN)/pytest $(BY_FILE) 2 $(LANGUAGES)
 
 clean: ## Remove the environment, stubs, caches, and .vireo with all data; asks before (YES=1: doesn't)
 	@if [ "$(YES)" != 1 ]; then \

@@ -6,13 +6,13 @@ from xdist.scheduler import LoadFileScheduling
 from xdist.workermanage import WorkerController
 
 STACKS = (
+    "tests/bench/",
+    "tests/acceptance/",
     "tests/ops/stack/",
     "tests/clients/python/test_wheel.py",
-    "tests/acceptance/",
-    "tests/bench/",
 )
-"""Where tests run whole stacks. Those that share one come together; in the last folder each file
-has its own."""
+"""Where tests run whole stacks. What takes long comes first, so that what is short fills the end;
+in the first folder each file has a stack of its own, those of the last two share one."""
 _ONE_HOME = "tests/acceptance/"
 """Its files share the demo's home, on which only one stack runs at a time."""
 
@@ -31,8 +31,8 @@ def turn(nodeid: str) -> int:
 class StacksBesideOthers(LoadFileScheduling):
     """Gives the first worker files from the front of the queue, and others from its end.
 
-    Tests of stacks take one of two cores on average, and two stacks that start at once want four:
-    so one runs beside the tests that run none, for as long as there are some.
+    Tests of stacks wait half of their time, and two stacks that start at once want four cores: so
+    one runs beside the tests that run none, for as long as there are some.
     """
 
     def _split_scope(self, nodeid: str) -> str:

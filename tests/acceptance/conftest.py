@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -20,8 +21,14 @@ BIN = Path(sys.executable).parent
 
 @pytest.fixture(scope="session")
 def demo_home() -> Home:
-    """The home in which `vireo demo --once` has run; runs it where it hasn't."""
+    """The home in which `vireo demo --once` has run; runs it where it hasn't.
+
+    `.ci/run` runs it beside the tests before these.
+    """
     home = Home.current()
+    home.root.mkdir(parents=True, exist_ok=True)
+    with (home.root / "demo.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
     if not (home.staged_release("ml-100k") / "manifest.json").exists():
         subprocess.run(
             ["make", "demo", "ONCE=1"],
