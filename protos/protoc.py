@@ -68,6 +68,13 @@ def describe(output: Path, imported: Path) -> None:
         "google/rpc/error_details.proto",
         "google/rpc/status.proto",
     )
+    # protoc prefers the well-known types beside the Python that runs it, with Debian's Python and
+    # libprotobuf-dev those of another version, to the installed package's.
+    package = FileDescriptorSet.FromString(imported.read_bytes()).file
+    known = {each.name: each for each in package if each.name.startswith("google/protobuf/")}
+    described = FileDescriptorSet.FromString(output.read_bytes())
+    files = [known.get(each.name, each) for each in described.file]
+    output.write_bytes(FileDescriptorSet(file=files).SerializeToString())
 
 
 def _third_party() -> FileDescriptorSet:
