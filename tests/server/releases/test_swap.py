@@ -189,7 +189,11 @@ async def test_download_of_a_release_that_the_channel_leaves_is_abandoned(
     followed: Followed,
 ) -> None:
     built: list[str] = []
-    passed_on = threading.Event()
+    asked, passed_on = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        asked.set()
+        passed_on.wait(60)
 
     def build(folder: Path) -> Any:
         built.append(folder.name)
@@ -202,10 +206,11 @@ async def test_download_of_a_release_that_the_channel_leaves_is_abandoned(
         async with running(loader):
             await until(lambda: serves(loader, ids[0]))
             proxy.only = f"{ids[1]}/{RANKER}".encode()
-            proxy.before_answer = lambda: passed_on.wait(60)
+            proxy.before_answer = hold
             followed.point(ids[1])
-            await until(lambda: loader.progress.stage is Stage.DOWNLOADING)
+            await until(asked.is_set)
             load = loader.progress
+            assert load.stage is Stage.DOWNLOADING
             followed.point(ids[2])
             await until(lambda: load.stopped)
             passed_on.set()
