@@ -15,6 +15,7 @@ from rich.text import Text
 from bench.rows import check_bounds, show
 from vireo.ops.cli.__main__ import main
 from vireo.ops.cli.output import only_warnings, print_table, table_of
+from vireo.ops.stack.state import Layout
 from vireo.server.errors import VireoError
 from vireo.server.home import Home
 
@@ -26,6 +27,7 @@ _Served = Annotated[
 _Rounds = Annotated[int, typer.Option(min=1, help="Rounds of interleaved measurements.")]
 _Part = Annotated[list[str] | None, typer.Option(help="What to measure; everything if absent.")]
 _Case = Annotated[list[int] | None, typer.Option(help="Number of a case; all if absent.")]
+_Layout = Annotated[Layout, typer.Option(help="Layout of the stack; see `vireo up --help`.")]
 _Short = Annotated[bool, typer.Option("--short", help="All once and briefly; no time is judged.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON lines, one per row.")]
 _SPEED = {
@@ -74,12 +76,16 @@ for _name, _about in _SPEED.items():
 def _add_promises(name: str, about: str) -> None:
     @app.command(name, help=f"{about}; exit with 1 if a bound fails.\n\n{_OWN}")
     def measured(
-        data: _Data = _SMALL, part: _Part = None, short: _Short = False, as_json: _Json = False
+        data: _Data = _SMALL,
+        part: _Part = None,
+        layout: _Layout = "separate",
+        short: _Short = False,
+        as_json: _Json = False,
     ) -> None:
         from bench.live.run import PARTS, measure
         from bench.live.stack import SHORT, LivePlan
 
-        known, plan = PARTS[name], SHORT if short else LivePlan()
+        known, plan = PARTS[name], replace(SHORT if short else LivePlan(), layout=layout)
         _check_known(part, known)
         check_bounds(show(measure(Home.current(), data, plan, _progress(), part or known), as_json))
 
@@ -90,7 +96,11 @@ for _name, _about in _PROMISES.items():
 
 @app.command()
 def chaos(
-    data: _Data = _SMALL, case: _Case = None, short: _Short = False, as_json: _Json = False
+    data: _Data = _SMALL,
+    case: _Case = None,
+    layout: _Layout = "separate",
+    short: _Short = False,
+    as_json: _Json = False,
 ) -> None:
     """Kill, hang, cut off and overload a stack under load; exit with 1 if a case does not hold.
 
@@ -103,7 +113,7 @@ def chaos(
     _check_known(case, CASES)
     counts_of = ("requests", "failed", "degraded")
     table = table_of("case", "", *counts_of, "holds", "note", numbers=counts_of, texts={"", "note"})
-    broken, plan = [], SHORT if short else ChaosPlan()
+    broken, plan = [], replace(SHORT if short else ChaosPlan(), layout=layout)
     for result in run_chaos(Home.current(), data, sorted(set(case or CASES)), plan, _progress()):
         if as_json:
             typer.echo(json.dumps(asdict(result)))
@@ -153,6 +163,7 @@ def fuzz(
     data: _Data = _SMALL,
     requests: Annotated[int, typer.Option(min=1, help="Number of requests.")] = 20_000,
     seed: Annotated[int, typer.Option(help="The same seed makes the same requests.")] = 0,
+    layout: _Layout = "separate",
 ) -> None:
     """Send bad requests to every method; exit with 1 if a process died or an answer was unclear.
 
@@ -161,7 +172,7 @@ def fuzz(
     """
     from bench.fuzz.run import run_fuzz
 
-    result = run_fuzz(Home.current(), data, requests, seed, _progress())
+    result = run_fuzz(Home.current(), data, requests, seed, _progress(), layout)
     typer.echo(json.dumps(asdict(result)))
     if not result.holds:
         raise VireoError(

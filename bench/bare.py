@@ -6,8 +6,10 @@ checks of messages, deadlines, shedding, health checks, metrics, request ids or 
     python -m bench.bare PORT RELEASE candidate
     python -m bench.bare PORT RELEASE ranking
     python -m bench.bare PORT RELEASE gateway VIEWERS CANDIDATE RANKING
+    python -m bench.bare PORT RELEASE whole VIEWERS
 
-VIEWERS is a file of `write_viewers`; CANDIDATE and RANKING are host:port.
+VIEWERS is a file of `write_viewers`; CANDIDATE and RANKING are host:port. `whole` is one process
+with both pipelines, which calls them as functions.
 """
 
 from __future__ import annotations
@@ -16,8 +18,9 @@ import asyncio
 import gc
 import pickle
 import sys
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import grpc
 import grpc.aio
@@ -46,6 +49,9 @@ from vireo.v1.recommendation_pb2_grpc import (
     add_RecommendationServiceServicer_to_server,
 )
 from vireo.v1.viewer_pb2 import ViewerFeatures
+
+Call: TypeAlias = Callable[[Any], Awaitable[Any]]
+"""Calls a method of a service."""
 
 
 class Candidate(CandidateServiceServicer):
@@ -82,19 +88,18 @@ class Gateway(RecommendationServiceServicer):
     """The gateway: two calls, and the slate."""
 
     def __init__(
-        self, count: int, viewers: Mapping[str, ViewerFeatures], find: str, rank: str
+        self, count: int, viewers: Mapping[str, ViewerFeatures], retrieve: Call, rank: Call
     ) -> None:
-        """Hold viewers' features by id, and connect to the inner services.
+        """Hold viewers' features by id.
 
         Args:
             count: number of candidates to rank.
             viewers: features of each viewer, with the watched keys.
-            find: host:port of the candidate service.
-            rank: host:port of the ranking service.
+            retrieve: calls the candidate service.
+            rank: calls the ranking service.
         """
         self._count, self._viewers = count, viewers
-        self._retrieve = CandidateServiceStub(grpc.aio.insecure_channel(find)).RetrieveCandidates
-        self._rank = RankingServiceStub(grpc.aio.insecure_channel(rank)).RankCandidates
+        self._retrieve, self._rank = retrieve, rank
 
     async def Recommend(  # noqa: N802
         self, request: pb.RecommendRequest, _: object
@@ -139,6 +144,19 @@ def read_viewers(path: Path) -> dict[str, ViewerFeatures]:
     return {name: ViewerFeatures.FromString(body) for name, body in written.items()}
 
 
+def _stages(release: Path, *upstreams: str) -> tuple[Call, Call]:
+    """Return what calls both stages: at two addresses or, without these, in this process."""
+    if upstreams:
+        find, rank = map(grpc.aio.insecure_channel, upstreams)
+        retrieve = CandidateServiceStub(find).RetrieveCandidates
+        return retrieve, RankingServiceStub(rank).RankCandidates
+    candidates, ranks = Candidate(release), Ranking(release)
+    return (
+        lambda request: candidates.RetrieveCandidates(request, None),
+        lambda request: ranks.RankCandidates(request, None),
+    )
+
+
 async def main(port: str, folder: str, role: str, *upstreams: str) -> None:
     """Serve one role until killed."""
     server, release = grpc.aio.server(), Path(folder)
@@ -147,10 +165,11 @@ async def main(port: str, folder: str, role: str, *upstreams: str) -> None:
     elif role == "ranking":
         add_RankingServiceServicer_to_server(Ranking(release), server)
     else:
-        viewers, find, rank = upstreams
+        viewers = read_viewers(Path(upstreams[0]))
+        retrieve, rank = _stages(release, *upstreams[1:])
         count = Manifest.read(release).candidates
         # Of the service's methods only Recommend is measured.
-        servicer = Gateway(count, read_viewers(Path(viewers)), find, rank)  # type: ignore[abstract]
+        servicer = Gateway(count, viewers, retrieve, rank)  # type: ignore[abstract]
         add_RecommendationServiceServicer_to_server(servicer, server)
     server.add_insecure_port(f"127.0.0.1:{port}")
     # As Vireo's pods do: otherwise each full collection walks through all that was imported.

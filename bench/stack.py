@@ -146,7 +146,9 @@ class Stack(OwnStack):
     def further(self, kind: PodKind) -> ProcessSpec:
         """Return one pod more than the stack has of a kind, as the stack would run it."""
         count = f"{kind}_pods"
-        more = self.settings.model_copy(update={count: getattr(self.settings, count) + 1})
+        layout = "together" if kind == "slate" else self.settings.layout
+        changed = {count: getattr(self.settings, count) + 1, "layout": layout}
+        more = self.settings.model_copy(update=changed)
         pods = pod_processes(more, self.s3)
         return [each for each in pods if each.name.startswith(f"{kind}-")][-1]
 

@@ -178,7 +178,7 @@ def _local_token(settings: StackSettings) -> str:
 _SECONDS = 2.0
 _CONCURRENT = 16
 """Maximum number of pods queried concurrently."""
-_PODS = ("candidate", "ranking", "gateway")
+_PODS = ("candidate", "ranking", "gateway", "slate")
 
 
 def serving_releases(state: StackState) -> dict[str, GetServingReleaseResponse | None]:

@@ -53,6 +53,8 @@ class Fault:
     """All events must be in the rows."""
     idle: bool = False
     """Whether it comes once no more events do."""
+    separate: bool = False
+    """Whether only separate candidate and ranking pods can have it."""
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,8 @@ _KILLED_PODS = Fault(
 _RESTARTED = Fault("a rolling restart", faults.rolling_restart, lasts=(2.0, 1.0))
 _HANGING = Fault("a pod hangs", faults.hanging)
 _UNAVAILABLE, _SLOW, _NAN = (
-    Fault(title, faults.faulty(fault), lasts=(10.0, 3.0))
+    # Scores of a slate pod reach callers as they are.
+    Fault(title, faults.faulty(fault), lasts=(10.0, 3.0), separate=fault == "nan")
     for title, fault in (
         ("a pod answers UNAVAILABLE", "unavailable"),
         ("a pod is 50 times slower", "slow"),
@@ -39,14 +40,21 @@ _UNAVAILABLE, _SLOW, _NAN = (
     )
 )
 _NO_RANKING, _NO_CANDIDATES, _NO_FEATURES = (
-    Fault(title, begin, lasts=(6.0, 2.0), declares=frozenset(declares), full_within=5.0)
+    Fault(
+        title,
+        begin,
+        lasts=(6.0, 2.0),
+        declares=frozenset(declares),
+        full_within=5.0,
+        separate=begin is not faults.without_tables,
+    )
     for title, begin, declares in (
         ("no ranking pods", faults.all_dead("ranking"), {"ranking_skipped"}),
         ("no candidate pods", faults.all_dead("candidate"), {"popular_fallback"}),
         ("no feature store", faults.without_tables, UNREAD),
     )
 )
-_HOST_CUT_OFF = Fault("a host is cut off", faults.host_cut_off, lasts=(12.0, 6.0))
+_HOST_CUT_OFF = Fault("a host is cut off", faults.host_cut_off, lasts=(12.0, 6.0), separate=True)
 
 # The control plane.
 _PODS_CHANGE = Fault(
@@ -216,9 +224,15 @@ def run_chaos(
 
 
 async def _run(number: int, chain: Chain) -> CaseResult:
+    case = CASES[number]
+    if chain.plan.layout == "together":
+        case = replace(case, faults=tuple(each for each in case.faults if not each.separate))
+    if not case.faults:
+        note = "skipped: it needs separate pods"
+        return CaseResult(number, 0, 0, 0, holds=None, note=note)
     try:
         await chain.until_well()
-        return await run_case(CASES[number], chain)
+        return await run_case(case, chain)
     except CannotRunError as error:
         return CaseResult(number, 0, 0, 0, holds=None, note=f"skipped: {error}")
     except VireoError as error:

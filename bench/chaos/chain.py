@@ -25,7 +25,7 @@ from vireo.ops.doctor.facts import Host
 from vireo.ops.doctor.probes.envoy import CLUSTERS, Hosts, hosts_of
 from vireo.ops.stack.nats import reachable_log
 from vireo.ops.stack.processes import ProcessSpec
-from vireo.ops.stack.settings import POD_KINDS, PodKind, StackSettings
+from vireo.ops.stack.settings import PodKind, StackSettings
 from vireo.server.control.discovery import EndpointsDocument
 from vireo.server.errors import VireoError
 from vireo.server.home import Home
@@ -110,24 +110,30 @@ class Chain:
         """Return the ports of the stack's pods of these kinds, of all by default, by name."""
         return {
             f"{kind}-{number}": port
-            for kind in kinds or POD_KINDS
+            for kind in kinds or self.settings.kinds
             for number, port in enumerate(self.settings.pod_ports(kind), start=1)
         }
 
     async def hosts(self) -> Hosts:
-        """Return production's pods as Envoy sees them; raise VireoError if it doesn't answer."""
+        """Return production's pods as Envoy sees them; raise VireoError if it doesn't answer.
+
+        A slate pod, which is in each cluster, is seen as a gateway.
+        """
         known = hosts_of(await page_of(self.settings.admin_port, CLUSTERS))
-        return {place: host for place, host in known.items() if place[0] in POD_KINDS}
+        clusters = {_cluster(kind) for kind in self.settings.kinds}
+        return {place: host for place, host in known.items() if place[0] in clusters}
 
     async def pod_host(self, name: str) -> Host:
         """Return one of the stack's own pods as Envoy sees it."""
         address = f"127.0.0.1:{self.pods()[name]}"
-        return (await self.hosts()).get((name.rpartition("-")[0], address), _UNKNOWN)
+        return (await self.hosts()).get((_cluster(name.rpartition("-")[0]), address), _UNKNOWN)
 
     async def requests(self, places: Mapping[PodKind, str]) -> dict[PodKind, float]:
         """Return the calls that pods got so far, given their "address:port" by kind."""
         hosts = await self.hosts()
-        return {kind: hosts.get((kind, at), _UNKNOWN).all_calls for kind, at in places.items()}
+        return {
+            kind: hosts.get((_cluster(kind), at), _UNKNOWN).all_calls for kind, at in places.items()
+        }
 
     async def until_used(
         self, places: Mapping[PodKind, str], otherwise: str, calls: int = 1
@@ -231,7 +237,8 @@ class Chain:
             self._list(places, present=False)
 
             async def gone() -> bool:
-                return not (await self.hosts()).keys() & places.items()
+                clusters = {(_cluster(kind), at) for kind, at in places.items()}
+                return not (await self.hosts()).keys() & clusters
 
             await self.findings.until(gone)
 
@@ -256,6 +263,11 @@ class Chain:
             yield
         finally:
             await asyncio.to_thread(process.__exit__, None, None, None)
+
+
+def _cluster(kind: str) -> str:
+    """Return the cluster of Envoy's in which calls of slates reach a kind of pod."""
+    return "gateway" if kind == "slate" else kind
 
 
 @contextmanager
@@ -284,7 +296,7 @@ def running_chain(
     release, name = home.trained_release(dataset), f"{bench}/stack"
     unmount_log_disk(Home(home.root / "bench" / name))
     with contextlib.ExitStack() as resources:
-        redis, variables = None, dict(settings or {})
+        redis, variables = None, {"VIREO_LAYOUT": plan.layout, **(settings or {})}
         if on_redis:
             folder = home.root / "bench" / bench / "redis"
             shutil.rmtree(folder, ignore_errors=True)

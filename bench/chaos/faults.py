@@ -24,21 +24,17 @@ from bench.load import beside, closed_load
 from bench.process import serves
 from tests.builders.redis import RunningRedis
 from vireo.ops.stack.processes import ADS, control_process
-from vireo.ops.stack.settings import POD_KINDS, PodKind
+from vireo.ops.stack.settings import PodKind
 
 CONSUMER = "consumer-1"
 CROWD = 32
 """Callers who repeat at once."""
 SHORT_DEADLINE = 0.005
-FIRST = ("candidate-1", "ranking-1", "gateway-1")
-"""A pod of each kind."""
-EVERY = (*FIRST, "candidate-2", "ranking-2", "gateway-2")
 _INNER: tuple[PodKind, ...] = ("candidate", "ranking")
 """What runs on another host, where a gateway would need an Envoy, and whose scores are checked by
 others on the way to the caller."""
 _TAKES_TRAFFIC = 5
 """Calls after which a pod counts as in use."""
-_KILLED = "ranking-1"
 _TAKES_UP_SECONDS = 2.0
 _BAD_ORIGINS = "("
 """A setting that ends up in a route as a regular expression, and is none."""
@@ -47,10 +43,20 @@ _LOCK_SECONDS = 5.0
 _AWAY = "_away"
 
 
+def pods_numbered(chain: Chain, *numbers: int) -> list[str]:
+    """Return the names of the pods of each kind that have these numbers."""
+    return [f"{kind}-{number}" for number in numbers for kind in chain.settings.kinds]
+
+
+def scoring(chain: Chain) -> PodKind:
+    """Return the kind of pod that scores candidates."""
+    return "ranking" if "ranking" in chain.settings.kinds else "slate"
+
+
 @asynccontextmanager
 async def killed_in_turn(chain: Chain) -> AsyncIterator[None]:
     """Kill pods in turn, each once the one before is back, and all of them."""
-    kills, wanted = 0, chain.plan.of(EVERY, FIRST)
+    kills, wanted = 0, pods_numbered(chain, *chain.plan.of((1, 2), (1,)))
 
     async def kill() -> None:
         nonlocal kills
@@ -72,14 +78,16 @@ async def killed_in_turn(chain: Chain) -> AsyncIterator[None]:
 @asynccontextmanager
 async def rolling_restart(chain: Chain) -> AsyncIterator[None]:
     """Restart each pod once Envoy calls the one before again; all of it when the block begins."""
-    for name in chain.plan.of(2 * EVERY, FIRST[-1:]):
+    first = pods_numbered(chain, 1)
+    for name in chain.plan.of(2 * pods_numbered(chain, 1, 2), first[-1:]):
         await chain.replaced(name, signal.SIGTERM)
     yield
 
 
 @asynccontextmanager
-async def hanging(chain: Chain, name: str = _KILLED) -> AsyncIterator[None]:
-    """Stop a process: it accepts, and never answers."""
+async def hanging(chain: Chain, name: str = "") -> AsyncIterator[None]:
+    """Stop a process, by default the first pod that scores: it accepts, and never answers."""
+    name = name or f"{scoring(chain)}-1"
     chain.stack.send(name, signal.SIGSTOP)
     try:
         yield
@@ -92,9 +100,10 @@ def faulty(fault: str) -> Begin:
 
     @asynccontextmanager
     async def begin(chain: Chain) -> AsyncIterator[None]:
-        real = {kind: f"127.0.0.1:{chain.settings.pod_ports(kind)[0]}" for kind in POD_KINDS}
+        kinds = chain.settings.kinds
+        real = {kind: f"127.0.0.1:{chain.settings.pod_ports(kind)[0]}" for kind in kinds}
         async with faulty_pod(fault, real) as address:
-            places = dict.fromkeys(_INNER if fault == "nan" else POD_KINDS, address)
+            places = dict.fromkeys(_INNER if fault == "nan" else kinds, address)
 
             async def asked() -> bool:
                 return all((await chain.requests(places)).values())
@@ -167,16 +176,17 @@ async def pods_change_without_control_plane(chain: Chain) -> AsyncIterator[None]
 
     Once it answers again, the new pod must be asked soon.
     """
-    findings, new = chain.findings, chain.stack.further("ranking")
+    kind = scoring(chain)
+    findings, new = chain.findings, chain.stack.further(kind)
     address, control = f"127.0.0.1:{new.port}", f"127.0.0.1:{chain.settings.control_port}"
     async with chain.further_process(new), AsyncExitStack() as listing:
         async with chain.held_down(["control"]):
-            await chain.replaced(_KILLED, signal.SIGKILL)
-            await listing.enter_async_context(chain.listed({"ranking": address}))
+            await chain.replaced(f"{kind}-1", signal.SIGKILL)
+            await listing.enter_async_context(chain.listed({kind: address}))
             yield
         serving = partial(asyncio.to_thread, serves, control, ADS)
         await findings.until(serving, "the control plane did not come back")
-        took = await chain.until_used({"ranking": address}, "the new pod was never asked")
+        took = await chain.until_used({kind: address}, "the new pod was never asked")
         limit = chain.plan.within(_TAKES_UP_SECONDS)
         findings.must(took <= limit, f"the new pod got its first call only after {took:.1f} s")
         findings.note(f"the new pod was asked {took:.1f} s after the control plane was back")

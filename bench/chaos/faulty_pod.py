@@ -28,6 +28,7 @@ _SERVICES: dict[PodKind, ServiceDescriptor] = {
     "candidate": candidate_pb2.DESCRIPTOR.services_by_name["CandidateService"],
     "ranking": ranking_pb2.DESCRIPTOR.services_by_name["RankingService"],
     "gateway": recommendation_pb2.DESCRIPTOR.services_by_name["RecommendationService"],
+    "slate": recommendation_pb2.DESCRIPTOR.services_by_name["RecommendationService"],
 }
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from bench.load import PAGE, Answer, SteadyLoad
+from vireo.ops.stack.state import Layout
 from vireo.v1.viewer_pb2 import Degradation
 
 UNREAD = frozenset({"features_missing", "features_stale"})
@@ -33,6 +34,8 @@ Amount = TypeVar("Amount")
 class ChaosPlan:
     """How much of each fault there is, and the time limits. All times in seconds."""
 
+    layout: Layout = "separate"
+    """The stack's."""
     rate: float = 80.0
     """Requests a second of the steady load, at most 40% of what the stack sustains."""
     deadline: float = 2.0

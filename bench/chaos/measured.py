@@ -13,7 +13,7 @@ from statistics import median
 
 from bench.chaos.case import check_events, until_applied
 from bench.chaos.chain import Chain
-from bench.chaos.faults import CONSUMER, FIRST, hanging
+from bench.chaos.faults import CONSUMER, hanging, pods_numbered, scoring
 from bench.chaos.findings import CaseResult
 from bench.load import PAGE, SteadyLoad, beside, p99
 from bench.process import counted
@@ -43,7 +43,8 @@ _BACK_SECONDS = 5.0
 async def hanging_pods(chain: Chain) -> CaseResult:
     """Stop one pod of each kind, in turn."""
     async with chain.load() as load:
-        for name in chain.plan.of(FIRST, FIRST[1:2]):
+        every = pods_numbered(chain, 1)
+        for name in chain.plan.of(every, [f"{scoring(chain)}-1"]):
             await _hang(chain, load, name)
     return chain.findings.result(load)
 

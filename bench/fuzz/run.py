@@ -22,8 +22,8 @@ from bench.fuzz.frames import BROKEN, ask_by_frames
 from bench.load import PAGE
 from bench.site import opened_site
 from bench.stack import Stack, built_home, until
-from vireo.ops.stack.settings import POD_KINDS, StackSettings
-from vireo.ops.stack.state import running_stack
+from vireo.ops.stack.settings import StackSettings
+from vireo.ops.stack.state import Layout, running_stack
 from vireo.server.errors import VireoError
 from vireo.server.home import Home
 
@@ -84,7 +84,7 @@ class FuzzResult:
 
 def methods_of(settings: StackSettings) -> list[Method]:
     """Return the methods of a stack's edge and of its first pod of each kind, by reflection."""
-    pods = [(kind, f"127.0.0.1:{settings.pod_ports(kind)[0]}") for kind in POD_KINDS]
+    pods = [(kind, f"127.0.0.1:{settings.pod_ports(kind)[0]}") for kind in settings.kinds]
     found = []
     for place, address in [("edge", settings.edge), *pods]:
         with grpc.insecure_channel(address) as channel:
@@ -96,15 +96,23 @@ def methods_of(settings: StackSettings) -> list[Method]:
     return found
 
 
-def run_fuzz(home: Home, dataset: str, requests: int, seed: int, console: Console) -> FuzzResult:
+def run_fuzz(
+    home: Home,
+    dataset: str,
+    requests: int,
+    seed: int,
+    console: Console,
+    layout: Layout = "separate",
+) -> FuzzResult:
     """Send `requests` requests to a stack that serves the newest release of a data set.
 
     Raises:
         VireoError: the stack can't be set up or started.
     """
     release = home.trained_release(dataset)
-    own = built_home(home, "fuzz/stack", dataset, {})
-    with Stack.of(own, release).running() as stack:
+    settings = {"VIREO_LAYOUT": layout}
+    own = built_home(home, "fuzz/stack", dataset, settings)
+    with Stack.of(own, release, settings=settings).running() as stack:
         return asyncio.run(_run(stack, requests, seed, console))
 
 

@@ -29,7 +29,7 @@ _FAN_PLAYS = 5
 _IN_A_ROW = 8
 """Slates that have to agree before a change counts as known to all pods: each is asked for."""
 _MAX_SECONDS = 5.0
-_MAX_MEGABYTES = {"candidate": 500.0, "ranking": 600.0}
+_MAX_MEGABYTES = {"candidate": 500.0, "ranking": 600.0, "slate": 1000.0}
 _BATCH = 500
 
 Item = TypeVar("Item")
@@ -84,7 +84,7 @@ async def measure_hides(live: LiveStack) -> list[Row]:
 
         await _for_each(live.viewers, hide, _HIDING_AT_A_TIME)
         live.console.print("hides have their effect; restarting all that serves them")
-        for kind in ("consumer", "gateway", "candidate", "ranking"):
+        for kind in ("consumer", *live.stack.settings.kinds[::-1]):
             await live.stack.kill(live.stack.names(kind))
             await _for_each(live.viewers, look, _HIDING_AT_A_TIME)
     return [Row(f"hidden videos that came back, of {len(hidden)}", came_back, bound=0)]
@@ -139,7 +139,7 @@ async def measure_catalogue(live: LiveStack) -> list[Row]:
             for viewer, video in gone.items():
                 came_back += bool({video, listed} & set(ids(await site.slate(viewer, _LONG_PAGE))))
 
-        for names in (*map(live.stack.names, ("gateway", *_MAX_MEGABYTES)), ["log"]):
+        for names in (*map(live.stack.names, live.stack.settings.kinds), ["log"]):
             await live.stack.kill(names)
             await look()
         for release in (*live.stack.releases[::-1], live.stack.releases[1]):
@@ -211,9 +211,9 @@ async def _add_many(site: Site, live: LiveStack) -> None:
 
 def _memory(live: LiveStack) -> list[Row]:
     rows = []
-    for kind, bound in _MAX_MEGABYTES.items():
+    for kind in set(live.stack.settings.kinds) - {"gateway"}:
         pids = [live.stack.process(name).pid for name in live.stack.names(kind)]
         most = max(memory_of(pid, live.stack.home.cache) for pid in pids if pid is not None)
         what = f"memory of a {kind} pod with {live.plan.upserts} new videos, MB"
-        rows.append(Row(what, most, bound=bound))
+        rows.append(Row(what, most, bound=_MAX_MEGABYTES[kind]))
     return rows

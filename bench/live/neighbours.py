@@ -112,7 +112,7 @@ async def _killed_gateways(live: LiveStack) -> list[Row]:
     """Kill -9 each gateway in the middle of a batch; count the viewers who didn't come once."""
     live.console.print("killing gateways in the middle of a batch")
     viewers = [f"mail-{number}" for number in range(live.plan.batch)]
-    gateways = live.stack.names("gateway")
+    gateways = live.stack.names("gateway", "slate")
     due = {len(viewers) * n // (len(gateways) + 1): name for n, name in enumerate(gateways, 1)}
     received: Counter[str] = Counter()
     degraded = 0

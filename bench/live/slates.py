@@ -27,7 +27,6 @@ from vireo.v1 import recommendation_pb2 as pb
 _SIZES = (10, 50, 200, 500)
 _MAX_PAGES = 4
 _MAX_EXCLUDED = 20
-_KINDS = ("candidate", "ranking", "gateway")
 _PAGE = 10
 _PLAYS_EVERY = 5
 """Pages after which a viewer plays a video, which must not come again either."""
@@ -48,9 +47,11 @@ async def _pods_killed(live: LiveStack) -> None:
     draw = random.Random(7)  # noqa: S311
     for number in itertools.count():
         await asyncio.sleep(live.plan.calm)
-        kind = _KINDS[number % len(_KINDS)]
+        kinds = live.stack.settings.kinds
+        kind = kinds[number % len(kinds)]
         names = live.stack.names(kind)
-        every = kind != "gateway" and number % 2 == 0  # without a gateway nothing answers
+        # Without a gateway nothing answers.
+        every = kind in ("candidate", "ranking") and number % 2 == 0
         await live.stack.kill(names if every else [draw.choice(names)])
 
 
@@ -59,7 +60,7 @@ async def _swapped_and_killed(live: LiveStack) -> None:
     draw, releases = random.Random(8), live.stack.releases  # noqa: S311
     for number in itertools.count(1):
         await live.stack.promote(releases[number % len(releases)])
-        await live.stack.kill([draw.choice(live.stack.names(*_KINDS))])
+        await live.stack.kill([draw.choice(live.stack.names(*live.stack.settings.kinds))])
         await asyncio.sleep(live.plan.calm)
 
 

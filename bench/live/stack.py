@@ -15,6 +15,7 @@ from rich.console import Console
 
 from bench.site import Recorder, Site, opened_site
 from bench.stack import PATIENCE, Stack, built_home, make_twin
+from vireo.ops.stack.state import Layout
 from vireo.server.home import Home
 from vireo.server.recommend.filters.declared import CREATOR, label
 from vireo.training.data.dataset import load_dataset
@@ -57,6 +58,8 @@ class LivePlan:
     """Length of each."""
     swaps: int = 20
     """Promotions, back and forth."""
+    layout: Layout = "separate"
+    """The stack's."""
     swap_rate: float = 60.0
     """Slates a second meanwhile."""
     swap_deadline: float = 2.0
@@ -221,7 +224,7 @@ def live_stack(
     Raises:
         VireoError: nothing was trained on the data set, or the stack doesn't start.
     """
-    settings = {**SETTINGS, **(settings or {})}
+    settings = {**SETTINGS, "VIREO_LAYOUT": plan.layout, **(settings or {})}
     release = home.trained_release(dataset)
     console.print(f"building the features of {dataset} and starting a stack")
     own = built_home(home, f"live/{name}", dataset, settings)

@@ -1,13 +1,14 @@
-"""Ray Serve: a chain of three deployments, composed by handles; viewers' features in memory.
+"""Ray Serve: a chain of three deployments, or both stages in one; viewers' features in memory.
 
 It has its own switches for speed, and nothing that costs time for each request.
 `RAY_SERVE_THROUGHPUT_OPTIMIZED` is Ray's own set of them: no proxy process before the replica that
 gets requests, replicas that call each other by gRPC, user code and routers on the loop that reads
 requests, and objects of the start exempt from garbage collection.
 
-    python -m bench.peers.rayserve_chain PORT RELEASE VIEWERS
+    python -m bench.peers.rayserve_chain PORT RELEASE VIEWERS [one]
 
-VIEWERS is a file of viewers' features by id, pickled; the port after PORT must be free, too.
+VIEWERS is a file of viewers' features by id, pickled; the port after PORT must be free, too. With
+`one` a single replica has both stages.
 """
 
 from __future__ import annotations
@@ -88,21 +89,24 @@ class Ranking:
 class Gateway:
     """Two calls, and the slate."""
 
-    def __init__(self, viewers: Path, find: Any, rank: Any) -> None:
-        """Load viewers' features, and hold the handles of both stages."""
+    def __init__(self, viewers: Path, release: Path, *stages: Any) -> None:
+        """Load viewers' features, and hold both stages: handles of them or, without, its own."""
         body = viewers.read_bytes()
         self.viewers: dict[str, ViewerFeatures] = pickle.loads(body)  # noqa: S301 - our own
-        # Ray's default is cloudpickle, which is slower.
-        methods = {"request_serialization": "pickle", "response_serialization": "pickle"}
-        self.find, self.rank = find.options(**methods), rank.options(**methods)
+        self.find: Any = None if stages else Candidate(release)
+        self.rank: Any = None if stages else Ranking(release)
+        if stages:
+            # Ray's default is cloudpickle, which is slower.
+            methods = {"request_serialization": "pickle", "response_serialization": "pickle"}
+            self.find, self.rank = (each.options(**methods).remote for each in stages)
 
     async def __call__(self, request: Request) -> JSONResponse:
         """Return the slate for one viewer."""
         asked = await request.json()
         viewer = replace(self.viewers[asked["viewer_id"]], asked_at=asked["time"])
-        found = await self.find.remote(viewer)
+        found = await self.find(viewer)
         viewer = replace(viewer, watched_keys=np.empty(0, np.int64))
-        return JSONResponse(await self.rank.remote(viewer, found, asked["page_size"]))
+        return JSONResponse(await self.rank(viewer, found, asked["page_size"]))
 
 
 def deployed(kind: type) -> Any:
@@ -112,7 +116,7 @@ def deployed(kind: type) -> Any:
     )(kind)
 
 
-def main(release: Path, viewers: Path) -> None:
+def main(release: Path, viewers: Path, *, one: bool) -> None:
     """Serve the chain until killed; its gateway answers HTTP itself."""
     logging.disable(logging.INFO)
     # For sockets, whose paths must be short; removed with this process.
@@ -127,8 +131,8 @@ def main(release: Path, viewers: Path) -> None:
         quiet = LoggingConfig(log_level="ERROR", enable_access_log=False)
         http = HTTPOptions(host="127.0.0.1", port=_PORT + 1)
         serve.start(http_options=http, logging_config=quiet)
-        stages = deployed(Candidate).bind(release), deployed(Ranking).bind(release)
-        chain = deployed(Gateway).bind(viewers, *stages)
+        stages = [] if one else [deployed(each).bind(release) for each in (Candidate, Ranking)]
+        chain = deployed(Gateway).bind(viewers, release, *stages)
         serve.run(chain, logging_config=quiet)
         stopped = threading.Event()
         signal.signal(signal.SIGTERM, lambda *_: stopped.set())
@@ -137,4 +141,4 @@ def main(release: Path, viewers: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[2:]))
+    main(Path(sys.argv[2]), Path(sys.argv[3]), one=sys.argv[4:] == ["one"])

@@ -28,7 +28,7 @@ from bench.process import memory_of, running
 from bench.rows import Figures, Row
 from bench.speed.h2load import Prepared, Target
 from bench.speed.search import measure_search
-from bench.speed.stand import Chain, Cost, Question, SpeedPlan, Stand, questions_of, stand
+from bench.speed.stand import Chain, Cost, Question, SpeedPlan, Stand, questions_of, stand, together
 from vireo.ops.stack.ports import free_port_base
 from vireo.ops.stack.settings import PodKind
 from vireo.server.home import Home
@@ -36,10 +36,19 @@ from vireo.server.home import Home
 CALLERS = (1, 8, 32)
 """Numbers of callers that chains are measured with: alone, busy, saturated."""
 _DIRECT, _EDGE, _BARE, _PEER = "Vireo", "Vireo behind Envoy", "the bare chain", "Ray Serve's chain"
+_TOGETHER_EDGE = "Vireo together behind Envoy"
 _PODS = ("candidate", "ranking")
-_MAX_OVER_BARE = 1.2
-_MIN_OVER_PEERS = 1.2
-"""Minimum throughput over a peer's chain."""
+_TOGETHER = "Vireo together"
+_WHOLE, _REPLICA = "the bare process", "Ray Serve's one replica"
+_MAX_OVER_BARE = 1.25
+_MAX_OVER_WHOLE = 1.2
+_MIN_OVER_PEER: Mapping[str, Mapping[int, float]] = {
+    _EDGE: {1: 0.8, 8: 0.85, 32: 0.85},
+    _TOGETHER_EDGE: {1: 1.45, 8: 1.65, 32: 1.55},
+}
+"""Minimum throughput over Ray Serve's chain, by chain and callers."""
+_MAX_OVER_REPLICA = 2.3
+"""Maximum p50 of one caller over a single replica of Ray Serve, in which nothing is sent twice."""
 _CHECKOUT = Path(__file__).parents[2]
 _JSON = "content-type: application/json"
 _ASK_SECONDS = 10.0
@@ -73,26 +82,39 @@ def measure(
 
 
 def _chain_rows(stood: Stand, plan: SpeedPlan, console: Console) -> list[Row]:
-    """Measure both chains of a stand, the bare one and that of Ray Serve."""
+    """Measure the chains of a stand, one of slate pods, the bare ones and those of Ray Serve."""
     questions = questions_of(stood.home, stood.dataset, plan.viewers)
-    with _bare_chain(stood, questions) as (address, pids):
+    with together(stood, questions) as slates:
+        with (
+            _bare_chain(stood, questions) as (address, pids),
+            _bare_server("whole", stood, _viewers(stood)) as (whole, pid),
+        ):
 
-        async def chains() -> list[Chain]:
-            edge = stood.stack.settings.edge
-            return [
-                await Chain.of(_BARE, address, pids, questions, stood.folder),
-                await stood.chain(_DIRECT, stood.direct, ("direct", *_PODS), questions),
-                await stood.chain(_EDGE, edge, ("envoy", "gateway", *_PODS), questions),
-            ]
+            async def chains() -> list[Chain]:
+                edge = stood.stack.settings.edge
+                return [
+                    await Chain.of(_BARE, address, pids, questions, stood.folder),
+                    await Chain.of(_WHOLE, whole, {"whole": pid}, questions, stood.folder),
+                    await stood.chain(_DIRECT, stood.direct, ("direct", *_PODS), questions),
+                    await stood.chain(_TOGETHER, stood.slate, ("slate",), questions),
+                    await stood.chain(_EDGE, edge, ("envoy", "gateway", *_PODS), questions),
+                ]
 
-        ours = asyncio.run(chains())
-        rows = asyncio.run(_over_bare(ours, plan, console))
-    python = stood.home.root / "peers" / "rayserve" / "bin" / "python"
-    if not python.exists():
-        console.print("Ray Serve is left out; make its environment with: make bench-peers")
-        return rows
-    with _peer_chain(python, stood, questions) as peer:
-        return rows + asyncio.run(_over_peer(ours[-1], peer, plan, console))
+            ours = [*asyncio.run(chains()), slates]
+            rows = asyncio.run(_over_bare(ours, plan, console))
+        python = stood.home.root / "peers" / "rayserve" / "bin" / "python"
+        if not python.exists():
+            console.print("Ray Serve is left out; make its environment with: make bench-peers")
+            return rows
+        for name in (_PEER, _REPLICA):
+            with _peer_chain(name, python, stood, questions) as peer:
+                rows += asyncio.run(_over_peer(ours[-2:], peer, plan, console))
+    return rows
+
+
+def _viewers(stood: Stand) -> str:
+    """Return the path of viewers' features for bare processes."""
+    return str(stood.folder / "viewers")
 
 
 @contextmanager
@@ -100,12 +122,12 @@ def _bare_chain(
     stood: Stand, questions: Sequence[Question]
 ) -> Iterator[tuple[str, dict[str, int]]]:
     """Run the bare chain until the block ends; yield host:port and its processes."""
-    file = stood.folder / "viewers"
-    bare.write_viewers(file, {each.viewer_id: each.viewer for each in questions})
+    file = _viewers(stood)
+    bare.write_viewers(Path(file), {each.viewer_id: each.viewer for each in questions})
     with (
         _bare_server("candidate", stood) as (find, candidate),
         _bare_server("ranking", stood) as (rank, ranking),
-        _bare_server("gateway", stood, str(file), find, rank) as (address, gateway),
+        _bare_server("gateway", stood, file, find, rank) as (address, gateway),
     ):
         yield address, {"gateway": gateway, "candidate": candidate, "ranking": ranking}
 
@@ -128,36 +150,46 @@ def _bare_server(role: str, stood: Stand, *upstreams: str) -> Iterator[tuple[str
 
 
 async def _over_bare(chains: Sequence[Chain], plan: SpeedPlan, console: Console) -> list[Row]:
-    """Measure our chains and the bare one, in turns."""
+    """Measure our chains and the bare ones, in turns."""
     figures = Figures(console)
     for number in figures.rounds(plan.rounds):
         for callers in CALLERS:
             requests = plan.of_round(number).requests_of(callers)
             costs = {each.name: await each.load(number, callers, requests) for each in chains}
-            direct, floor = costs[_DIRECT], costs[_BARE]
-            over = f"{_DIRECT} over {_BARE}, c={callers}"
-            figures.add(f"CPU a slate, {over}", direct.cpu / floor.cpu, _MAX_OVER_BARE)
-            if callers == 1:
-                figures.add(f"p50, {over}", direct.load.p50 / floor.load.p50, _MAX_OVER_BARE)
+            for name, bare_name, bound in (
+                (_DIRECT, _BARE, _MAX_OVER_BARE),
+                (_TOGETHER, _WHOLE, _MAX_OVER_WHOLE),
+            ):
+                own, floor = costs[name], costs[bare_name]
+                over = f"{name} over {bare_name}, c={callers}"
+                figures.add(f"CPU a slate, {over}", own.cpu / floor.cpu, bound)
+                if callers == 1:
+                    figures.add(f"p50, {over}", own.load.p50 / floor.load.p50, bound)
             for name, cost in costs.items():
                 _add_cost(figures, name, callers, cost)
     return figures.rows()
 
 
-async def _over_peer(edge: Chain, peer: Chain, plan: SpeedPlan, console: Console) -> list[Row]:
-    """Measure the chain behind Envoy and a peer's, in turns."""
+async def _over_peer(
+    edges: Sequence[Chain], peer: Chain, plan: SpeedPlan, console: Console
+) -> list[Row]:
+    """Measure our chains behind Envoy and a peer's, in turns."""
     figures = Figures(console)
     for number in figures.rounds(plan.rounds):
         for callers in CALLERS:
             requests = plan.of_round(number).requests_of(callers)
-            own = await edge.load(number, callers, requests)
             theirs = await peer.load(number, callers, requests)
-            of = f"{_PEER}, c={callers}"
-            ratio = own.load.rate / theirs.load.rate
-            over = f"slates a second, {_EDGE} over {of}"
-            figures.add(over, ratio, _MIN_OVER_PEERS, at_least=True)
-            figures.add(f"slates a second, {_EDGE} beside {of}", own.load.rate)
-            _add_cost(figures, _PEER, callers, theirs)
+            of = f"{peer.name}, c={callers}"
+            for edge in edges:
+                own, name = await edge.load(number, callers, requests), edge.name
+                ratio = own.load.rate / theirs.load.rate
+                bound = _MIN_OVER_PEER[name][callers] if peer.name == _PEER else None
+                figures.add(f"slates a second, {name} over {of}", ratio, bound, at_least=True)
+                figures.add(f"slates a second, {name} beside {of}", own.load.rate)
+                if callers == 1 and (name, peer.name) == (_TOGETHER_EDGE, _REPLICA):
+                    slower = own.load.p50 / theirs.load.p50
+                    figures.add(f"p50, {name} over {of}", slower, _MAX_OVER_REPLICA)
+            _add_cost(figures, peer.name, callers, theirs)
     return figures.rows()
 
 
@@ -174,8 +206,10 @@ def _add_cost(figures: Figures, name: str, callers: int, cost: Cost) -> None:
 
 
 @contextmanager
-def _peer_chain(python: Path, stood: Stand, questions: Sequence[Question]) -> Iterator[Chain]:
-    """Run Ray Serve's chain until the block ends; yield it once it answers every question right."""
+def _peer_chain(
+    name: str, python: Path, stood: Stand, questions: Sequence[Question]
+) -> Iterator[Chain]:
+    """Run a chain of Ray Serve until the block ends; yield it once it answers all right."""
     folder, port = stood.folder, free_port_base()
     viewers = folder / "peer-viewers"
     viewers.write_bytes(pickle.dumps({each.viewer_id: each.decoded for each in questions}))
@@ -202,6 +236,7 @@ def _peer_chain(python: Path, stood: Stand, questions: Sequence[Question]) -> It
 
     module = "bench.peers.rayserve_chain"
     command = [str(python), "-m", module, str(port), str(stood.release), str(viewers)]
+    command += ["one"] * (name == _REPLICA)
     environment = {**os.environ, "PYTHONPATH": str(_CHECKOUT), "OMP_NUM_THREADS": "1"}
     log = folder / "rayserve-chain.log"
     with running(command, log, answers, environment) as pid:
@@ -210,7 +245,7 @@ def _peer_chain(python: Path, stood: Stand, questions: Sequence[Question]) -> It
             file = folder / f"peer-{number}.json"
             file.write_bytes(body(question))
             prepared.append(Prepared(file, len(ask(question)), (_JSON,)))
-        target = Target(_PEER, f"http://127.0.0.1:{port}/", prepared, folder, http2=False)
+        target = Target(name, f"http://127.0.0.1:{port}/", prepared, folder, http2=False)
         yield Chain(target, {"all": pid})
 
 

@@ -210,16 +210,18 @@ class Chain:
 
 @dataclass(frozen=True)
 class Stand:
-    """A stack with one pod of each kind, and a second gateway that calls the pods itself."""
+    """A stack with one pod of each kind, and pods that need no Envoy: a gateway and a slate pod."""
 
     stack: Stack
     home: Home
     """Home of the release that it serves."""
     dataset: str
     pids: Mapping[str, int]
-    """Process ids of envoy, gateway, candidate, ranking, direct and others."""
+    """Process ids of envoy, gateway, candidate, ranking, direct, slate and others."""
     direct: str
     """host:port of the gateway that needs no Envoy."""
+    slate: str
+    """host:port of the slate pod."""
 
     @property
     def folder(self) -> Path:
@@ -254,7 +256,25 @@ def stand(home: Home, dataset: str) -> Iterator[Stand]:
         "VIREO_CANDIDATE_TARGET": f"127.0.0.1:{stack.settings.candidate_pod_port}",
         "VIREO_RANKING_TARGET": f"127.0.0.1:{stack.settings.ranking_pod_port}",
     }
-    with stack.running(), stack.further_pod("gateway", around_envoy) as (direct, pid):
+    with (
+        stack.running(),
+        stack.further_pod("gateway", around_envoy) as (direct, pid),
+        stack.further_pod("slate") as (slate, slate_pid),
+    ):
         processes = stack.state().processes
         pids = {each.name.removesuffix("-1"): each.pid for each in processes if each.pid}
-        yield Stand(stack, home, dataset, {**pids, "direct": pid}, direct)
+        pids |= {"direct": pid, "slate": slate_pid}
+        yield Stand(stack, home, dataset, pids, direct, slate)
+
+
+@contextmanager
+def together(stood: Stand, questions: Sequence[Question]) -> Iterator[Chain]:
+    """Run a stack of two slate pods that serve a stand's release; yield the chain behind Envoy."""
+    settings = {**SETTINGS, "VIREO_LAYOUT": "together"}
+    stack = Stack.of(linked_home(stood.home, "speed-together"), stood.release, settings=settings)
+    with stack.running():
+        pids = {name: stack.process(name).pid for name in ("envoy", "slate-1", "slate-2")}
+        known = {name: pid for name, pid in pids.items() if pid is not None}
+        address = stack.settings.edge
+        name = "Vireo together behind Envoy"
+        yield asyncio.run(Chain.of(name, address, known, questions, stood.folder))

@@ -27,7 +27,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-SERVING = ("candidate", "ranking", "gateway", "consumer", "control", "envoy", "stores")
+SERVING = ("candidate", "ranking", "gateway", "slate", "consumer", "control", "envoy", "stores")
 ROLES = (*SERVING, "training")
 VENDOR_LABEL = "org.opencontainers.image.vendor=Vireo contributors"
 """Label of all that builds make, also of the layers that they keep for the next."""

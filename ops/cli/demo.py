@@ -2,31 +2,40 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import time
 import uuid
 from collections.abc import Sequence
-from typing import Annotated
+from itertools import cycle
+from typing import Annotated, get_args
 
+import grpc.aio
 import typer
 from rich.console import Console
 
 from vireo.ops.cli import data, train, up
 from vireo.ops.cli.evaluate import measure_offline
+from vireo.ops.cli.own_stack import served_release
 from vireo.ops.cli.recommend import ask, print_slate
 from vireo.ops.cli.release.promote import publish
 from vireo.ops.edge import edge_of
-from vireo.ops.stack.state import StackState
+from vireo.ops.stack.state import Layout, StackState
 from vireo.server.errors import VireoError
+from vireo.server.home import Home
 from vireo.server.releases.promotion import PromotionRefusedError
+from vireo.training.features.watches import load_watches
+from vireo.training.run import measuring_home
 from vireo.v1 import event_pb2, recommendation_pb2
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1.event_pb2_grpc import EventServiceStub
+from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 
 DATASET = "ml-100k"
 PROFILE = "demo"
 VIEWER = "1"
 _PLAYED = 3
+_CALLERS, _SPEED_SECONDS = 8, 5.0
 _EFFECT_SECONDS, _POLL_SECONDS = 10.0, 0.1
 """Maximum seconds until events show in a slate, usually less than one; and between two looks."""
 
@@ -35,6 +44,14 @@ def demo(
     once: Annotated[
         bool, typer.Option("--once", help="Stop after the slates instead of staying up.")
     ] = False,
+    speed: Annotated[
+        bool | None,
+        typer.Option(
+            help="Measure slates a second in both layouts, which takes a minute; by default the "
+            "first time, unless --once.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Fetch MovieLens-100K, train, publish, serve, and show two slates: one follows events.
 
@@ -42,6 +59,7 @@ def demo(
     skipped.
     """
     console = Console(highlight=False)
+    first = not (Home.current().staged_release(DATASET) / "manifest.json").exists()
 
     def announce(command: str) -> None:
         console.print(f"\n[bold green]$[/] [bold]vireo {command}[/]")
@@ -60,6 +78,9 @@ def demo(
             f"{error}; to run the demo separately, set VIREO_HOME to another folder"
         ) from error
 
+    measured = first and not once if speed is None else speed
+    rates = _measured_rates(console) if measured else {}
+
     def ready(state: StackState) -> None:
         announce(f"recommend --viewer {VIEWER}")
         _show_slate_and_events(console)
@@ -67,11 +88,42 @@ def demo(
             # The stack's own handler stops it, as on Ctrl-C.
             signal.raise_signal(signal.SIGINT)
         else:
+            for layout, rate in rates.items():
+                console.print(f"{layout}: {rate:.0f} slates a second on this machine")
             up.show_endpoints(state)
 
     announce("up")
     up.run_stack_in_terminal(ready)
     typer.echo("stopped; everything is kept, so the next demo starts at once")
+
+
+def _measured_rates(console: Console) -> dict[str, float]:
+    """Return how many slates a second some callers get in each layout, from stacks of their own."""
+    home, rates = measuring_home(Home.current()), {}
+    viewers = load_watches(home, DATASET)["viewer_id"].drop_duplicates().tolist()
+    for layout in get_args(Layout):
+        console.print(f"\nmeasuring slates a second, services {layout} (skip it with --no-speed)")
+        with served_release(home, DATASET, {"VIREO_LAYOUT": layout}) as edge:
+            rates[layout] = asyncio.run(_rate(edge, viewers))
+    return rates
+
+
+async def _rate(edge: str, viewers: Sequence[str]) -> float:
+    """Return how many slates a second callers get who ask for one after the other."""
+    count, ends = 0, time.monotonic() + _SPEED_SECONDS
+    names = cycle(viewers)
+
+    async def caller(stub: RecommendationServiceStub) -> None:
+        nonlocal count
+        while time.monotonic() < ends:
+            request = pb.RecommendRequest(viewer_id=next(names), page_size=10)
+            await stub.Recommend(request, timeout=_EFFECT_SECONDS)  # type: ignore[misc]
+            count += 1
+
+    async with grpc.aio.insecure_channel(edge) as channel:
+        stub = RecommendationServiceStub(channel)
+        await asyncio.gather(*(caller(stub) for _ in range(_CALLERS)))
+    return count / _SPEED_SECONDS
 
 
 def _show_slate_and_events(console: Console) -> None:

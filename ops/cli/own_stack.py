@@ -103,10 +103,12 @@ def stack_environment(home: Home) -> dict[str, str]:
 
 
 @contextmanager
-def served_release(home: Home, dataset: str) -> Iterator[str]:
+def served_release(
+    home: Home, dataset: str, settings: Mapping[str, str] | None = None
+) -> Iterator[str]:
     """Yield host:port of the edge of a stack that serves `home`'s trained release of a data set.
 
-    The stack's S3 below `home` is emptied first.
+    The stack's S3 below `home` is emptied first; `settings` are variables of the stack.
 
     Raises:
         VireoError: nothing was trained, a stack runs there, or it doesn't start.
@@ -114,5 +116,5 @@ def served_release(home: Home, dataset: str) -> Iterator[str]:
     release = home.trained_release(dataset)
     if (state := running_stack(home)) is not None:
         raise VireoError(f"a stack runs on {home.root} already, at {state.edge}; stop it first")
-    with OwnStack.of(home, release).running() as stack:
+    with OwnStack.of(home, release, settings=settings).running() as stack:
         yield stack.settings.edge

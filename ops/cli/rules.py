@@ -77,4 +77,4 @@ def _targets() -> list[str]:
     if state.secure:
         raise VireoError("pods of a secured stack ask for certificates; use --offline")
     ports = {each.name.partition("-")[0]: each.port for each in state.processes}
-    return [f"127.0.0.1:{ports[kind]}" for kind in ("candidate", "ranking")]
+    return [f"127.0.0.1:{ports.get('slate') or ports[kind]}" for kind in ("candidate", "ranking")]

@@ -15,7 +15,7 @@ import grpc.aio
 from vireo.ops.stack.s3 import open_store
 from vireo.server.errors import VireoError
 from vireo.server.gateway.pipeline import RecommendPipeline
-from vireo.server.gateway.pods import StageCall
+from vireo.server.gateway.pods import Remote, StageCall
 from vireo.server.gateway.query import RecommendQuery
 from vireo.server.gateway.release import FILES, GatewayRelease
 from vireo.server.gateway.rule_tables import BadRulesError
@@ -95,10 +95,11 @@ async def compare(
 
         async def slate(of: SiteRules | None, request: pb.RecommendRequest) -> pb.RecommendResponse:
             find = CandidateServiceStub(candidate).RetrieveCandidates
+            order = RankingServiceStub(ranking).RankCandidates
             pipeline = RecommendPipeline(
                 ReadFeatures(_SECONDS),
-                StageCall("retrieval", find, _SECONDS),
-                StageCall("ranking", RankingServiceStub(ranking).RankCandidates, _SECONDS),
+                StageCall("retrieval", Remote(find), _SECONDS),
+                StageCall("ranking", Remote(order), _SECONDS),
                 rules=None if of is None else lambda: of,
             )
             query = RecommendQuery.of(request, "rules-check", time.monotonic() + 3 * _SECONDS)

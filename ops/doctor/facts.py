@@ -6,7 +6,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
-POD_KINDS = ("candidate", "ranking", "gateway")
+SERVICES = ("candidate", "ranking", "gateway")
+"""Services of a slate, each with a cluster of Envoy's."""
+POD_KINDS = (*SERVICES, "slate")
+"""Kinds of pods: a slate pod has all services."""
 Fault = Literal["", "refused", "unreachable", "silent", "failed", "locked", "missing"]
 """How a part failed to answer: nothing listens there; no packet comes back; it accepts and stays
 silent; it says that it can't; another program has locked it; what it should hold isn't there. Empty

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from vireo.ops.doctor.deployment import Deployment, Probe
-from vireo.ops.doctor.facts import Facts
+from vireo.ops.doctor.facts import POD_KINDS, Facts
 from vireo.ops.doctor.probes import envoy, machine, metrics, services
 from vireo.ops.edge import Edge, edge_of, operator_tls
 from vireo.ops.stack.nats import external_log, known_log
@@ -33,7 +33,7 @@ _PARTS: tuple[tuple[str, str, Callable[[Deployment], Facts], str], ...] = (
     ("S3", "s3", services.ask_s3, "set VIREO_S3_ENDPOINT and its keys"),
 )
 """Parts of which there is one: name, field of Deployment, probe, and how to name it."""
-_WITH_METRICS = ("candidate", "ranking", "gateway", "consumer", "control")
+_WITH_METRICS = (*POD_KINDS, "consumer", "control")
 
 
 def probes_of(deployment: Deployment) -> Iterator[Probe]:

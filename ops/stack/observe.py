@@ -58,9 +58,7 @@ def observers(settings: StackSettings, observed: Iterable[ProcessSpec]) -> list[
         VireoError: a program is missing.
     """
     folder = settings.home_folder.root / "observe"
-    (folder / "targets").mkdir(parents=True, exist_ok=True)
-    for job, found in targets(settings, observed).items():
-        (folder / "targets" / f"{job}.json").write_text(json.dumps(found, indent=1) + "\n")
+    write_targets(settings, observed)
     document: dict[str, Any] = yaml.safe_load((FOLDER / "prometheus.yaml").read_text())
     document["rule_files"] = [str(FOLDER / each) for each in document["rule_files"]]
     [alertmanager] = document["alerting"]["alertmanagers"]
@@ -86,6 +84,14 @@ def observers(settings: StackSettings, observed: Iterable[ProcessSpec]) -> list[
             "--enable-feature=exemplar-storage",
         ),
     ]
+
+
+def write_targets(settings: StackSettings, observed: Iterable[ProcessSpec]) -> None:
+    """Write the targets of each job, which Prometheus reads again whenever they change."""
+    folder = settings.home_folder.root / "observe" / "targets"
+    folder.mkdir(parents=True, exist_ok=True)
+    for job, found in targets(settings, observed).items():
+        (folder / f"{job}.json").write_text(json.dumps(found, indent=1) + "\n")
 
 
 def targets(

@@ -14,7 +14,7 @@ from vireo.ops.stack.nats import log_environment
 from vireo.ops.stack.probes import Probe, grpc_probe
 from vireo.ops.stack.settings import METRICS_PORT_OFFSET, OIP_HTTP_PORT_OFFSET, StackSettings
 from vireo.server.control.discovery import EndpointsDocument
-from vireo.server.control.mesh import GRPC_SERVICES, POOLS, Pool
+from vireo.server.control.mesh import GRPC_SERVICES, POOLS, SLATE, Pool
 from vireo.server.event_log.settings import EventLogSettings
 from vireo.server.releases.s3 import S3Settings
 from vireo.server.rpc.tls import TlsFiles
@@ -66,7 +66,7 @@ def pod_processes(
     """
     return [
         _pod_process(settings, server, log, pool, number, port)
-        for pool in POOLS
+        for pool in (*POOLS, SLATE)
         for number, port in enumerate(settings.pod_ports(pool.service, pool.name), start=1)
     ]
 
@@ -219,7 +219,7 @@ def _edge_access(settings: StackSettings) -> dict[str, str]:
 def endpoints_document(settings: StackSettings) -> EndpointsDocument:
     """Return the addresses of all pods, for the control plane."""
     document: dict[str, dict[str, list[str]]] = {}
-    for pool in POOLS:
+    for pool in (*POOLS, SLATE):
         ports = settings.pod_ports(pool.service, pool.name)
         document.setdefault(pool.service, {})[pool.name] = [f"127.0.0.1:{port}" for port in ports]
     return EndpointsDocument.model_validate(document)

@@ -7,12 +7,13 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from vireo.ops.stack.state import Layout
 from vireo.server.errors import VireoError
 from vireo.server.home import Home
 from vireo.server.security.folder import SecurityFolder
 from vireo.server.settings import EnvironmentSettings
 
-PodKind = Literal["candidate", "ranking", "gateway"]
+PodKind = Literal["candidate", "ranking", "gateway", "slate"]
 POD_KINDS: tuple[PodKind, ...] = ("candidate", "ranking", "gateway")
 PoolName = Literal["production", "canary", "shadow"]
 _POOLS: tuple[PoolName, ...] = ("production", "canary", "shadow")
@@ -22,6 +23,8 @@ METRICS_PORT_OFFSET = 1000
 OIP_HTTP_PORT_OFFSET = 2000
 """Offset from the port of a candidate or ranking pod to that of the Open Inference Protocol."""
 
+_WITH_POOLS: tuple[PodKind, ...] = ("candidate", "ranking")
+"""Kinds that have canary and shadow pods; gateways are shared."""
 _LOOPBACK_OF_ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
 _MAX_PODS = 10
 _S3_PORTS = 9
@@ -81,11 +84,18 @@ class StackSettings(EnvironmentSettings):
     """Port of the first gateway pod."""
     canary_pod_port: ClassVar = _FromBase(50)
     """Port of the first canary pod: ten ports for candidate pods, ten for ranking pods."""
+    slate_pod_port: ClassVar = _FromBase(50)
+    """Port of the first slate pod: where these are, there is no canary pod."""
     shadow_pod_port: ClassVar = _FromBase(70)
     """Port of the first shadow pod, in the same way."""
     consumer_port: ClassVar = _FromBase(90)
     """Port of the first consumer of events; that of each further partition uses the next."""
 
+    layout: Layout = "separate"
+    """Where slates are made: by candidate, ranking and gateway pods, or, `together`, by slate pods
+    that are all three."""
+    slate_pods: int = Field(default=2, ge=1, le=_MAX_PODS)
+    """Number of slate pods, if services are together."""
     candidate_pods: int = Field(default=2, ge=1, le=_MAX_PODS)
     """Number of candidate pods."""
     ranking_pods: int = Field(default=2, ge=1, le=_MAX_PODS)
@@ -158,15 +168,31 @@ class StackSettings(EnvironmentSettings):
         """host:port by which this machine reaches the edge."""
         return f"{self.edge_reached_at}:{self.edge_port}"
 
+    @property
+    def kinds(self) -> tuple[PodKind, ...]:
+        """Kinds of the layout's pods."""
+        return ("slate",) if self.layout == "together" else POD_KINDS
+
     def pod_ports(self, kind: PodKind, pool: PoolName = "production") -> list[int]:
-        """Return the port of each pod of a kind in a pool."""
+        """Return the port of each pod of a kind in a pool.
+
+        Raises:
+            VireoError: canary or shadow pods are to be beside slate pods, which never call them.
+        """
+        if self.layout == "together" and (self.canary_pods or self.shadow_pods):
+            raise VireoError(
+                "VIREO_LAYOUT=together has neither canary nor shadow pods: set VIREO_CANARY_PODS "
+                "and VIREO_SHADOW_PODS to 0, or VIREO_LAYOUT=separate"
+            )
+        if kind not in self.kinds:
+            return []
         if pool == "production":
             first: int = getattr(self, f"{kind}_pod_port")
             count: int = getattr(self, f"{kind}_pods")
-        elif kind == "gateway":
-            return []  # gateways are shared
+        elif kind not in _WITH_POOLS:
+            return []
         else:
-            first = getattr(self, f"{pool}_pod_port") + _MAX_PODS * POD_KINDS.index(kind)
+            first = getattr(self, f"{pool}_pod_port") + _MAX_PODS * _WITH_POOLS.index(kind)
             count = getattr(self, f"{pool}_pods")
         return [first + index for index in range(count)]
 
@@ -199,8 +225,7 @@ class StackSettings(EnvironmentSettings):
         models = [
             port
             for pool in _POOLS
-            for kind in POD_KINDS
-            if kind != "gateway"
+            for kind in (*_WITH_POOLS, "slate")
             for port in self.pod_ports(kind, pool)
         ]
         monitored = [*models, *self.pod_ports("gateway"), *self.consumer_ports(partitions)]

@@ -21,7 +21,13 @@ from vireo.ops.stack.nats import (
     prepare_log,
     reachable_log,
 )
-from vireo.ops.stack.observe import alertmanager_url, check_programs, observers, prometheus_url
+from vireo.ops.stack.observe import (
+    alertmanager_url,
+    check_programs,
+    observers,
+    prometheus_url,
+    write_targets,
+)
 from vireo.ops.stack.ports import check_ports_free
 from vireo.ops.stack.probes import s3_probe
 from vireo.ops.stack.processes import (
@@ -34,8 +40,15 @@ from vireo.ops.stack.processes import (
 )
 from vireo.ops.stack.s3 import access, external_s3, lock_path, prepare, s3_command
 from vireo.ops.stack.settings import StackSettings
-from vireo.ops.stack.state import StackState, environment_file, running_stack, stack_lock
+from vireo.ops.stack.state import (
+    StackState,
+    environment_file,
+    layout_file,
+    running_stack,
+    stack_lock,
+)
 from vireo.ops.stack.supervisor import Supervisor
+from vireo.server.control.discovery import EndpointsDocument
 from vireo.server.errors import VireoError
 from vireo.server.event_log.settings import EventLogSettings
 from vireo.server.file_lock import LockTakenError, file_lock
@@ -47,6 +60,9 @@ from vireo.server.releases.store import ReleaseStore
 log = structlog.get_logger()
 
 _STOP_SECONDS = 4.0
+_LOOK_SECONDS = 1.0
+_LISTED_SECONDS = 5.0
+"""Seconds until Envoy has the pods that the control plane is told of, and has checked them."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -139,12 +155,12 @@ class Stack:
             await self._supervisor.start(stores, settings.start_timeout)
         # Before what a stack keeps is made: a restore of a backup refuses to replace it.
         await asyncio.to_thread(_check_release, settings, _s3(settings))
-        processes = self._specs()
+        processes = self._specs(settings)
         if settings.secure:
             await asyncio.to_thread(secure, settings)
         config = self._home.stack / "envoy.yaml"
         config.write_text(bootstrap(settings))
-        self._endpoints.write_text(endpoints_document(settings).model_dump_json(indent=2) + "\n")
+        self._list(endpoints_document(settings))
         processes.append(envoy_process(settings, config))
         await self._supervisor.start(processes, settings.start_timeout)
         if settings.observe:
@@ -153,7 +169,63 @@ class Stack:
         self._ready = True
         self._write_state()
         self._on_ready(self._state())
-        await self._supervisor.watch()
+        await asyncio.gather(self._supervisor.watch(), self._follow_layout())
+
+    async def _follow_layout(self) -> None:
+        """Move to another layout whenever `vireo layout` asks for one."""
+        file = layout_file(self._home)
+        file.unlink(missing_ok=True)  # of a stack before this one
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            if not file.exists():
+                continue
+            try:
+                await self._move(file.read_text())
+            except (ValueError, VireoError, OSError) as error:
+                # Declared policy: what serves goes on serving.
+                reason = str(error) or "its pods don't become healthy; see their logs"
+                log.error("the layout stays", reason=reason)
+            file.unlink(missing_ok=True)
+
+    async def _move(self, layout: str) -> None:
+        """Move to a layout: its pods serve beside those of the one before, and then alone.
+
+        Raises:
+            VireoError: the stack can't have this layout, or one of its pods doesn't start.
+            OSError: its pods aren't healthy in time, or a file can't be written.
+        """
+        before = self._settings
+        settings = StackSettings.model_validate({**before.model_dump(), "layout": layout})
+        ports = settings.ports(embedded_s3=False)
+        if settings.layout == before.layout:
+            return
+        old, new = (
+            [each for each in self._specs(each_of) if each.pool] for each_of in (before, settings)
+        )
+        check_ports_free({each.port: ports[each.port] for each in new})
+        alone, both = endpoints_document(settings), endpoints_document(before).model_dump()
+        for kind, pools in alone.model_dump().items():
+            both[kind]["production"] += pools["production"]
+        try:
+            async with asyncio.timeout(settings.start_timeout):
+                await self._supervisor.start(new, settings.start_timeout)
+            for document in (EndpointsDocument.model_validate(both), alone):
+                self._list(document)
+                await asyncio.sleep(_LISTED_SECONDS)
+            if settings.observe:
+                write_targets(settings, self._specs(settings))
+        except (VireoError, OSError):
+            self._list(endpoints_document(before))
+            await self._supervisor.retire({each.name for each in new}, _STOP_SECONDS)
+            raise
+        self._settings = settings
+        await self._supervisor.retire({each.name for each in old}, _STOP_SECONDS)
+
+    def _list(self, document: EndpointsDocument) -> None:
+        """Tell the control plane which pods there are."""
+        new = self._endpoints.with_suffix(".new")
+        new.write_text(document.model_dump_json(indent=2) + "\n")
+        new.replace(self._endpoints)
 
     def _store(self, name: str) -> ProcessSpec:
         """Return an embedded store to start, "s3" or "log"; its keys are made if missing."""
@@ -177,9 +249,8 @@ class Stack:
             folder=self._home.s3,
         )
 
-    def _specs(self) -> list[ProcessSpec]:
-        """Return the clients of S3, by the environment and the files of now."""
-        settings = self._settings
+    def _specs(self, settings: StackSettings) -> list[ProcessSpec]:
+        """Return the clients of S3, by these settings, the environment and the files of now."""
         server, log = _s3(settings), external_log() or reachable_log(settings)
         return [
             control_process(settings, server, self._endpoints),
@@ -193,7 +264,11 @@ class Stack:
         try:
             if file.exists():
                 os.environ.update(json.loads(file.read_bytes()))
-            fresh = [self._store(spec.name)] if spec.name in ("s3", "log") else self._specs()
+            fresh = (
+                [self._store(spec.name)]
+                if spec.name in ("s3", "log")
+                else self._specs(self._settings)
+            )
             file.unlink(missing_ok=True)
         except (VireoError, OSError, ValueError) as error:
             # Declared policy: what ran before goes on running until the settings are right, or

@@ -19,6 +19,7 @@ from vireo.server.errors import VireoError
 from vireo.server.file_lock import file_lock, holder
 from vireo.server.home import Home, replace_private
 
+Layout = Literal["separate", "together"]
 State = Literal["starting", "healthy", "unhealthy", "restarting", "stopped"]
 
 
@@ -134,9 +135,39 @@ _SEEN_SECONDS = 3.0
 must have found the new one by then."""
 
 
+_MOVE_SECONDS = 30.0
+"""Seconds that a move takes at most once its pods are healthy."""
+
+
 def environment_file(home: Home) -> Path:
     """Return the path of the variables that the stack is to read and remove, as JSON."""
     return home.stack / "environment"
+
+
+def layout_file(home: Home) -> Path:
+    """Return the path of the layout that the stack is to move to, which removes the file then."""
+    return home.stack / "layout"
+
+
+def move(home: Home, layout: Layout, patience: float) -> None:
+    """Have a home's stack move to a layout, and return once the pods before have ended.
+
+    The pods of the layout have `patience` seconds to become healthy.
+
+    Raises:
+        VireoError: no stack runs, or it stays as it is.
+    """
+    _processes(home)
+    file = layout_file(home)
+    with file_lock(home.stack / "restart"):
+        replace_private(file, layout.encode())
+        deadline = time.monotonic() + patience + _MOVE_SECONDS
+        while file.exists():
+            if time.monotonic() > deadline:
+                raise VireoError(f"the stack is still moving to {layout}; see: vireo status")
+            time.sleep(_POLL_SECONDS)
+    if any(_kind(name) == "slate" for name in _processes(home)) != (layout == "together"):
+        raise VireoError("the stack keeps its layout; its own output says why")
 
 
 def restart(home: Home, names: Sequence[str], patience: float) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -212,7 +212,7 @@ class Supervisor:
         self._fresh = fresh
         self._changed = changed
         self._processes: list[SupervisedProcess] = []
-        self._running: set[asyncio.Future[None]] = set()
+        self._running: dict[SupervisedProcess, asyncio.Future[None]] = {}
 
     @property
     def statuses(self) -> list[ProcessState]:
@@ -230,7 +230,7 @@ class Supervisor:
         """
         fresh = [SupervisedProcess(spec, self._logs, self._changed, self._fresh) for spec in specs]
         self._processes += fresh
-        self._running |= {asyncio.ensure_future(process.run()) for process in fresh}
+        self._running |= {process: asyncio.ensure_future(process.run()) for process in fresh}
         awaited = [process for process in fresh if process.spec.awaited]
         healthy = asyncio.gather(*(process.healthy.wait() for process in awaited))
 
@@ -248,14 +248,28 @@ class Supervisor:
 
     async def watch(self) -> None:
         """Return only by raising, if the supervision of a process itself fails."""
-        await self._first_of()
+        while True:
+            await self._first_of()  # or one was retired
 
     async def _first_of(self, *others: asyncio.Future[Any]) -> None:
         """Wait for one of `others`; raise if the supervision of a process ends before."""
-        waiting = {*others, *self._running}
+        waiting = {*others, *self._running.values()}
         done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         for future in done.difference(others):
             future.result()
+
+    async def retire(self, names: Collection[str], patience: float) -> None:
+        """End some processes for good; kill those that don't end within `patience` seconds."""
+        retired = [each for each in self._processes if each.spec.name in names]
+        for process in retired:
+            process.terminate(signal.SIGTERM)
+        if ending := [self._running.pop(process) for process in retired]:
+            await asyncio.wait(ending, timeout=patience)
+        for process in retired:
+            process.terminate(signal.SIGKILL)
+            self._processes.remove(process)
+        await asyncio.gather(*ending, return_exceptions=True)  # one may have failed to start
+        self._changed()
 
     async def stop(self, patience: float) -> None:
         """Terminate every process, in the reverse order of starting; kill those that don't end.
@@ -265,10 +279,10 @@ class Supervisor:
         """
         for process in reversed(self._processes):
             process.terminate(signal.SIGTERM)
-        if self._running:
-            await asyncio.wait(self._running, timeout=patience)
+        if running := self._running.values():
+            await asyncio.wait(running, timeout=patience)
             self.kill()
-            await asyncio.wait(self._running, timeout=patience)
+            await asyncio.wait(running, timeout=patience)
 
     def kill(self) -> None:
         """Kill every process now."""

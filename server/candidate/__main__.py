@@ -1,21 +1,11 @@
 """The candidate pod's process: `python -m vireo.server.candidate --port 8120`."""
 
 import os
-import sys
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # one core a process; read at import
 
 from vireo.server.candidate.service import CandidateSettings, candidate_pod
-from vireo.server.pod.pod import serve_pod
-from vireo.server.rpc.server import run_process
-from vireo.server.rpc.settings import load_settings
-
-
-async def main() -> None:
-    """Serve until stopped."""
-    settings = load_settings(CandidateSettings, sys.argv[1:])
-    await serve_pod(candidate_pod(settings), settings)
-
+from vireo.server.pod.pod import run_pod
 
 if __name__ == "__main__":
-    run_process(main)
+    run_pod(CandidateSettings, candidate_pod)

@@ -23,7 +23,7 @@ from vireo.server.inference.tensors import Limits
 from vireo.server.live.live import Live
 from vireo.server.models.signature import BATCH, HISTORY
 from vireo.server.pod.pod import Pod, PodSettings, following
-from vireo.server.pod.release_service import ReleaseFacts, served
+from vireo.server.pod.release_service import ReleaseFacts, Releases, served
 from vireo.server.pod.run_queue import RunQueue
 from vireo.server.pod.stage_metrics import StageMetrics
 from vireo.server.pod.viewer import decode_viewer
@@ -45,7 +45,6 @@ from vireo.server.recommend.retrieval.rules import (
     rule_columns,
 )
 from vireo.server.recommend.runner import Caller
-from vireo.server.releases.loader import ReleaseLoader
 from vireo.server.rpc.errors import invalid_argument, not_found
 from vireo.server.signals import EVERY_SOURCE, SOURCES
 from vireo.v1 import candidate_pb2, candidate_pb2_grpc, recommendation_pb2, viewer_pb2
@@ -57,7 +56,7 @@ NAME = candidate_pb2.DESCRIPTOR.services_by_name["CandidateService"].full_name
 class CandidateServicer(candidate_pb2_grpc.CandidateServiceServicer):
     """Answers from the release that the loader serves, or the one that a call is pinned to."""
 
-    loader: ReleaseLoader[CandidatePipeline]
+    loader: Releases[CandidatePipeline]
     queue: RunQueue
     """Where pipelines run."""
 
@@ -160,28 +159,31 @@ def encode(
     )
 
 
-def _build(
+def build_pipeline(
     folder: Path,
     vector_cache_size: int = 0,
     filter_cache_bytes: int = FILTER_CACHE_BYTES,
     live: Live | None = None,
 ) -> CandidatePipeline:
+    """Return the pipeline of the release in a folder; see `CandidateRelease.load`."""
     return CandidatePipeline(
         CandidateRelease.load(folder, vector_cache_size, live, filter_cache_bytes),
         observer=StageMetrics("candidate", traced=True),
     )
 
 
-def _facts(pipeline: CandidatePipeline) -> ReleaseFacts:
+def release_facts(pipeline: CandidatePipeline) -> ReleaseFacts:
+    """Return what metrics tell of a release."""
     release = pipeline.release
     caches = {"viewer_vectors": release.viewers.nbytes, "filters": release.filters.nbytes}
     return ReleaseFacts(release.manifest, caches)
 
 
-def _served_model(pipeline: CandidatePipeline) -> ServedModel:
+def served_models(pipeline: CandidatePipeline) -> tuple[ServedModel]:
+    """Return the viewer tower, for the Open Inference Protocol."""
     history = pipeline.release.manifest.feature_schema.history_limit
     sizes = {BATCH: MAX_BATCH, HISTORY: history}
-    return ServedModel(pipeline.release.tower, Limits(sizes, product=MAX_BATCH * history))
+    return (ServedModel(pipeline.release.tower, Limits(sizes, product=MAX_BATCH * history)),)
 
 
 class CandidateSettings(PodSettings):
@@ -198,15 +200,15 @@ CANDIDATE_POD = Pod(
     kind="candidate",
     service=NAME,
     files=FILES,
-    build=_build,
+    build=build_pipeline,
     replay=lambda pipeline: pipeline.release.replay_goldens(),
-    facts=_facts,
+    facts=release_facts,
     register=lambda loader, queue, server: (
         candidate_pb2_grpc.add_CandidateServiceServicer_to_server(
             CandidateServicer(loader, queue), server
         )
     ),
-    inference=partial(add_inference_service, model_of=_served_model),
+    services=partial(add_inference_service, models_of=served_models),
     inference_http=serve_inference_http,
 )
 """The candidate pod."""
@@ -215,7 +217,7 @@ CANDIDATE_POD = Pod(
 def candidate_pod(settings: CandidateSettings) -> Pod[CandidatePipeline]:
     """Return the candidate pod; it follows the log if the settings name one."""
     build = partial(
-        _build,
+        build_pipeline,
         vector_cache_size=settings.viewer_vector_cache_size,
         filter_cache_bytes=settings.filter_cache_bytes,
     )

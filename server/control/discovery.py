@@ -12,7 +12,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from vireo.server.control.attempts import Attempts, follow, read_bounded
-from vireo.server.control.mesh import POOLS, Endpoint, Endpoints
+from vireo.server.control.mesh import POOLS, SLATE, Endpoint, Endpoints, with_slates
 from vireo.server.errors import VireoError
 
 _POLL_SECONDS = 1.0
@@ -87,7 +87,7 @@ Address = Annotated[str, AfterValidator(_checked)]
 
 
 class GatewayPools(BaseModel):
-    """The gateways, which have a single pool."""
+    """The gateways, or the pods of all services, which have a single pool."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -106,16 +106,19 @@ class EndpointsDocument(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    slate: GatewayPools = GatewayPools()
     gateway: GatewayPools = GatewayPools()
     candidate: InnerPools = InnerPools()
     ranking: InnerPools = InnerPools()
 
     def endpoints(self) -> Endpoints:
         """Return the endpoints of each pool."""
-        return {
-            pool: frozenset(map(_endpoint, getattr(getattr(self, pool.service), pool.name)))
-            for pool in POOLS
-        }
+        return with_slates(
+            {
+                pool: frozenset(map(_endpoint, getattr(getattr(self, pool.service), pool.name)))
+                for pool in (*POOLS, SLATE)
+            }
+        )
 
 
 def parse(text: bytes, path: Path) -> Endpoints:

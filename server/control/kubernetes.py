@@ -18,7 +18,7 @@ from kubernetes.config import incluster_config
 from pydantic import AliasPath, BaseModel, ConfigDict, Field, ValidationError
 
 from vireo.server.control.attempts import Attempts, follow, read_body
-from vireo.server.control.mesh import Endpoint, Endpoints, Pool
+from vireo.server.control.mesh import Endpoint, Endpoints, Pool, with_slates
 from vireo.server.control.settings import KubernetesSettings
 from vireo.server.errors import VireoError
 
@@ -183,7 +183,7 @@ def found(body: bytes, pools: Mapping[str, Pool]) -> Found:
 
     Args:
         body: the API's response.
-        pools: all pools, also those without a slice, by the name of their Service.
+        pools: all pools, also those without a slice, and SLATE, by the name of their Service.
 
     Raises:
         ValidationError: it isn't a list.
@@ -198,7 +198,7 @@ def found(body: bytes, pools: Mapping[str, Pool]) -> Found:
         pool: frozenset(endpoint for entries in each.values() for endpoint in _preferred(entries))
         for pool, each in pods.items()
     }
-    return Found(endpoints, frozenset(flaws))
+    return Found(with_slates(endpoints), frozenset(flaws))
 
 
 class _Entry(NamedTuple):

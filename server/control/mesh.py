@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, TypeAlias
 
-Service: TypeAlias = Literal["candidate", "ranking", "gateway"]
+Service: TypeAlias = Literal["candidate", "ranking", "gateway", "slate"]
 PoolName: TypeAlias = Literal["production", "canary", "shadow"]
 
 INNER: tuple[Service, ...] = ("candidate", "ranking")
@@ -16,6 +16,7 @@ GRPC_SERVICES: Mapping[Service, str] = {
     "candidate": "vireo.v1.CandidateService",
     "ranking": "vireo.v1.RankingService",
     "gateway": "vireo.v1.RecommendationService",
+    "slate": "vireo.v1.RecommendationService",
 }
 """The gRPC service under which each kind of pod reports its health."""
 BUCKETS = 10_000
@@ -65,9 +66,20 @@ POOLS: tuple[Pool, ...] = (
     *(Pool(service, name) for service in INNER for name in ("production", "canary", "shadow")),
 )
 """Every possible pool."""
+SLATE = Pool("slate")
+"""Pods of all services, which discovery makes members of each service's production pool."""
 
 Endpoints: TypeAlias = Mapping[Pool, frozenset[Endpoint]]
 """The pods of each pool; a missing pool has none."""
+
+
+def with_slates(found: Endpoints) -> Endpoints:
+    """Return the pods of each pool, given those that discovery has found, slate pods by SLATE."""
+    slates = found.get(SLATE, frozenset())
+    return {
+        pool: found.get(pool, frozenset()) | (slates if pool.name == "production" else frozenset())
+        for pool in POOLS
+    }
 
 
 @dataclass(frozen=True)

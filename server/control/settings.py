@@ -11,12 +11,12 @@ from pydantic_settings import SettingsConfigDict
 
 from vireo.server.control.discovery import EndpointsDocument
 from vireo.server.control.keys import check_source
-from vireo.server.control.mesh import POOLS, Pool
+from vireo.server.control.mesh import POOLS, SLATE, Pool
 from vireo.server.releases.s3 import S3Settings
 from vireo.server.rpc.settings import RpcSettings
 from vireo.server.settings import EnvironmentSettings
 
-_CLUSTERS = {pool.cluster: pool for pool in POOLS}
+_CLUSTERS = {pool.cluster: pool for pool in (*POOLS, SLATE)}
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)]
 """A valid name of a namespace or a Service in Kubernetes, also as the value of a label."""
@@ -50,12 +50,12 @@ class KubernetesSettings(EnvironmentSettings):
 
     @property
     def pools(self) -> Mapping[str, Pool]:
-        """The pool of each Service, by the Service's name."""
-        return dict(zip(_named(self.services), POOLS, strict=True))
+        """The pool of each Service, and SLATE, by the Service's name."""
+        return dict(zip(_named(self.services), _CLUSTERS.values(), strict=True))
 
 
 def _named(services: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the name of each pool's Service, in the order of POOLS."""
+    """Return the name of each pool's Service, in the order of _CLUSTERS."""
     return tuple(services.get(cluster, f"vireo-{cluster}") for cluster in _CLUSTERS)
 
 

@@ -22,8 +22,7 @@ from vireo.server.gateway.query import RecommendQuery, decode_filter
 from vireo.server.gateway.release import GatewayRelease
 from vireo.server.gateway.settings import GatewaySettings
 from vireo.server.gateway.viewer import ReadFeatures
-from vireo.server.pod.release_service import served
-from vireo.server.releases.loader import ReleaseLoader
+from vireo.server.pod.release_service import Releases, served
 from vireo.server.rpc.admission import LOW_PRIORITY
 from vireo.server.rpc.errors import invalid_argument, unavailable
 from vireo.server.rpc.guard import request_id
@@ -98,7 +97,7 @@ OPEN = Gauge("vireo_batches_open", "Batches under way.")
 
 def batch_slates(
     pipeline: RecommendPipeline,
-    loader: ReleaseLoader[GatewayRelease],
+    loader: Releases[GatewayRelease],
     request: pb.BatchRecommendRequest,
     context: Context,
 ) -> AsyncGenerator[pb.BatchRecommendResponse, None]:
@@ -125,7 +124,7 @@ def batch_slates(
 
 async def _slates(
     pipeline: RecommendPipeline,
-    loader: ReleaseLoader[GatewayRelease],
+    loader: Releases[GatewayRelease],
     request: pb.BatchRecommendRequest,
     begin: int,
     digest: bytes,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Set
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, compress, repeat
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias, TypeVar
 
 import grpc
 import grpc.aio
@@ -34,7 +34,10 @@ log = structlog.get_logger()
 Request = TypeVar("Request")
 Answer = TypeVar("Answer")
 Checked = TypeVar("Checked")
+Answer_co = TypeVar("Answer_co", covariant=True)
 T = TypeVar("T")
+Pool: TypeAlias = tuple[tuple[str, str], ...]
+"""Metadata that names a pool of pods; empty for the viewer's."""
 
 RETRIEVAL_SHARE = 0.6
 """Share of the remaining time at the start of retrieval; the rest is for ranking."""
@@ -95,18 +98,49 @@ class _BrokenPodError(StageFailedError):
     """One pod is at fault; another one may succeed."""
 
 
+class Asked(Protocol[Answer_co]):
+    """A call that was begun: grpc.aio's, or one like it."""
+
+    def __await__(self) -> Generator[Any, None, Answer_co]:
+        """Return the response, None if it can't be parsed; raise AioRpcError if there is none."""
+
+    def initial_metadata(self) -> Awaitable[Any]:
+        """Return the response's metadata, which names the pod that it came from."""
+
+
+Stage: TypeAlias = Callable[[Request, RecommendQuery, float, Pool], Asked[Answer]]
+"""Begins a call of at most so many seconds: to pods, or to the same service in this process."""
+
+
+@dataclass(frozen=True)
+class Remote(Generic[Request, Answer]):
+    """Pods behind Envoy, or one of them."""
+
+    method: UnaryUnaryMultiCallable[Request, Answer]
+
+    def __call__(
+        self, request: Request, query: RecommendQuery, seconds: float, pool: Pool
+    ) -> Asked[Answer]:
+        """Begin a call of at most so many seconds; Envoy may repeat it on another pod."""
+        one_try = round(1000 * max(_MIN_TRY_SECONDS, _TRY_SHARE * seconds))
+        metadata = grpc.aio.Metadata(
+            *outgoing(query.metadata), *(pool or ((TRY_HEADER, str(one_try)),))
+        )
+        return self.method(request, timeout=seconds, metadata=metadata)
+
+
 @dataclass(frozen=True)
 class StageCall(Generic[Request, Answer]):
-    """How one stage calls its pods."""
+    """How one stage is called."""
 
-    stage: str
+    name: str
     """Name in logs and metrics."""
-    method: UnaryUnaryMultiCallable[Request, Answer]
+    stage: Stage[Request, Answer]
     limit: float
     """Maximum seconds of a call, including its retry."""
     share: float = 1.0
     """Share of the query's remaining time at the start of the stage."""
-    pool: tuple[tuple[str, str], ...] = ()
+    pool: Pool = ()
     """Metadata that sends the call to another pool than the viewer's; there it is made once, and
     one pod has all of its time."""
 
@@ -147,13 +181,8 @@ class StageCall(Generic[Request, Answer]):
         check: Callable[[Answer, Request], Checked],
         left: float,
     ) -> Checked:
-        one_try = 1000 * max(_MIN_TRY_SECONDS, _TRY_SHARE * left)
-        with span(self.stage, "client"):
-            metadata = grpc.aio.Metadata(
-                *outgoing(query.metadata),
-                *(self.pool or ((TRY_HEADER, str(round(one_try))),)),
-            )
-            call = self.method(request, timeout=left, metadata=metadata)
+        with span(self.name, "client"):
+            call = self.stage(request, query, left, self.pool)
             try:
                 answer = await call
             except grpc.aio.AioRpcError as error:
@@ -168,8 +197,8 @@ class StageCall(Generic[Request, Answer]):
                 return check(answer, request)
             except BadAnswerError as error:
                 pod = str((await call.initial_metadata()).get(_POD, ""))
-                INVALID_RESPONSES.labels(self.stage, _label(pod)).inc()
-                log.warning("bad answer of a pod", stage=self.stage, pod=pod, reason=str(error))
+                INVALID_RESPONSES.labels(self.name, _label(pod)).inc()
+                log.warning("bad answer of a pod", stage=self.name, pod=pod, reason=str(error))
                 message = f"bad answer of {pod or 'a pod'}: {error}"
                 raise _BrokenPodError(message, reason="invalid") from error
 
@@ -180,6 +209,8 @@ def _label(pod: str) -> str:
     return pod if pod in _labels else "other"
 
 
+Retrieval = Stage[candidate_pb2.RetrieveCandidatesRequest, candidate_pb2.RetrieveCandidatesResponse]
+Ranking = Stage[ranking_pb2.RankCandidatesRequest, ranking_pb2.RankCandidatesResponse]
 RetrievalCall = StageCall[
     candidate_pb2.RetrieveCandidatesRequest, candidate_pb2.RetrieveCandidatesResponse
 ]

@@ -11,7 +11,7 @@ from pathlib import Path
 import grpc.aio
 from google.protobuf.message import Message
 
-from vireo.server.event_log.jetstream import open_log
+from vireo.server.event_log.jetstream import JetStreamLog, open_log
 from vireo.server.features.context import time_zones
 from vireo.server.gateway.appender import LogRoom
 from vireo.server.gateway.await_pods import pods_serve
@@ -22,7 +22,10 @@ from vireo.server.gateway.page_token import next_page_token, shown_keys
 from vireo.server.gateway.pipeline import RecommendPipeline
 from vireo.server.gateway.pods import (
     RETRIEVAL_SHARE,
+    Ranking,
     RankingCall,
+    Remote,
+    Retrieval,
     RetrievalCall,
     StageCall,
 )
@@ -35,13 +38,12 @@ from vireo.server.gateway.shadow import POOL, SECONDS, Shadow
 from vireo.server.gateway.viewer import CACHED_BYTES, LastFeatures, ReadFeatures
 from vireo.server.live.live import Live
 from vireo.server.pod.pod import Pod
-from vireo.server.pod.release_service import ReleaseFacts, served
+from vireo.server.pod.release_service import ReleaseFacts, Releases, served
 from vireo.server.pod.run_queue import RunQueue
 from vireo.server.recommend.catalogue.overlay import Overlay
 from vireo.server.recommend.catalogue.takedowns import Takedowns
 from vireo.server.recommend.filters.declared import Declared
 from vireo.server.releases.layout import TAKEDOWNS
-from vireo.server.releases.loader import ReleaseLoader
 from vireo.server.rpc.errors import invalid_argument
 from vireo.server.rpc.guard import request_id
 from vireo.server.rpc.reading import Context
@@ -78,7 +80,7 @@ class RecommendationServicer(RecommendationServiceServicer):
     def __init__(
         self,
         pipeline: RecommendPipeline,
-        loader: ReleaseLoader[GatewayRelease],
+        loader: Releases[GatewayRelease],
         settings: GatewaySettings,
     ) -> None:
         """Serve with these.
@@ -163,7 +165,7 @@ class RecommendationServicer(RecommendationServiceServicer):
 
 
 def request_cost(
-    loader: ReleaseLoader[GatewayRelease], rules: RulesFile | None, request: Message
+    loader: Releases[GatewayRelease], rules: RulesFile | None, request: Message
 ) -> float:
     """Return what a valid request costs beyond a plain slate, in seconds."""
     asked = request.request if isinstance(request, pb.ExplainVideoRequest) else request
@@ -187,17 +189,8 @@ def gateway_pod(settings: GatewaySettings) -> Pod[GatewayRelease]:
         lasting_channel(target, settings.tls, "envoy", _CHANNEL_OPTIONS)
         for target in (settings.candidate_target, settings.ranking_target)
     )
-    ready = None  # without a control plane nobody knows the pods
-    if target := settings.control_target:
-        control = lasting_channel(target, settings.tls, "control", _CHANNEL_OPTIONS)
-        ready = partial(pods_serve, ReleaseServiceStub(control), settings.release_swap_timeout)
-
-    find = CandidateServiceStub(candidate).RetrieveCandidates
-    order = RankingServiceStub(ranking).RankCandidates
-    retrieval: RetrievalCall = StageCall(
-        "retrieval", find, settings.retrieval_timeout, RETRIEVAL_SHARE
-    )
-    rank: RankingCall = StageCall("ranking", order, settings.ranking_timeout)
+    find: Retrieval = Remote(CandidateServiceStub(candidate).RetrieveCandidates)
+    order: Ranking = Remote(RankingServiceStub(ranking).RankCandidates)
     shadow = None
     if settings.shadow_share:
         shadow = Shadow(
@@ -205,11 +198,40 @@ def gateway_pod(settings: GatewaySettings) -> Pod[GatewayRelease]:
             StageCall("shadow_ranking", order, SECONDS, pool=POOL),
             settings.shadow_share,
         )
-
     log = open_log(settings.event_log)
-    live = progress = room = None
+    live = Live(log, settings.live, settings.cache / TAKEDOWNS, videos=False) if log else None
+    pod = slates_of(settings, find, order, log, live, shadow)
+    if target := settings.control_target:  # without a control plane nobody knows the pods
+        control = lasting_channel(target, settings.tls, "control", _CHANNEL_OPTIONS)
+        ready = partial(pods_serve, ReleaseServiceStub(control), settings.release_swap_timeout)
+        return replace(pod, ready=ready)
+    return pod
+
+
+def slates_of(
+    settings: GatewaySettings,
+    find: Retrieval,
+    order: Ranking,
+    log: JetStreamLog | None,
+    live: Live | None,
+    shadow: Shadow | None = None,
+) -> Pod[GatewayRelease]:
+    """Return the pod that makes slates of two stages, wherever those run.
+
+    Args:
+        settings: of the gateway.
+        find: where candidates come from.
+        order: where they are ranked.
+        log: the log of events; None without one.
+        live: what follows it.
+        shadow: repeats requests for comparison.
+    """
+    retrieval: RetrievalCall = StageCall(
+        "retrieval", find, settings.retrieval_timeout, RETRIEVAL_SHARE
+    )
+    rank: RankingCall = StageCall("ranking", order, settings.ranking_timeout)
+    progress = room = None
     if log:
-        live = Live(log, settings.live, settings.cache / TAKEDOWNS, videos=False)
         progress = Progress(log, settings.event_log.event_partitions, settings.max_events_lag)
         room = LogRoom(log, settings.event_log.event_retention)
     overlay = live.overlay if live else Overlay(0)
@@ -231,9 +253,7 @@ def gateway_pod(settings: GatewaySettings) -> Pod[GatewayRelease]:
         shown=True,
     )
 
-    def register(
-        loader: ReleaseLoader[GatewayRelease], _: RunQueue, server: grpc.aio.Server
-    ) -> None:
+    def register(loader: Releases[GatewayRelease], _: RunQueue, server: grpc.aio.Server) -> None:
         def attributes() -> tuple[str, Declared] | None:
             release = loader.serving and loader.serving.content
             return (release.manifest.release_id, release.declared) if release else None
@@ -267,12 +287,11 @@ def gateway_pod(settings: GatewaySettings) -> Pod[GatewayRelease]:
         build=build,
         max_slates=settings.max_slates,
         register=register,
-        ready=ready,
         places=places,
         work=lambda loader: partial(request_cost, loader, rules),
         background=[each.run for each in (shadow, live, progress, rules, room) if each],
         describe=describe,
         facts=lambda release: ReleaseFacts(release.manifest),
-        services=lambda server: add_recording(server, settings, log, room, overlay.takedowns),
+        services=lambda server, *_: add_recording(server, settings, log, room, overlay.takedowns),
         event_log=log,
     )

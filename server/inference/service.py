@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -18,10 +18,9 @@ from vireo.server.errors import VireoError
 from vireo.server.inference.tensors import Limits, metadata, read_inputs, write_output
 from vireo.server.models.model import Model, ModelInputError, ModelOutputError
 from vireo.server.models.signature import Tensor
-from vireo.server.pod.release_service import served
+from vireo.server.pod.release_service import Releases, served
 from vireo.server.pod.run_queue import RunQueue
 from vireo.server.recommend.runner import Caller
-from vireo.server.releases.loader import ReleaseLoader
 from vireo.server.rpc.admission import Admission
 from vireo.server.rpc.errors import RpcError, invalid_argument, not_found
 from vireo.server.rpc.guard import ServiceLimits
@@ -97,25 +96,25 @@ class ServedModel:
 
 
 class InferenceServicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer, Generic[T]):
-    """Serves the model of the loader's current release."""
+    """Serves the models of the loader's current release."""
 
     def __init__(
         self,
-        loader: ReleaseLoader[T],
+        loader: Releases[T],
         queue: RunQueue,
-        model_of: Callable[[T], ServedModel],
+        models_of: Callable[[T], Sequence[ServedModel]],
         ready: Callable[[], bool],
     ) -> None:
         """Make a servicer.
 
         Args:
-            loader: the loader of the pod's releases.
+            loader: has the pod's releases.
             queue: the pod's queue, in which models take their turn.
-            model_of: returns the model of a release's content.
+            models_of: returns the models of a release's content.
             ready: whether the pod is SERVING.
         """
         self._loader, self._queue = loader, queue
-        self._model_of, self._ready = model_of, ready
+        self._models_of, self._ready = models_of, ready
 
     async def ServerLive(self, _: pb.ServerLiveRequest, _context: Any) -> pb.ServerLiveResponse:  # noqa: N802
         """Return true: the server responds."""
@@ -181,29 +180,30 @@ class InferenceServicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer, Ge
             RpcError: NOT_FOUND for an unknown model, UNAVAILABLE while no release is loaded.
         """
         serving = served(self._loader)
-        found = self._model_of(serving.content)
-        model = found.model
-        if name != model.name:
-            raise not_found(f"there is no model {name!a} here, only {model.name!r}")
-        if model_version not in ("", model.version):
+        models = {each.model.name: each for each in self._models_of(serving.content)}
+        found = models.get(name)
+        if found is None:
+            known = " and ".join(map(repr, models))
+            raise not_found(f"there is no model {name!a} here, only {known}")
+        if model_version not in ("", found.model.version):
             raise not_found(
-                f"there is no version {model_version!a} of {name}, only {model.version!r}"
+                f"there is no version {model_version!a} of {name}, only {found.model.version!r}"
             )
         return found, serving.release_id
 
 
 def add_inference_service(
     server: RpcServer,
-    loader: ReleaseLoader[T],
+    loader: Releases[T],
     queue: RunQueue,
     admission: Admission,
-    model_of: Callable[[T], ServedModel],
+    models_of: Callable[[T], Sequence[ServedModel]],
 ) -> None:
     """Add the service to a pod's server; it is ready while the server is SERVING.
 
     `admission` is for runs of the model alone: whether it is ready is asked of a pod at any load.
     """
-    servicer = InferenceServicer(loader, queue, model_of, lambda: server.serving)
+    servicer = InferenceServicer(loader, queue, models_of, lambda: server.serving)
     server.add(
         NAME,
         lambda grpc_server: open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import math
 import os
+import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -25,7 +26,12 @@ from vireo.server.live.live import Live
 from vireo.server.live.settings import LiveSettings
 from vireo.server.pod import release_service
 from vireo.server.pod.announcements import Announcements
-from vireo.server.pod.release_service import ReleaseCollector, ReleaseFacts, ReleaseServicer
+from vireo.server.pod.release_service import (
+    ReleaseCollector,
+    ReleaseFacts,
+    Releases,
+    ReleaseServicer,
+)
 from vireo.server.pod.run_queue import RunQueue
 from vireo.server.releases.cache import ReleaseCache
 from vireo.server.releases.layout import TAKEDOWNS
@@ -36,8 +42,8 @@ from vireo.server.rpc.admission import MAX_CALLS, MAX_WAIT, Admission, Slots
 from vireo.server.rpc.guard import ServiceLimits, Work
 from vireo.server.rpc.logs import configure_logs
 from vireo.server.rpc.metrics import export_disk
-from vireo.server.rpc.server import RpcServer
-from vireo.server.rpc.settings import RpcSettings
+from vireo.server.rpc.server import RpcServer, run_process
+from vireo.server.rpc.settings import RpcSettings, load_settings
 from vireo.server.rpc.spans import start_export
 from vireo.server.rpc.streams import Places
 from vireo.v1 import release_pb2, release_pb2_grpc
@@ -126,15 +132,16 @@ class Pod(Generic[T]):
     """Files of a release that it needs."""
     build: Callable[[Path], T]
     """Builds what is served from a release's folder."""
-    register: Callable[[ReleaseLoader[T], RunQueue, grpc.aio.Server], None]
+    register: Callable[[Releases[T], RunQueue, grpc.aio.Server], None]
     """Adds its servicer to the server."""
     max_slates: int | None = None
     """Maximum calls that are worked on concurrently, and that wait for it. None if no call can be
     answered without a run: then the run queue gives the wait."""
-    inference: Callable[[RpcServer, ReleaseLoader[T], RunQueue, Admission], None] | None = None
-    """Adds the Open Inference Protocol's service; None if the pod has no model."""
+    services: Callable[[RpcServer, Releases[T], RunQueue, Admission], None] | None = None
+    """Adds further services, given the admission of the first; None if there are none."""
     inference_http: Callable[[RpcServer, RpcSettings, int], Background] | None = None
-    """Serves the same by HTTP at a port; raises VireoError if it can't be."""
+    """Serves the Open Inference Protocol by HTTP at a port, if the pod has a model; raises
+    VireoError if it can't be."""
     replay: Callable[[T], None] | None = None
     """Raises unless what was built reproduces the recorded golden outputs."""
     ready: Callable[[str], Awaitable[None]] | None = None
@@ -147,12 +154,28 @@ class Pod(Generic[T]):
     """Returns what metrics tell of what was built."""
     places: Places | None = None
     """Those of its service's streams of responses; None if it has none."""
-    work: Callable[[ReleaseLoader[T]], Work] | None = None
+    work: Callable[[Releases[T]], Work] | None = None
     """Returns what states the cost of a request; None if each costs the same."""
-    services: Callable[[RpcServer], None] | None = None
-    """Adds further services, with an admission of their own; None if there are none."""
     event_log: JetStreamLog | None = None
     """The log that it follows or writes, which is closed once the pod has stopped."""
+
+
+Settings = TypeVar("Settings", bound="PodSettings")
+
+
+def run_pod(kind: type[Settings], pod_of: Callable[[Settings], Pod[Any]]) -> None:
+    """Run a pod's process by its flags and environment until it is stopped; never returns.
+
+    Args:
+        kind: its settings.
+        pod_of: returns the pod; called in the event loop that will serve it.
+    """
+
+    async def serve() -> None:
+        settings = load_settings(kind, sys.argv[1:])
+        await serve_pod(pod_of(settings), settings)
+
+    run_process(serve)
 
 
 async def serve_pod(pod: Pod[Any], settings: PodSettings) -> None:
@@ -252,10 +275,8 @@ def pod_server(
         partial(pod.register, loader, queue),
         limits=ServiceLimits(admission, work=work, places=pod.places),
     )
-    if pod.inference is not None:
-        pod.inference(server, loader, queue, admission)
     if pod.services is not None:
-        pod.services(server)
+        pod.services(server, loader, queue, admission)
     servicer = ReleaseServicer(loader, name, pod.describe)
     server.add(
         release_service.NAME,

@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from vireo.server.releases import layout
 from vireo.server.releases.cache import Stage
-from vireo.server.releases.loader import ReleaseLoader, Serving
+from vireo.server.releases.loader import LoadFailures, ReleaseLoader, Serving
 from vireo.server.releases.manifest import DATA_END, Manifest
 from vireo.server.rpc.errors import unavailable
 from vireo.v1 import release_pb2, release_pb2_grpc
 
 T = TypeVar("T")
+P = TypeVar("P")
 
 NAME = release_pb2.DESCRIPTOR.services_by_name["ReleaseService"].full_name
 _RETRY_AFTER = timedelta(seconds=1)
@@ -72,11 +73,43 @@ def _stage(stage: Stage) -> release_pb2.LoadStage.ValueType:
     return release_pb2.LoadStage.Value(f"LOAD_STAGE_{stage.name}")
 
 
-def served(loader: ReleaseLoader[T], pinned_id: str = "") -> Serving[T]:
+@dataclass(frozen=True)
+class Part(Generic[T, P]):
+    """One service's part of a process's releases: all services of it swap at once."""
+
+    whole: Releases[T]
+    of: Callable[[T], P]
+    """Returns the service's part of a release's content."""
+
+    @property
+    def serving(self) -> Serving[P] | None:
+        """The release that is served; None until one is loaded."""
+        return self._part(self.whole.serving)
+
+    @property
+    def failures(self) -> LoadFailures:
+        """Failures of loading."""
+        return self.whole.failures
+
+    def find(self, release_id: str) -> Serving[P] | None:
+        """Return the release in memory with this id; None if there is none."""
+        return self._part(self.whole.find(release_id))
+
+    def _part(self, held: Serving[T] | None) -> Serving[P] | None:
+        if held is None:
+            return None
+        return Serving(self.of(held.content), held.release_id, held.since, held.origin)
+
+
+Releases: TypeAlias = ReleaseLoader[T] | Part[Any, T]
+"""The releases that a process has in memory, as one of its services sees them."""
+
+
+def served(loader: Releases[T], pinned_id: str = "") -> Serving[T]:
     """Return the release that a call is answered from, for the call to keep.
 
     Args:
-        loader: the loader of this process.
+        loader: has the releases of this process.
         pinned_id: the release that the caller prefers, empty for none: it is returned while it
             is held, else the one that is served.
 

@@ -33,7 +33,7 @@ from vireo.server.inference.tensors import Limits
 from vireo.server.live.live import Live
 from vireo.server.models.signature import BATCH, CANDIDATES, HISTORY
 from vireo.server.pod.pod import Pod, PodSettings, following
-from vireo.server.pod.release_service import ReleaseFacts, served
+from vireo.server.pod.release_service import ReleaseFacts, Releases, served
 from vireo.server.pod.run_queue import RunQueue
 from vireo.server.pod.stage_metrics import StageMetrics
 from vireo.server.pod.viewer import decode_viewer
@@ -42,7 +42,6 @@ from vireo.server.recommend.ranking.explain import ExplainedVideo, explain
 from vireo.server.recommend.ranking.pipeline import RankedCandidates, RankingPipeline, RankingQuery
 from vireo.server.recommend.ranking.release import FILES, PageRules, RankingRelease
 from vireo.server.recommend.runner import Caller
-from vireo.server.releases.loader import ReleaseLoader
 from vireo.server.releases.manifest import MAX_CANDIDATES
 from vireo.server.rpc.errors import invalid_argument
 from vireo.server.signals import ORDERING, TASKS
@@ -111,7 +110,7 @@ def _labels_of(column: rules_pb2.LabelColumn) -> LabelsOf:
 class RankingServicer(ranking_pb2_grpc.RankingServiceServicer):
     """Answers from the release that the loader serves, or the one that a call is pinned to."""
 
-    loader: ReleaseLoader[RankingPipeline]
+    loader: Releases[RankingPipeline]
     queue: RunQueue
     """Where pipelines run."""
 
@@ -204,28 +203,30 @@ def encode(
     )
 
 
-def _build(folder: Path, live: Live | None = None) -> RankingPipeline:
+def build_pipeline(folder: Path, live: Live | None = None) -> RankingPipeline:
+    """Return the pipeline of the release in a folder; see `RankingRelease.load`."""
     return RankingPipeline(RankingRelease.load(folder, live), StageMetrics("ranking", traced=True))
 
 
-def _served_model(pipeline: RankingPipeline) -> ServedModel:
+def served_models(pipeline: RankingPipeline) -> tuple[ServedModel]:
+    """Return the ranker, for the Open Inference Protocol."""
     sizes = {BATCH: MAX_BATCH, CANDIDATES: MAX_CANDIDATES, HISTORY: RANKER_HISTORY}
     # The maximum of one viewer; those of a batch share it.
     limits = Limits(sizes, product=MAX_CANDIDATES * RANKER_HISTORY)
-    return ServedModel(pipeline.release.ranker, limits)
+    return (ServedModel(pipeline.release.ranker, limits),)
 
 
 RANKING_POD = Pod(
     kind="ranking",
     service=NAME,
     files=FILES,
-    build=_build,
+    build=build_pipeline,
     replay=lambda pipeline: pipeline.release.replay_goldens(),
     facts=lambda pipeline: ReleaseFacts(pipeline.release.manifest),
     register=lambda loader, queue, server: ranking_pb2_grpc.add_RankingServiceServicer_to_server(
         RankingServicer(loader, queue), server
     ),
-    inference=partial(add_inference_service, model_of=_served_model),
+    services=partial(add_inference_service, models_of=served_models),
     inference_http=serve_inference_http,
 )
 """The ranking pod."""
@@ -233,4 +234,4 @@ RANKING_POD = Pod(
 
 def ranking_pod(settings: PodSettings) -> Pod[RankingPipeline]:
     """Return the ranking pod; it follows the log if the settings name one."""
-    return following(RANKING_POD, settings, lambda live: partial(_build, live=live))
+    return following(RANKING_POD, settings, lambda live: partial(build_pipeline, live=live))

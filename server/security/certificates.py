@@ -32,6 +32,7 @@ ROLES: Mapping[str, tuple[x509.ObjectIdentifier, ...]] = {
     "edge": (_SERVER,),
     "envoy": (_SERVER, _CLIENT),
     "gateway": (_SERVER, _CLIENT),
+    "slate": (_SERVER, _CLIENT),
     "candidate": (_SERVER, _CLIENT),
     "ranking": (_SERVER, _CLIENT),
     "control": (_SERVER, _CLIENT),
@@ -40,6 +41,9 @@ ROLES: Mapping[str, tuple[x509.ObjectIdentifier, ...]] = {
 }
 """Roles with a certificate, and its use as server, client or both: `edge` is presented to callers,
 `operator` is for the command line and for operators."""
+
+_SERVICES: Mapping[str, tuple[str, ...]] = {"slate": ("gateway", "candidate", "ranking")}
+"""Roles whose names a role's certificate has too: Envoy expects each pool's pods under its name."""
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 AUTHORITY_DAYS = 3650
@@ -183,7 +187,8 @@ class Certificates:
         made = self._new_folder([authority.certificate, *before])
         for role in ROLES:
             # Only the edge is reached by address, so no other process can impersonate it.
-            names = [*LOOPBACK, *known, *hosts] if role == "edge" else ()
+            names = [*LOOPBACK, *known, *hosts] if role == "edge" else []
+            names += map(tls_name, _SERVICES.get(role, ()))
             certificate, key = authority.issue(role, names)
             (made / f"{role}.crt").write_bytes(certificate)
             write_private(made / f"{role}.key", key)

@@ -24,6 +24,7 @@ from bench.chaos.findings import SHORT, Findings, Judge
 from bench.load import PAGE, Answer, SteadyLoad
 from bench.site import Recorder
 from tests.builders.tiny_home import DATASET, build_tiny_home
+from vireo.ops.stack.state import Layout
 from vireo.server.errors import VireoError
 from vireo.server.rpc.errors import unavailable
 from vireo.v1 import event_pb2, event_pb2_grpc, viewer_pb2
@@ -184,12 +185,18 @@ async def test_events_that_are_refused_for_too_long_end_the_recording_with_the_r
                 await asyncio.wait([recorder.running])
 
 
+# Those that no other test causes: 6 and 13 are in tests/ops/stack. Each once, in either layout.
 @pytest.mark.integration
 @pytest.mark.timeout(900)
-def test_no_request_is_lost_when_parts_of_the_stack_are_hurt(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("layout", "cases"), [("separate", [1, 2, 3, 5, 10]), ("together", [3, 5, 8, 9, 11, 18])]
+)
+def test_no_request_is_lost_when_parts_of_the_stack_are_hurt(
+    tmp_path: Path, layout: Layout, cases: list[int]
+) -> None:
     home = build_tiny_home(tmp_path)
-    # Those that no other test causes: 6 and 13 are in tests/ops/stack.
-    cases = [1, 2, 3, 5, 9, 10, 11, 18]
-    results = list(run_chaos(home, DATASET, cases, SHORT, Console()))
+    plan = replace(SHORT, layout=layout)
+    results = list(run_chaos(home, DATASET, cases, plan, Console()))
     assert [result.case for result in results] == cases
+    assert [result.case for result in results if result.holds is None] == [8] * (8 in cases)
     assert [result for result in results if result.holds is False] == []

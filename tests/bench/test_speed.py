@@ -110,7 +110,7 @@ def test_every_answer_of_a_small_run_is_right(tmp_path: Path) -> None:
     home = build_tiny_home(tmp_path)
     rows = list(measure(home, DATASET, SMALL, Console(quiet=True), [*MEASURES]))
     assert {row.section for row in rows} == {*MEASURES}
-    assert sum(row.bound is not None for row in rows) == 4 + 2 + 4
+    assert sum(row.bound is not None for row in rows) == 8 + 2 + 4
     [wrong] = [row for row in rows if row.measure.startswith("share of wrong")]
     assert wrong.figure == 0
     assert all(row.figure > 0 for row in rows if row is not wrong)

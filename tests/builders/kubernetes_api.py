@@ -14,7 +14,7 @@ import yaml
 from aiohttp import web
 
 from vireo.server.control.kubernetes import KubernetesDiscovery
-from vireo.server.control.mesh import Endpoint, Endpoints, Pool
+from vireo.server.control.mesh import POOLS, Endpoint, Endpoints, Pool
 from vireo.server.control.settings import KubernetesSettings
 
 _RECORDED = Path(__file__).parents[1] / "server" / "control" / "recorded"
@@ -120,7 +120,7 @@ def pods(port: int, *hosts: str) -> frozenset[Endpoint]:
 
 
 LISTED: Endpoints = {
-    **dict.fromkeys(KubernetesSettings().pools.values(), frozenset[Endpoint]()),
+    **dict.fromkeys(POOLS, frozenset[Endpoint]()),
     CANDIDATE: pods(8120, "1.21", "3.23"),
     GATEWAY: pods(8140, "1.11", "2.12"),
     RANKING: pods(8130, "1.31", "2.32"),

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from vireo.ops.doctor.causes.load import shed_calls
 from vireo.ops.doctor.conditions import Finding, ago, found, listed, named
-from vireo.ops.doctor.facts import POD_KINDS, Facts, Host, Process
+from vireo.ops.doctor.facts import POD_KINDS, SERVICES, Facts, Host, Process
 
 JUST_NOW = 45.0
 """Seconds for which the end of a process counts as something that goes on: a process that keeps
@@ -172,9 +172,11 @@ def envoy_silent(facts: Facts) -> Iterator[Finding]:
 
 
 def stages_missing(facts: Facts) -> Iterator[Finding]:
-    """A kind of pod of which none serves."""
-    for kind in POD_KINDS:
-        pods = [each for each in facts.pods if each.kind == kind and each.pool == "production"]
+    """A service that no pod serves; only the gateway's if one process has them all."""
+    whole = any(each.kind == "slate" for each in facts.pods)
+    for kind in ("gateway",) if whole else SERVICES:
+        kinds = {kind, "slate"}
+        pods = [each for each in facts.pods if each.kind in kinds and each.pool == "production"]
         hosts = [each for each in facts.hosts if each.cluster == kind]
         serving = [each for each in pods if not each.problem]
         called = [each for each in hosts if each.healthy and each.reach != "refused"]
@@ -184,7 +186,7 @@ def stages_missing(facts: Facts) -> Iterator[Finding]:
         evidence = [
             f"{each.name} has no release: {each.failure or each.loading}" for each in loading
         ]
-        evidence += state_of(facts.of_kind(kind))
+        evidence += state_of(facts.of_kind(*kinds))
         evidence += [f"{each.name}: {each.problem}" for each in pods if each not in loading]
         if not pods:
             evidence += [f"Envoy calls none of {listed(each.name for each in hosts)}"]

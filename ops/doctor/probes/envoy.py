@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 from urllib.parse import quote
 
 from vireo.ops.doctor.deployment import Deployment, UnansweredError, get, reach
-from vireo.ops.doctor.facts import POD_KINDS, Edge, Facts, Fault, Host
+from vireo.ops.doctor.facts import SERVICES, Edge, Facts, Fault, Host
 
 _HTTP = "http.edge"
 COUNTED = {
@@ -94,7 +94,7 @@ def hosts_of(page: str) -> Hosts:
     return {
         (host.cluster, host.address): host
         for status in json.loads(page).get("cluster_statuses", ())
-        if status["name"].split("-")[0] in POD_KINDS
+        if status["name"].split("-")[0] in SERVICES
         for host in (_host(status["name"], each) for each in status.get("host_statuses", ()))
     }
 

@@ -21,7 +21,7 @@ from vireo.ops.doctor.deployment import (
     is_loopback,
 )
 from vireo.ops.doctor.facts import (
-    POD_KINDS,
+    SERVICES,
     Certificate,
     Clock,
     Disk,
@@ -171,7 +171,7 @@ def _of_envoys(pages: Sequence[Page]) -> Facts:
         waiting = page.value(series, **labels) * called
         edges.append(Edge(waiting, knows_control=connected, **counts))
     hosts = []
-    for kind in POD_KINDS:
+    for kind in SERVICES:
         callers = [each for each in pages if (each in sidecars) is (kind != "gateway")] or pages
         cluster = {"envoy_cluster_name": kind}
         totals = [total for each in callers for _, total in each.samples(_MEMBERS, **cluster)]

@@ -14,11 +14,11 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from tests.builders.chart import CHART, CHECKOUT, VALUES, flags, helm, refusal, render, rendered
+from tests.builders.chart import CHART, CHECKOUT, VALUES, flags, helm, refusal, render
+from tests.deploy.helm.layouts import LAYOUTS, SETS, arguments, rendered
 
 pytestmark = pytest.mark.integration
 
-SETS = ("default", *VALUES)
 CUSTOM = {"PodMonitor", "PrometheusRule"}
 """Resources of Prometheus' operator, which Kubernetes has no schema of."""
 
@@ -29,8 +29,7 @@ def test_the_published_values_are_those_that_the_documentation_names() -> None:
 
 @pytest.mark.parametrize("values", SETS)
 def test_helm_finds_nothing_to_lint(values: str) -> None:
-    given = () if values == "default" else ("--values", str(VALUES[values]))
-    done = helm("lint", str(CHART), "--strict", "--quiet", *given)
+    done = helm("lint", str(CHART), "--strict", "--quiet", *arguments(values))
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -81,6 +80,7 @@ def test_two_releases_share_no_name_and_no_label_of_pods() -> None:
         ("jobs.enabled=true", "jobs.dataset: the name of the data set to train on"),
         ('jobs.backup.schedule="30 * * * *"', "jobs.backup.schedule needs jobs.enabled"),
         ("consumer.replicas=3", "/consumer/replicas"),
+        ('layout="apart"', "/layout"),
         ('images.digests.envy=""', "envy"),
         ('edge.service.type="LoadBalancer"', "set tls.enabled and tokens, or edge.service.allow"),
         ("events.enabled=true", "set events.nats.url"),
@@ -96,6 +96,13 @@ def test_events_need_a_store_that_consumers_and_gateways_share() -> None:
         "events.enabled=true", 'events.nats.url="nats://a:4222"', 'features.store="sqlite"'
     )
     assert "events.enabled needs features.store redis" in words
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("side", ["canary", "shadow"])
+def test_beside_slate_pods_a_canary_or_a_shadow_is_refused(layout: str, side: str) -> None:
+    words = refusal(f'layout="{layout}"', f"{side}.enabled=true")
+    assert "set canary.enabled and shadow.enabled to false, or layout to separate" in words
 
 
 @pytest.mark.parametrize("missing", ["tls.enabled", "tokens.jwksUrl"])
@@ -226,13 +233,16 @@ def test_objectives_thresholds_and_the_installation_of_rules_are_values() -> Non
         assert labels.keys() >= {"job", "component", "instance"}
 
 
-def test_targets_of_another_installation_hide_no_loss(tmp_path: Path) -> None:
+@pytest.mark.parametrize("layout", ["separate", *LAYOUTS])
+def test_targets_of_another_installation_hide_no_loss(layout: str, tmp_path: Path) -> None:
     if shutil.which("promtool") is None:
         pytest.skip("promtool isn't installed: apt-get install prometheus")
-    found = render("--set", "monitoring.rules.enabled=true").named("PrometheusRule")
+    given = flags("monitoring.rules.enabled=true", f'layout="{layout}"')
+    found = render(*given).named("PrometheusRule")
     groups = [group for each in found.values() for group in each["spec"]["groups"]]
     (tmp_path / "rules.yaml").write_text(json.dumps({"groups": groups}))
-    kinds = ("edge", "gateway", "candidate", "ranking", "control")
+    separate = ("gateway", "candidate", "ranking")
+    kinds = ("edge", *(separate if layout == "separate" else ("slate",)), "control")
     firing = "ALERTS{alertstate='firing',severity!='watchdog',installation='shop/vireo'}"
     test = {
         "interval": "30s",
@@ -246,7 +256,7 @@ def test_targets_of_another_installation_hide_no_loss(tmp_path: Path) -> None:
                 "eval_time": "8m",
                 "exp_samples": [
                     {"labels": "{alertname='VireoEdgeDown'}", "value": 2},  # a page, and a ticket
-                    {"labels": "{alertname='VireoMetricsMissing'}", "value": len(kinds) - 1},
+                    {"labels": "{alertname='VireoMetricsMissing'}", "value": 4},
                 ],
             }
         ],

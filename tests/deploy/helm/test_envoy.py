@@ -17,11 +17,12 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.builders.chart import VALUES, Document, render, rendered
+from tests.builders.chart import Document, render
 from tests.builders.control import running_control
 from tests.builders.http_page import page
 from tests.builders.s3 import unreachable_s3
 from tests.builders.waiting import until
+from tests.deploy.helm.layouts import SECURED, SETS, kinds, rendered
 from vireo.ops.doctor.deployment import reach
 from vireo.ops.stack.envoy import envoy_command, tool, write_envoy_secrets
 from vireo.ops.stack.ports import free_port_base
@@ -32,8 +33,6 @@ from vireo.server.control.templates import filled
 from vireo.server.security.folder import SecurityFolder
 
 pytestmark = pytest.mark.integration
-
-SETS = ("default", *VALUES)
 
 
 def bootstrap(values: str, file: str = "envoy.yaml") -> dict[str, Any]:
@@ -64,7 +63,7 @@ def test_the_bootstrap_is_that_of_the_stack_beside_metrics_and_draining(values: 
             "control_port": 8104,
         },
     )
-    if values == "production":
+    if values in SECURED:
         [control] = expected["static_resources"]["clusters"]
         control["transport_socket"] = upstream_tls("/etc/envoy/secrets", "control")
     assert given == expected
@@ -79,7 +78,8 @@ def test_the_bootstrap_is_that_of_the_stack_beside_metrics_and_draining(values: 
 @pytest.mark.parametrize("values", SETS)
 def test_envoys_are_run_as_the_stack_runs_its_own(values: str, tmp_path: Path) -> None:
     command = envoy_command(Path("/etc/envoy/envoy.yaml"), StackSettings(home=tmp_path))
-    assert rendered(values).envoys().keys() == {"vireo-gateway", "vireo-edge"}
+    beside = {"vireo-gateway"} if "gateway" in kinds(values) else set()
+    assert rendered(values).envoys().keys() == {"vireo-edge", *beside}
     for name, envoy in rendered(values).envoys().items():
         arguments = list(envoy["args"])
         node = arguments.index("--service-node")
@@ -101,7 +101,7 @@ def test_envoys_are_run_as_the_stack_runs_its_own(values: str, tmp_path: Path) -
         assert pod["metadata"]["annotations"]["checksum/envoy"], "it never reads its file again"
 
 
-@pytest.mark.parametrize("values", SETS)
+@pytest.mark.parametrize("values", [each for each in SETS if "gateway" in kinds(each)])
 def test_gateways_call_the_ports_that_envoys_listen_on(values: str) -> None:
     chart = rendered(values)
     ports = ControlSettings(s3=unreachable_s3())
@@ -113,7 +113,7 @@ def test_gateways_call_the_ports_that_envoys_listen_on(values: str) -> None:
     named = {each["name"]: each["containerPort"] for each in chart.envoys()["vireo-edge"]["ports"]}
     assert named[port["targetPort"]] == ports.edge_port
     ready = {"path": "/ready", "port": ports.edge_port}
-    ready |= {"scheme": "HTTPS"} if values == "production" else {}
+    ready |= {"scheme": "HTTPS"} if values in SECURED else {}
     assert "startupProbe" not in chart.envoys()["vireo-edge"]
     assert chart.envoys()["vireo-gateway"]["startupProbe"]["httpGet"] == ready
     for envoy in ("vireo-edge", "vireo-gateway"):

@@ -8,12 +8,21 @@ from typing import Any
 
 import pytest
 
-from tests.builders.chart import VALUES, Rendered, flags, render, rendered
+from tests.builders.chart import Rendered, flags, render
+from tests.deploy.helm.layouts import LAYOUTS, SECURED, SETS, rendered
 
 pytestmark = pytest.mark.integration
 
-SETS = ("default", *VALUES)
 EDGE = ("edge", 8080)
+PORTS = {"gateway": 8140, "slate": 8150, "candidate": 8120, "ranking": 8130}
+METRICS = {9080, 9104, 9190, *(port + 1000 for port in PORTS.values())}
+
+
+def made(chart: Rendered) -> list[tuple[str, str, int]]:
+    """Component, kind and port of each Deployment of pods that make slates."""
+    names = [name.removeprefix("vireo-") for name in chart.named("Deployment")]
+    split = [(name, name.partition("-")[0]) for name in names]
+    return [(name, kind, PORTS[kind]) for name, kind in split if kind in PORTS]
 
 
 def port_of(each: dict[str, Any]) -> int:
@@ -36,39 +45,35 @@ def allowed(chart: Rendered) -> Iterator[tuple[str, str, int]]:
 
 def calls(chart: Rendered) -> set[tuple[str, str, int]]:
     """The calls between processes on which a deployment depends."""
-    inner = [
-        name.removeprefix("vireo-")
-        for name in chart.named("Deployment")
-        if name.startswith(("vireo-candidate", "vireo-ranking"))
-    ]
-    port = {"candidate": 8120, "ranking": 8130}
-    found = {("others", "edge", 8080), ("edge", "gateway", 8140), ("control", "gateway", 8140)}
-    for name in inner:
-        number = port[name.partition("-")[0]]
-        found |= {("gateway", name, number), ("control", name, number), (name, "control", 8104)}
+    found = {("others", "edge", 8080)}
+    for name, kind, port in made(chart):
+        found |= {("control", name, port), (name, "control", 8104)}
+        if kind in ("gateway", "slate"):
+            found.add(("edge", name, port))
+        if kind != "gateway":  # slate pods, too, from gateways that they replace
+            found.add(("gateway", name, port))
     followers = ("edge", "gateway", "consumer")
     return found | {(name, "control", 8104) for name in followers}
 
 
-@pytest.mark.parametrize("values", ["default", "production"])
+@pytest.mark.parametrize("values", ["default", *SECURED])
 def test_processes_reach_what_they_call_and_nobody_reaches_more(values: str) -> None:
     chart = rendered(values)
     found = set(allowed(chart))
-    metrics = {each for each in found if each[2] in (9080, 9104, 9120, 9130, 9140, 9190)}
-    assert found - metrics == calls(chart)
+    metrics = {each for each in found if each[2] in METRICS}
+    assert {each for each in found - metrics if each[2] < 10000} == calls(chart)
     assert {caller for caller, _, _ in metrics} == {"others"}
 
 
-def test_the_edge_reaches_the_open_inference_protocol_of_every_pool() -> None:
-    found = set(allowed(rendered("canary")))
-    assert {each for each in found if each[2] in (10120, 10130)} == {
-        ("edge", f"{service}{pool}", port)
-        for service, port in (("candidate", 10120), ("ranking", 10130))
-        for pool in ("", "-canary", "-shadow")
+@pytest.mark.parametrize("values", ["canary", *LAYOUTS])
+def test_the_edge_reaches_the_open_inference_protocol_of_every_pool(values: str) -> None:
+    chart = rendered(values)
+    assert {each for each in allowed(chart) if each[2] > 10000} == {
+        ("edge", name, 2000 + port) for name, kind, port in made(chart) if kind != "gateway"
     }
 
 
-@pytest.mark.parametrize("values", ["default", "production", "canary"])
+@pytest.mark.parametrize("values", ["default", "canary", *SECURED])
 def test_every_pod_is_closed_but_to_those_that_are_named(values: str) -> None:
     chart = rendered(values)
     closed = [

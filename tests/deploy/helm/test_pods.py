@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 from pydantic_settings import BaseSettings
 
-from tests.builders.chart import VALUES, Document, flags, render, rendered
+from tests.builders.chart import VALUES, Document, flags, render
 from tests.builders.s3 import unreachable_s3
+from tests.deploy.helm.layouts import SECURED, SETS, arguments, kinds, rendered
 from vireo.server.candidate.service import CandidateSettings
 from vireo.server.consumer.consumer import ConsumerSettings
 from vireo.server.control import ads
 from vireo.server.control.kubernetes import PORT_NAME
-from vireo.server.control.mesh import GRPC_SERVICES, POOLS
+from vireo.server.control.mesh import GRPC_SERVICES, POOLS, SLATE
 from vireo.server.control.settings import ControlSettings, KubernetesSettings
 from vireo.server.event_log.settings import EventLogSettings
 from vireo.server.features.online_store import RedisSettings
@@ -26,15 +27,16 @@ from vireo.server.live.settings import LiveSettings
 from vireo.server.pod.pod import PodSettings
 from vireo.server.releases.s3 import S3Settings
 from vireo.server.rpc.settings import RpcSettings, load_settings
+from vireo.server.slate.service import SlateSettings
 
 pytestmark = pytest.mark.integration
 
-SETS = ("default", *VALUES)
 PROCESSES: Mapping[str, tuple[type[RpcSettings], str | None]] = {
     "vireo.server.control": (ControlSettings, ads.NAME),
     "vireo.server.candidate": (CandidateSettings, GRPC_SERVICES["candidate"]),
     "vireo.server.ranking": (PodSettings, GRPC_SERVICES["ranking"]),
     "vireo.server.gateway": (GatewaySettings, GRPC_SERVICES["gateway"]),
+    "vireo.server.slate": (SlateSettings, GRPC_SERVICES["slate"]),
     "vireo.server.consumer": (ConsumerSettings, None),
 }
 """The settings of each process of ours, by its module in a wheel, and the gRPC service by which it
@@ -119,9 +121,13 @@ def test_the_control_plane_finds_the_pods_of_each_pool(
     assert isinstance(control, ControlSettings)
     assert control.discovery == "kubernetes"
     pools = control.kubernetes.pools
-    assert set(pools.values()) == set(POOLS)
+    assert set(pools.values()) == {*POOLS, SLATE}
     side = {"canary", "shadow"} if values == "canary" else set()
-    served = {name: pool for name, pool in pools.items() if pool.name in {"production", *side}}
+    served = {
+        name: pool
+        for name, pool in pools.items()
+        if pool.name in {"production", *side} and pool.service in kinds(values)
+    }
     others = {name for name in chart.servers() if name.startswith("vireo-con")}
     assert served.keys() == chart.servers().keys() - others
     for name, pool in served.items():
@@ -230,14 +236,16 @@ def test_secrets_are_named_and_none_is_in_the_chart(values: str) -> None:
                 assert "secretKeyRef" in variable["valueFrom"], f"{name}: {variable}"
 
 
-def test_whatever_reads_or_writes_features_is_told_where_redis_is() -> None:
+@pytest.mark.parametrize("values", SECURED)
+def test_whatever_reads_or_writes_features_is_told_where_redis_is(values: str) -> None:
     told = {
         name.removeprefix("vireo-")
-        for name, container in rendered("production").containers()
+        for name, container in rendered(values).containers()
         if any(each["name"] == "VIREO_REDIS_URL" for each in container["env"])
     }
     jobs = {"nightly", "backup", "operations", "operations-data"}
-    assert told == {"gateway", *jobs, *(f"consumer-{number}" for number in range(4))}
+    readers = {"gateway", "slate"} & kinds(values)
+    assert told == {*readers, *jobs, *(f"consumer-{number}" for number in range(4))}
 
 
 def test_each_partition_has_a_consumer_of_its_number_that_leaves_a_lost_node(
@@ -282,9 +290,9 @@ def test_in_production_the_path_of_slates_is_never_preempted_and_two_control_pla
 @pytest.mark.parametrize(("common", "own"), [(True, False), (5, 0), ("x", "")])
 def test_a_component_wins_with_false_and_nothing_too(common: object, own: object) -> None:
     settings = [f"settings.VIREO_REFLECTION={json.dumps(common)}"]
-    components = ("gateway", "candidate", "ranking", "control", "consumer", "jobs")
+    components = ("gateway", "slate", "candidate", "ranking", "control", "consumer", "jobs")
     settings += [f"{each}.settings.VIREO_REFLECTION={json.dumps(own)}" for each in components]
-    chart = render("--values", str(VALUES["production"]), *flags(*settings))
+    chart = render(*arguments("both"), *flags(*settings))
     for name, container in chart.containers():
         if container["command"] != ["envoy"]:
             found = {each["name"]: each.get("value") for each in container["env"]}
@@ -309,10 +317,21 @@ def test_every_container_may_have_volumes_and_all_processes_an_authority_of_thei
             assert {"name": "SSL_CERT_FILE", "value": "/authority/ca.crt"} in container["env"]
 
 
-def test_the_edges_key_is_at_the_edge_alone() -> None:
-    pods = rendered("production").pods()
-    secrets = {name: str(pod["spec"]["volumes"]) for name, pod in pods.items()}
+@pytest.mark.parametrize("values", SECURED)
+def test_each_process_has_its_own_key_and_the_edges_is_at_the_edge_alone(values: str) -> None:
+    chart = rendered(values)
+    secrets = {name: str(pod["spec"]["volumes"]) for name, pod in chart.pods().items()}
     assert [name for name, each in secrets.items() if "vireo-edge-tls" in each] == ["vireo-edge"]
+    for name, container in chart.servers().items():
+        kind = container["command"][2].rpartition(".")[2]
+        assert f"'vireo-{kind}-tls'" in secrets[name]
+
+
+@pytest.mark.parametrize("layout", ["separate", "together"])
+def test_the_step_between_layouts_has_the_pods_of_either_unchanged(layout: str) -> None:
+    found = render(*arguments("both"), *flags(f'layout="{layout}"'))
+    for kind in ("Deployment", "Service", "HorizontalPodAutoscaler", "PodDisruptionBudget"):
+        assert found.named(kind).items() <= rendered("both").named(kind).items()
 
 
 def test_settings_of_values_reach_their_processes_and_those_of_a_component_win(

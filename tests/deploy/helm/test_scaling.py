@@ -11,15 +11,14 @@ from threading import Thread
 import pytest
 import yaml
 
-from tests.builders.chart import CHART, VALUES, render, rendered
+from tests.builders.chart import CHART, VALUES, render
 from tests.builders.metrics_table import documented
+from tests.deploy.helm.layouts import SECURED, SETS, kinds, rendered
 
 pytestmark = pytest.mark.integration
 
-SETS = ("default", *VALUES)
 RUNNING = {"vireo-gateway": 7, "vireo-candidate": 1}
 RELEASE = {"name": "vireo", "namespace": "shop"}
-SCALED = {f"vireo-{name}" for name in ("edge", "gateway", "candidate", "ranking")}
 
 
 @pytest.mark.parametrize("values", SETS)
@@ -30,22 +29,21 @@ def test_a_number_of_pods_is_given_once(values: str) -> None:
         assert ("replicas" in each["spec"]) != (name in scaled), "an upgrade would undo the scaling"
 
 
-def test_pods_follow_the_calls_under_way_and_processor_time() -> None:
-    scaled = rendered("production").named("HorizontalPodAutoscaler")
-    assert scaled.keys() == SCALED
+@pytest.mark.parametrize("values", SECURED)
+def test_pods_follow_the_calls_under_way_and_processor_time(values: str) -> None:
+    scaled = rendered(values).named("HorizontalPodAutoscaler")
+    assert scaled.keys() == {f"vireo-{name}" for name in ("edge", *kinds(values))}
     for name, each in scaled.items():
         assert each["spec"]["scaleTargetRef"]["name"] == name
-        kinds = [metric["type"] for metric in each["spec"]["metrics"]]
+        metrics = [metric["type"] for metric in each["spec"]["metrics"]]
         if name == "vireo-edge":
-            assert kinds == ["ContainerResource"], "Envoy doesn't count its calls by that metric"
+            assert metrics == ["ContainerResource"], "Envoy doesn't count its calls by that metric"
             continue
-        assert kinds == ["Pods", "ContainerResource"]
+        assert metrics == ["Pods", "ContainerResource"]
         pods, cpu = each["spec"]["metrics"]
         assert pods["pods"]["metric"]["name"] == "vireo_rpcs_in_flight"
         containers = {
-            container["name"]
-            for owner, container in rendered("production").containers()
-            if owner == name
+            container["name"] for owner, container in rendered(values).containers() if owner == name
         }
         assert cpu["containerResource"]["container"] in containers
 
@@ -61,7 +59,7 @@ def test_without_the_custom_metric_processor_time_alone_tells() -> None:
 def test_processor_time_is_scaled_by_as_the_capacity_page_reckons() -> None:
     page = (CHART.parents[2] / "docs" / "capacity.md").read_text()
     [share] = re.findall(r"share of a core in use at the busiest time \| (0\.\d+) ", page)
-    for component in ("edge", "gateway", "candidate", "ranking"):
+    for component in ("edge", "gateway", "slate", "candidate", "ranking"):
         values = yaml.safe_load((CHART / "values.yaml").read_text())[component]
         assert values["autoscaling"]["cpuPercent"] == round(100 * float(share))
         assert values["resources"]["requests"]["cpu"] == "1", "the share is of what is requested"

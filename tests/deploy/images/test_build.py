@@ -71,9 +71,9 @@ def test_every_lock_is_installed_by_the_containerfile() -> None:
 
 
 def test_servers_can_say_when_their_certificates_end_and_those_of_slates_export_spans() -> None:
-    for role in ("pod", "gateway", "control"):
+    for role in ("pod", "gateway", "slate", "control"):
         assert "cryptography" in locked(role)
-    for role in ("pod", "gateway"):
+    for role in ("pod", "gateway", "slate"):
         assert "opentelemetry-exporter-otlp-proto-grpc" in locked(role)
 
 

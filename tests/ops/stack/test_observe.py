@@ -27,7 +27,7 @@ from tests.builders.stack import Stack
 from tests.builders.tiny_home import VIEWER
 from tests.builders.waiting import wait_until
 from vireo.ops.doctor.deployment import Deployment
-from vireo.ops.doctor.facts import POD_KINDS, Facts
+from vireo.ops.doctor.facts import SERVICES, Facts
 from vireo.ops.doctor.probes.envoy import COUNTED, OPEN
 from vireo.ops.doctor.probes.metrics import ask_prometheus, series_of
 from vireo.ops.stack.nats import reachable_log
@@ -248,7 +248,7 @@ def test_doctor_reads_there_what_processes_and_envoy_say(
         for label, value in labels.items()
     ]
     assert [each for each in names if not has_data(prometheus, each)] == []
-    for kind in POD_KINDS:
+    for kind in SERVICES:
         of_kind = f'{{envoy_cluster_name="{kind}"}}'
         assert has_data(prometheus, f"envoy_cluster_membership_healthy{of_kind} > 0")
 

@@ -32,7 +32,7 @@ class IdleStack(Stack):
     """A stack whose processes sleep, and are healthy unless the setting is wrong."""
 
     async def _serve(self) -> None:
-        await self._supervisor.start([self._store("log"), *self._specs()], 60)
+        await self._supervisor.start([self._store("log"), *self._specs(self._settings)], 60)
         self._on_ready(self._state())
         await self._supervisor.watch()
 
@@ -44,7 +44,7 @@ class IdleStack(Stack):
             name, ["sleep", "600"], 0, partial(_probe, setting), {"SETTING": setting}
         )
 
-    def _specs(self) -> list[ProcessSpec]:
+    def _specs(self, settings: StackSettings) -> list[ProcessSpec]:
         return [self._store(name) for name in NAMES]
 
 

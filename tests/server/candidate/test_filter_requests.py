@@ -17,7 +17,7 @@ from tests.builders.filters import condition, message
 from tests.builders.recording import failure_of
 from tests.builders.rpc import serving
 from vireo.server.arrays import BoolArray
-from vireo.server.candidate.service import CANDIDATE_POD, _build
+from vireo.server.candidate.service import CANDIDATE_POD, build_pipeline
 from vireo.server.features.keys import video_key
 from vireo.server.recommend.filters.expression import FilterExpression
 from vireo.server.recommend.filters.table import AttributeTable, mask_of
@@ -64,7 +64,7 @@ async def test_more_filters_than_are_kept_are_evaluated_once_and_off_the_event_l
     monkeypatch.setattr(allowed, "mask_of", mask)
     monkeypatch.setattr(allowed, "_MAX_INLINE", VIDEOS - 1)
     live = followed(upserted(1, "new-0", tags=["cat"]))
-    build = partial(_build, filter_cache_bytes=max_bytes, live=live)
+    build = partial(build_pipeline, filter_cache_bytes=max_bytes, live=live)
     filters = [message(condition("tag", none_of=[f"{number}"])) for number in range(9)]
     rules = rules_pb2.SlateRules(
         filters=filters,

@@ -73,7 +73,7 @@ async def test_slices_are_listed_again_and_again_and_each_change_is_published_on
     api.listing = recorded("list_later.json")
     await until(lambda: follower.published == [LISTED, LISTED_LATER])
     assert follower.failures == 0
-    services = "gateway,vireo-ranking,vireo-ranking-canary,vireo-ranking-shadow"
+    services = "gateway,vireo-ranking,vireo-ranking-canary,vireo-ranking-shadow,vireo-slate"
     names = f"vireo-candidate,vireo-candidate-canary,vireo-candidate-shadow,vireo-{services}"
     assert (api.asked[-1].namespace, api.asked[-1].token) == ("vireo", "token")
     assert api.asked[-1].query == {
@@ -269,6 +269,14 @@ def listed(*slices: Slice) -> tuple[set[tuple[str, int]], frozenset[str]]:
     """The ranking pods of these slices, and what is wrong with them."""
     endpoints, flaws = found(json.dumps({"items": slices}).encode(), POOLS)
     return {(each.host, each.port) for each in endpoints[RANKING]}, flaws
+
+
+def test_slate_pods_are_in_the_pools_of_production_alone() -> None:
+    slices = [slice_of(endpoint("10.0.0.1")), slice_of(endpoint("10.0.0.9"), service="vireo-slate")]
+    endpoints, _ = found(json.dumps({"items": slices}).encode(), POOLS)
+    hosts = {pool.cluster: {each.host for each in pods} for pool, pods in endpoints.items() if pods}
+    every = {"gateway": {"10.0.0.9"}, "candidate": {"10.0.0.9"}}
+    assert hosts == {**every, "ranking": {"10.0.0.1", "10.0.0.9"}}
 
 
 METRICS_FIRST = ({"name": "metrics", "port": 9130}, {"name": "grpc", "port": 7000})

@@ -68,8 +68,10 @@ def test_only_the_edge_has_addresses_so_that_no_other_passes_for_it(
         "10.0.0.1",
     }
     assert {*LOOPBACK} <= names(read(folder, "edge"))
-    for role in ROLES.keys() - {"edge"}:
+    for role in ROLES.keys() - {"edge", "slate"}:
         assert names(read(folder, role)) == {f"{role}.vireo"}
+    services = ("slate", "gateway", "candidate", "ranking")
+    assert names(read(folder, "slate")) == {f"{role}.vireo" for role in services}
 
 
 def test_keys_are_readable_by_the_owner_only_for_any_umask(

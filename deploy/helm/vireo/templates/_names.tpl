@@ -45,6 +45,12 @@ image: {{ if regexMatch "[:@][^/]+$" (get $values.repositories .role) }}{{ get $
 imagePullPolicy: {{ $values.pullPolicy }}
 {{- end -}}
 
+{{/* Kinds of pods that make slates in the layout, as JSON. Argument: the root. */}}
+{{- define "vireo.kinds" -}}
+{{- $separate := list "gateway" "candidate" "ranking" -}}
+{{- get (dict "separate" $separate "together" (list "slate") "both" (append $separate "slate")) .Values.layout | toJson -}}
+{{- end -}}
+
 {{- define "vireo.controlTarget" -}}
 {{ include "vireo.fullname" . }}-control:8104
 {{- end -}}

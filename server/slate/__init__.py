@@ -1,0 +1,1 @@
+"""All services of a slate in one process."""
