@@ -34,6 +34,7 @@ _SPEED = {
     "chain": "Measure the whole chain, with and without Envoy, over a bare one and a peer's.",
     "tail": "Measure tail latency at a sustained load.",
     "pods": "Measure pods' start time from a warm cache, and their memory.",
+    "idle": "Measure the processor time and memory of stacks of which nobody asks anything.",
     "search": "Measure recall of a large catalogue's search and its cost, by selectivity of "
     "filters.",
     "all": f"Measure all of these, over the data set {_LARGE} if it was trained, else {_SMALL}.",

@@ -112,6 +112,11 @@ def memory_of(pid: int, cache: Path) -> float:
     return float(process.memory_info().rss + unread) / 1e6
 
 
+def shared_memory(pids: Iterable[int]) -> float:
+    """Return megabytes (10**6 bytes) resident in all of some processes, shared pages once."""
+    return float(sum(psutil.Process(pid).memory_full_info().pss for pid in pids)) / 1e6
+
+
 async def counted(ports: Iterable[int]) -> Mapping[str, float]:
     """Return the sum of each metric's samples over labels and pods; `ports` are those of calls.
 

@@ -24,13 +24,14 @@ import numpy as np
 from rich.console import Console
 
 from bench import bare
-from bench.process import memory_of, running
+from bench.process import cpu_seconds, memory_of, running, shared_memory
 from bench.rows import Figures, Row
 from bench.speed.h2load import Prepared, Target
 from bench.speed.search import measure_search
 from bench.speed.stand import Chain, Cost, Question, SpeedPlan, Stand, questions_of, stand, together
 from vireo.ops.stack.ports import free_port_base
 from vireo.ops.stack.settings import PodKind
+from vireo.ops.stack.state import Layout
 from vireo.server.home import Home
 
 CALLERS = (1, 8, 32)
@@ -58,7 +59,9 @@ _TAIL_CALLERS = 8
 _SHARE = 0.6
 """Share of the rate that these callers sustain in a closed loop."""
 _MAX_START_SECONDS = 3.0
-_MAX_MEGABYTES: Mapping[PodKind, float] = {"candidate": 500.0, "ranking": 600.0}
+_MAX_MEGABYTES: Mapping[PodKind, float] = {"candidate": 500.0, "ranking": 600.0, "slate": 450.0}
+_MAX_IDLE_SHARE = 0.02
+_MAX_STACK_MEGABYTES: Mapping[Layout, float] = {"separate": 1540.0, "together": 1400.0}
 
 
 def measure(
@@ -288,9 +291,28 @@ def _pods_rows(stood: Stand, plan: SpeedPlan, console: Console) -> list[Row]:
     ]
 
 
+def _idle_rows(stood: Stand, plan: SpeedPlan, _: Console) -> list[Row]:
+    """Measure whole stacks of which nobody asks anything: their memory and processor time."""
+    rows = []
+    for layout, most in _MAX_STACK_MEGABYTES.items():
+        with stood.another(layout).running() as stack:
+            state = stack.state()
+            pids = [state.pid, *(each.pid for each in state.processes if each.pid)]
+            used = cpu_seconds(state.pid)  # which has started the others
+            time.sleep(plan.rest)
+            share = (cpu_seconds(state.pid) - used) / plan.rest
+            of = f"an idle stack, {layout}"
+            rows += [
+                Row(f"share of a core, {of}", share, bound=_MAX_IDLE_SHARE),
+                Row(f"memory of {of}, MB", shared_memory(pids), bound=most),
+            ]
+    return rows
+
+
 MEASURES: Mapping[str, Callable[[Stand, SpeedPlan, Console], list[Row]]] = {
     "chain": _chain_rows,
     "tail": _tail_rows,
     "pods": _pods_rows,
+    "idle": _idle_rows,
 }
 """What is measured on a stand, by name."""

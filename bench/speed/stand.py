@@ -18,6 +18,7 @@ from bench.load import PAGE
 from bench.process import cpu_seconds
 from bench.speed.h2load import LoadResult, Prepared, Target
 from bench.stack import Stack, linked_home
+from vireo.ops.stack.state import Layout
 from vireo.server.candidate.service import decode
 from vireo.server.errors import VireoError
 from vireo.server.features.viewer import ViewerFeatures
@@ -67,6 +68,8 @@ class SpeedPlan:
     """From one caller to each in each round."""
     sample: int = 500
     """Viewers to search with, and to ask for before memory is read."""
+    rest: float = 60.0
+    """Seconds for which nobody asks an idle stack anything."""
 
     def requests_of(self, callers: int) -> int:
         """Return how many requests some callers send together."""
@@ -240,6 +243,11 @@ class Stand:
         pids = {process: self.pids[process] for process in processes}
         return await Chain.of(name, address, pids, questions, self.folder)
 
+    def another(self, layout: Layout, settings: Mapping[str, str] | None = None) -> Stack:
+        """Return a stack of a layout, to be run on a home of its own, of the same release."""
+        home = linked_home(self.home, f"speed-{layout}")
+        return Stack.of(home, self.release, settings={**(settings or {}), "VIREO_LAYOUT": layout})
+
     def edge(self, viewers: int) -> Target:
         """Return Envoy's edge, after it has answered for the first viewers right."""
         questions = questions_of(self.home, self.dataset, viewers)
@@ -270,9 +278,7 @@ def stand(home: Home, dataset: str) -> Iterator[Stand]:
 @contextmanager
 def together(stood: Stand, questions: Sequence[Question]) -> Iterator[Chain]:
     """Run a stack of two slate pods that serve a stand's release; yield the chain behind Envoy."""
-    settings = {**SETTINGS, "VIREO_LAYOUT": "together"}
-    stack = Stack.of(linked_home(stood.home, "speed-together"), stood.release, settings=settings)
-    with stack.running():
+    with stood.another("together", SETTINGS).running() as stack:
         pids = {name: stack.process(name).pid for name in ("envoy", "slate-1", "slate-2")}
         known = {name: pid for name, pid in pids.items() if pid is not None}
         address = stack.settings.edge

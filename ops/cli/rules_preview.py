@@ -98,8 +98,8 @@ async def compare(
             order = RankingServiceStub(ranking).RankCandidates
             pipeline = RecommendPipeline(
                 ReadFeatures(_SECONDS),
-                StageCall("retrieval", Remote(find), _SECONDS),
-                StageCall("ranking", Remote(order), _SECONDS),
+                StageCall("retrieval", Remote("retrieval", find), _SECONDS),
+                StageCall("ranking", Remote("ranking", order), _SECONDS),
                 rules=None if of is None else lambda: of,
             )
             query = RecommendQuery.of(request, "rules-check", time.monotonic() + 3 * _SECONDS)

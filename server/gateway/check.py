@@ -30,12 +30,8 @@ class BadAnswerError(Exception):
 def check_candidates(
     answer: candidate_pb2.RetrieveCandidatesResponse,
     request: candidate_pb2.RetrieveCandidatesRequest,
-) -> tuple[candidate_pb2.RetrieveCandidatesResponse, dict[int, int]]:
-    """Return retrieved candidates, and their source masks by key.
-
-    Raises:
-        BadAnswerError: they can't be used.
-    """
+) -> None:
+    """Raise BadAnswerError if retrieved candidates can't be used."""
     count = len(answer.keys)
     named = min(request.page_size, count)
     allowed = MAX_CANDIDATES if request.count_of_release else request.count
@@ -53,30 +49,26 @@ def check_candidates(
     _check_columns(answer.explained.scores, 1, SCORE_COLUMNS)
     _check_length("source_masks", answer.source_masks, count)
     _check_length("ids", answer.ids, named)
-    keys = answer.keys[:]
-    masks = dict(zip(keys, answer.source_masks[:], strict=True))
     if not count:
-        return answer, masks
+        return
+    keys = answer.keys[:]
+    distinct = {*keys}
     if ORDERING not in names:
         raise BadAnswerError(f"{ORDERING} is missing")
     if [*map(video_key, answer.ids)] != keys[:named]:
         raise BadAnswerError("an id isn't that of its key")
-    if len(masks) < count:
+    if len(distinct) < count:
         raise BadAnswerError("a key occurs twice")
-    if not masks.keys().isdisjoint(blocked_keys(request)):
+    if not distinct.isdisjoint(blocked_keys(request)):
         raise BadAnswerError("a watched, hidden, excluded or playing video is among the candidates")
-    return answer, masks
 
 
 def check_ranked(
     answer: ranking_pb2.RankCandidatesResponse,
     request: ranking_pb2.RankCandidatesRequest,
-    candidates: Mapping[int, int],
-) -> ranking_pb2.RankCandidatesResponse:
-    """Return ranked candidates; raise BadAnswerError if they can't be used.
-
-    `candidates` are the source masks in the request, by key.
-    """
+) -> None:
+    """Raise BadAnswerError if ranked candidates can't be used."""
+    candidates = dict(zip(request.keys[:], request.source_masks[:], strict=True))
     count = min(request.page_size, len(candidates))
     keys = answer.keys[:]
     if request.rules.caps and 0 < len(keys) < count:
@@ -104,7 +96,6 @@ def check_ranked(
         raise BadAnswerError("source_masks differ from those of the candidates")
     if [*map(video_key, answer.ids)] != keys:
         _check_names(answer, request, keys)
-    return answer
 
 
 def _check_names(

@@ -153,7 +153,7 @@ def _explain_retrieval(response: pb.ExplainVideoResponse, made: Made, video_id: 
         pb.NamedValue(name=column.name, value=column.values[0]) for column in explained.scores
     )
     response.source_ranks.extend(explained.source_ranks)
-    if key in made.masks:
+    if key in found.keys:
         place = found.keys[:].index(key)
         response.retrieval_rank = place + 1
         response.sources.extend(sources_of(found.source_masks[place]))
@@ -163,7 +163,7 @@ def _explain_retrieval(response: pb.ExplainVideoResponse, made: Made, video_id: 
         response.lost_at, response.reason = explained.lost_at, explained.reason
     if ranked is not None and ranked.HasField("explained"):
         _add_ranking(response, ranked.explained)
-    elif ranked is None and key in made.masks:
+    elif ranked is None and key in found.keys:
         response.position = response.position or response.retrieval_rank
         response.reason = (
             f"Ranking was skipped: it is the {ordinal(response.retrieval_rank)} of "

@@ -57,8 +57,6 @@ class Made:
     candidates: candidate_pb2.RetrieveCandidatesResponse | None = None
     """What a candidate pod answered, but for videos that this gateway knows to be removed or not
     published yet; None if retrieval failed."""
-    masks: dict[int, int] = field(default_factory=dict)
-    """The candidates' source masks by key."""
     ranked: ranking_pb2.RankCandidatesResponse | None = None
     """What a ranking pod answered; None if ranking failed."""
     slate: pb.RecommendResponse = field(default_factory=pb.RecommendResponse)
@@ -158,7 +156,7 @@ class RecommendPipeline:
         request = retrieve_request(query, made.viewer, count, own, count_of_release=stated)
         made.request = request
         with made.run.stage("retrieval", StageFailedError):
-            made.candidates, made.masks = await self.attempt(
+            made.candidates = await self.attempt(
                 "retrieval", lambda: retrieve(self.retrieval, query, request, release)
             )
         if made.candidates is None:
@@ -166,8 +164,7 @@ class RecommendPipeline:
         if query.filter is not None:
             # Not before: of a call that is refused nothing is evaluated.
             release.evaluated[digest_of(query.filter, query.rules)] = None
-        if gone := self.overlay.left_out(made.masks.keys()):  # the log may be away for a pod alone
-            made.masks = {key: mask for key, mask in made.masks.items() if key not in gone}
+        if gone := self.overlay.left_out(made.candidates.keys):  # the log may be away for a pod
             made.candidates = without(made.candidates, gone)
 
     async def _rank(self, made: Made) -> None:
@@ -184,7 +181,7 @@ class RecommendPipeline:
             with made.run.stage("ranking", StageFailedError):
                 made.ranked = await self.attempt(
                     "ranking",
-                    lambda: rank(self.ranking, query, made.request.viewer, candidates, made.masks),
+                    lambda: rank(self.ranking, query, made.request.viewer, candidates),
                 )
             if made.ranked is None:
                 made.degradations.append(viewer_pb2.DEGRADATION_RANKING_SKIPPED)

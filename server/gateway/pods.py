@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Set
+from collections.abc import Awaitable, Callable, Iterable, Set
 from dataclasses import dataclass
-from functools import partial
 from itertools import chain, compress, repeat
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
 
 import grpc
 import grpc.aio
@@ -33,8 +32,6 @@ log = structlog.get_logger()
 
 Request = TypeVar("Request")
 Answer = TypeVar("Answer")
-Checked = TypeVar("Checked")
-Answer_co = TypeVar("Answer_co", covariant=True)
 T = TypeVar("T")
 Pool: TypeAlias = tuple[tuple[str, str], ...]
 """Metadata that names a pool of pods; empty for the viewer's."""
@@ -94,39 +91,57 @@ class StageSkippedError(StageFailedError):
         super().__init__(message, reason=reason)
 
 
-class _BrokenPodError(StageFailedError):
+class BrokenPodError(StageFailedError):
     """One pod is at fault; another one may succeed."""
 
 
-class Asked(Protocol[Answer_co]):
-    """A call that was begun: grpc.aio's, or one like it."""
-
-    def __await__(self) -> Generator[Any, None, Answer_co]:
-        """Return the response, None if it can't be parsed; raise AioRpcError if there is none."""
-
-    def initial_metadata(self) -> Awaitable[Any]:
-        """Return the response's metadata, which names the pod that it came from."""
-
-
-Stage: TypeAlias = Callable[[Request, RecommendQuery, float, Pool], Asked[Answer]]
-"""Begins a call of at most so many seconds: to pods, or to the same service in this process."""
+Check: TypeAlias = Callable[[Answer, Request], None]
+"""Raises BadAnswerError for a response that can't be used."""
+Stage: TypeAlias = Callable[
+    [Request, RecommendQuery, float, Pool, Check[Answer, Request]], Awaitable[Answer]
+]
+"""Returns the response within so many seconds: of pods, or of the same service in this process. It
+raises StageFailedError if there is none, BrokenPodError if another pod may have one."""
 
 
 @dataclass(frozen=True)
 class Remote(Generic[Request, Answer]):
     """Pods behind Envoy, or one of them."""
 
+    name: str
+    """The stage's in logs and metrics."""
     method: UnaryUnaryMultiCallable[Request, Answer]
 
-    def __call__(
-        self, request: Request, query: RecommendQuery, seconds: float, pool: Pool
-    ) -> Asked[Answer]:
-        """Begin a call of at most so many seconds; Envoy may repeat it on another pod."""
+    async def __call__(
+        self,
+        request: Request,
+        query: RecommendQuery,
+        seconds: float,
+        pool: Pool,
+        check: Check[Answer, Request],
+    ) -> Answer:
+        """Return a pod's response; Envoy may repeat the call on another one."""
         one_try = round(1000 * max(_MIN_TRY_SECONDS, _TRY_SHARE * seconds))
         metadata = grpc.aio.Metadata(
             *outgoing(query.metadata), *(pool or ((TRY_HEADER, str(one_try)),))
         )
-        return self.method(request, timeout=seconds, metadata=metadata)
+        call = self.method(request, timeout=seconds, metadata=metadata)
+        try:
+            answer = await call
+            if answer is None:  # gRPC's way to say so
+                raise BadAnswerError("it can't be parsed")
+            check(answer, request)
+        except grpc.aio.AioRpcError as error:
+            code = error.code()
+            kind = BrokenPodError if code in _BROKEN else StageFailedError
+            raise kind(f"{code.name}: {error.details()}", code) from error
+        except BadAnswerError as error:
+            pod = str((await call.initial_metadata()).get(_POD, ""))
+            INVALID_RESPONSES.labels(self.name, _label(pod)).inc()
+            log.warning("bad answer of a pod", stage=self.name, pod=pod, reason=str(error))
+            message = f"bad answer of {pod or 'a pod'}: {error}"
+            raise BrokenPodError(message, reason="invalid") from error
+        return answer
 
 
 @dataclass(frozen=True)
@@ -134,7 +149,7 @@ class StageCall(Generic[Request, Answer]):
     """How one stage is called."""
 
     name: str
-    """Name in logs and metrics."""
+    """Name of its spans."""
     stage: Stage[Request, Answer]
     limit: float
     """Maximum seconds of a call, including its retry."""
@@ -148,14 +163,14 @@ class StageCall(Generic[Request, Answer]):
         self,
         request: Request,
         query: RecommendQuery,
-        check: Callable[[Answer, Request], Checked],
-    ) -> Checked:
-        """Return what `check` makes of the first valid response of at most two tries.
+        check: Check[Answer, Request],
+    ) -> Answer:
+        """Return the first valid response of at most two tries.
 
         Args:
             request: what to ask.
             query: whose time is spent, and whose metadata goes along.
-            check: returns what is used of a response, or raises BadAnswerError.
+            check: raises BadAnswerError unless a response can be used.
 
         Raises:
             StageFailedError: there is none; `code` says why where a pod has.
@@ -168,7 +183,7 @@ class StageCall(Generic[Request, Answer]):
             raise StageSkippedError(f"{1000 * left:.1f} ms are too little to ask a pod")
         try:
             return await self._try(request, query, check, left)
-        except _BrokenPodError:
+        except BrokenPodError:
             left = ends - time.monotonic()
             if self.pool or left < MIN_BUDGET_SECONDS:
                 raise
@@ -178,29 +193,19 @@ class StageCall(Generic[Request, Answer]):
         self,
         request: Request,
         query: RecommendQuery,
-        check: Callable[[Answer, Request], Checked],
+        check: Check[Answer, Request],
         left: float,
-    ) -> Checked:
+    ) -> Answer:
         with span(self.name, "client"):
-            call = self.stage(request, query, left, self.pool)
             try:
-                answer = await call
-            except grpc.aio.AioRpcError as error:
-                code = error.code()
-                kind = _BrokenPodError if code in _BROKEN else StageFailedError
-                if code is grpc.StatusCode.DEADLINE_EXCEEDED and left < _SHORT_DEADLINE_SECONDS:
+                return await self.stage(request, query, left, self.pool, check)
+            except StageFailedError as error:
+                if (
+                    error.code is grpc.StatusCode.DEADLINE_EXCEEDED
+                    and left < _SHORT_DEADLINE_SECONDS
+                ):
                     raise StageSkippedError(f"{1000 * left:.1f} ms were too little") from error
-                raise kind(f"{code.name}: {error.details()}", code) from error
-            try:
-                if answer is None:  # gRPC's way to say so
-                    raise BadAnswerError("it can't be parsed")
-                return check(answer, request)
-            except BadAnswerError as error:
-                pod = str((await call.initial_metadata()).get(_POD, ""))
-                INVALID_RESPONSES.labels(self.name, _label(pod)).inc()
-                log.warning("bad answer of a pod", stage=self.name, pod=pod, reason=str(error))
-                message = f"bad answer of {pod or 'a pod'}: {error}"
-                raise _BrokenPodError(message, reason="invalid") from error
+                raise
 
 
 def _label(pod: str) -> str:
@@ -261,8 +266,8 @@ async def retrieve(
     query: RecommendQuery,
     request: candidate_pb2.RetrieveCandidatesRequest,
     release: GatewayRelease | None = None,
-) -> tuple[candidate_pb2.RetrieveCandidatesResponse, dict[int, int]]:
-    """Return the candidates for a query, best first, and their source masks by key.
+) -> candidate_pb2.RetrieveCandidatesResponse:
+    """Return the candidates for a query, best first.
 
     Raises:
         StageFailedError: no pod gave a valid response in time.
@@ -308,7 +313,6 @@ async def rank(
     query: RecommendQuery,
     viewer: ViewerFeatures,
     candidates: candidate_pb2.RetrieveCandidatesResponse,
-    masks: Mapping[int, int],
 ) -> ranking_pb2.RankCandidatesResponse:
     """Return the best page of the candidates, from their release while the pod holds it.
 
@@ -317,7 +321,6 @@ async def rank(
         query: what was asked.
         viewer: the features as retrieval got them, with the request's time.
         candidates: what retrieval returned.
-        masks: the candidates' source masks by key.
 
     Raises:
         StageFailedError: no pod gave a valid response in time.
@@ -338,7 +341,7 @@ async def rank(
     if query.explained_key is not None:
         explained = candidates.explained
         lost = explained.lost_at == pb.LOST_AT_RETRIEVAL and bool(explained.scores)
-        if lost or query.explained_key in masks:
+        if lost or query.explained_key in candidates.keys:
             request.explained_key = query.explained_key
             request.explained_scores.extend(explained.scores)
-    return await call(request, query, partial(check_ranked, candidates=masks))
+    return await call(request, query, check_ranked)

@@ -189,13 +189,19 @@ def gateway_pod(settings: GatewaySettings) -> Pod[GatewayRelease]:
         lasting_channel(target, settings.tls, "envoy", _CHANNEL_OPTIONS)
         for target in (settings.candidate_target, settings.ranking_target)
     )
-    find: Retrieval = Remote(CandidateServiceStub(candidate).RetrieveCandidates)
-    order: Ranking = Remote(RankingServiceStub(ranking).RankCandidates)
+    retrieve, rank = (
+        CandidateServiceStub(candidate).RetrieveCandidates,
+        RankingServiceStub(ranking).RankCandidates,
+    )
+    find: Retrieval = Remote("retrieval", retrieve)
+    order: Ranking = Remote("ranking", rank)
     shadow = None
     if settings.shadow_share:
+        find_there: Retrieval = Remote("shadow_retrieval", retrieve)
+        order_there: Ranking = Remote("shadow_ranking", rank)
         shadow = Shadow(
-            StageCall("shadow_retrieval", find, SECONDS, RETRIEVAL_SHARE, pool=POOL),
-            StageCall("shadow_ranking", order, SECONDS, pool=POOL),
+            StageCall("shadow_retrieval", find_there, SECONDS, RETRIEVAL_SHARE, pool=POOL),
+            StageCall("shadow_ranking", order_there, SECONDS, pool=POOL),
             settings.shadow_share,
         )
     log = open_log(settings.event_log)

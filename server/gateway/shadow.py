@@ -198,8 +198,8 @@ class Shadow:
         # Retrieval leaves ranking its part of the time: each call has all of SECONDS.
         query = answered.query._replace(deadline=time.monotonic() + 2.5 * SECONDS)
         started = time.perf_counter()
-        candidates, masks = await retrieve(self._retrieval, query, request)
-        ranked = await rank(self._ranking, query, request.viewer, candidates, masks)
+        candidates = await retrieve(self._retrieval, query, request)
+        ranked = await rank(self._ranking, query, request.viewer, candidates)
         slate = ranked_slate(ranked, candidates)
         if not slate.items:
             raise StageFailedError("the shadow pool answered no videos")

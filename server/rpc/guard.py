@@ -23,7 +23,7 @@ from prometheus_client import Counter, Histogram
 from vireo.server.rpc import standard
 from vireo.server.rpc.admission import Admission
 from vireo.server.rpc.budget import REFUSAL_SECONDS, Budget
-from vireo.server.rpc.caller import caller_of, check_viewer
+from vireo.server.rpc.caller import caller_in, check_viewer
 from vireo.server.rpc.errors import RpcError, ShedError, ShedReason, invalid_argument, unavailable
 from vireo.server.rpc.reading import (
     COMPRESSED,
@@ -183,7 +183,7 @@ class Guard:
             begin_server_span(method, trace, identity)
             code = grpc.StatusCode.CANCELLED
             started = time.perf_counter()
-            caller = caller_of(context)
+            caller = caller_in(metadata)
             self.under_way += 1
             self._of_callers[caller] += 1
             self.idle.clear()
@@ -276,7 +276,7 @@ class Guard:
         except RpcError as error:
             if error.code in _MISTAKES:
                 # Or a caller who repeats it at once would have all of the time for it.
-                async with self.budget.turn(caller_of(context), _INVALID_SECONDS):
+                async with self.budget.turn(caller_in(metadata), _INVALID_SECONDS):
                     raise
             raise
         except NoMessageError as error:

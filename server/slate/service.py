@@ -7,19 +7,18 @@ as functions. So slates are the same, and callers of the inner services find the
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import grpc
-import grpc.aio
 import structlog
 
 from vireo.server.candidate import service as candidate
 from vireo.server.event_log.jetstream import open_log
-from vireo.server.gateway.pods import Pool
+from vireo.server.gateway.pods import Pool, StageFailedError
 from vireo.server.gateway.query import RecommendQuery
 from vireo.server.gateway.release import GatewayRelease
 from vireo.server.gateway.service import slates_of
@@ -68,53 +67,33 @@ class _Context:
         return self.seconds
 
 
-@dataclass(frozen=True)
-class _Call(Generic[Answer]):
-    """A call within the process, which ends as one of grpc.aio does."""
-
-    response: Callable[[], Awaitable[Answer]]
-    seconds: float
-
-    def __await__(self) -> Generator[Any, None, Answer]:
-        """Return the response.
-
-        Raises:
-            AioRpcError: the service refused the call, failed, or took too long.
-        """
-        return self._response().__await__()
-
-    async def initial_metadata(self) -> grpc.aio.Metadata:
-        """Return none: no other pod answers."""
-        return grpc.aio.Metadata()
-
-    async def _response(self) -> Answer:
-        try:
-            async with asyncio.timeout(self.seconds):
-                return await self.response()
-        except RpcError as error:
-            raise _ended(error.code, error.message) from error
-        except TimeoutError as error:
-            raise _ended(grpc.StatusCode.DEADLINE_EXCEEDED, "it took too long") from error
-        except Exception as error:
-            log.exception("call failed")
-            raise _ended(grpc.StatusCode.INTERNAL, repr(error)) from error
-
-
-def _ended(code: grpc.StatusCode, message: str) -> grpc.aio.AioRpcError:
-    return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(), message)
-
-
 class InProcess(Generic[Request, Answer]):
-    """A stage that is a method of a service of this process, once it is there."""
+    """A stage that is a method of a service of this process, once it is there.
+
+    Its responses aren't checked as pods' are: no other build made them, and nothing carried them.
+    """
 
     handler: Callable[[Request, Any], Awaitable[Answer]]
     """The method; set before the first call."""
 
-    def __call__(
-        self, request: Request, _query: RecommendQuery, seconds: float, _pool: Pool
-    ) -> _Call[Answer]:
-        """Begin a call of at most so many seconds."""
-        return _Call(partial(self.handler, request, _Context(seconds)), seconds)
+    async def __call__(
+        self, request: Request, _query: RecommendQuery, seconds: float, _pool: Pool, _check: object
+    ) -> Answer:
+        """Return the method's response; raise StageFailedError if there is none in time."""
+        try:
+            async with asyncio.timeout(seconds):
+                return await self.handler(request, _Context(seconds))
+        except RpcError as error:
+            raise _failed(error.code, error.message) from error
+        except TimeoutError as error:
+            raise _failed(grpc.StatusCode.DEADLINE_EXCEEDED, "it took too long") from error
+        except Exception as error:
+            log.exception("call failed")
+            raise _failed(grpc.StatusCode.INTERNAL, repr(error)) from error
+
+
+def _failed(code: grpc.StatusCode, reason: str) -> StageFailedError:
+    return StageFailedError(f"{code.name}: {reason}", code)
 
 
 def slate_pod(settings: SlateSettings) -> Pod[SlateRelease]:
