@@ -145,7 +145,10 @@ def _run(query: Retrieval, sources: Sequence[SourceStage], run: Run) -> Candidat
     scores: dict[str, Float32Array] = {}
     for score in signals.SCORES:
         with run.stage(score.name, Exception, "scorer"):
-            scores[score.name] = SCORE[score.name](query, candidates.rows)
+            values = SCORE[score.name](query, candidates.rows)
+            if not score.admits(values):  # NaN of a table, for example: nobody else may look
+                raise FloatingPointError(f"{score.name} isn't finite, or out of its bounds")
+            scores[score.name] = values
         if score.name not in scores:
             scores[score.name] = np.full(len(candidates), score.neutral, np.float32)
     with run.stage("best_by_ordering", kind="selector"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -12,6 +13,7 @@ from typing import Any
 
 import grpc
 import grpc.aio
+import numpy as np
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -128,6 +130,11 @@ async def test_a_failed_source_and_a_failed_ranker_are_declared(chain: Chain) ->
         source = replace(whole.candidate.release, ease_rows=missing)
         return replace(whole, candidate=CandidatePipeline(source))
 
+    def with_nan(whole: SlateRelease) -> SlateRelease:
+        release = whole.candidate.release
+        source = replace(release, vectors=release.vectors * np.float32("nan"))
+        return replace(whole, candidate=CandidatePipeline(source))
+
     def without_ranker(whole: SlateRelease) -> SlateRelease:
         return replace(whole, ranking=missing)
 
@@ -136,6 +143,7 @@ async def test_a_failed_source_and_a_failed_ranker_are_declared(chain: Chain) ->
 
     for broken, declared in (
         (without_ease, [viewer_pb2.DEGRADATION_SOURCE_MISSING]),
+        (with_nan, [viewer_pb2.DEGRADATION_SOURCE_MISSING]),
         (without_ranker, SKIPPED),
         (without_both, POPULAR),
     ):
@@ -143,6 +151,7 @@ async def test_a_failed_source_and_a_failed_ranker_are_declared(chain: Chain) ->
             slate = await RecommendationServiceStub(channel).Recommend(recommend())
         assert list(slate.degradations) == declared
         assert len(names(slate)) == 10
+        assert all(math.isfinite(item.score) for item in slate.items)
 
 
 async def test_a_ranker_that_comes_too_late_is_left_out(chain: Chain) -> None:
