@@ -35,6 +35,13 @@ Document = dict[str, Any]
 # By default a pool with one of two pods unhealthy spills 30% of its calls over to the next
 # priority; with this factor it keeps them as long as one pod is healthy.
 _OVERPROVISIONED = 100_000
+_MAX_REQUESTS, _MAX_STREAMS = 65536, 100
+_MAX_REQUESTS_OF_SLATE_POD, _MAX_STREAMS_OF_SLATE_POD = 32, 60
+"""A gateway refuses a flood itself, fairly by caller. A slate pod makes slates besides, and gRPC
+hands calls over one by one: it would never see most of them before they are late. So Envoy refuses
+what doesn't fit into a pod's slots and queue, with room for the calls that are soon answered."""
+_STREAMS = ("batch", "stream_events")
+"""Routes of streams, which are counted apart from calls then."""
 _RARELY = "30s"
 """Interval of health checks of canary and shadow pools before their first call: most get none, and
 canary pools contain production's pods too, which are checked in their own."""
@@ -57,11 +64,16 @@ def snapshot(settings: ControlSettings, mesh: Mesh) -> Snapshot:
 def _pools(settings: ControlSettings, mesh: Mesh) -> Iterator[Resource]:
     """Yield the cluster and the endpoints of each pool; a canary fails over to production."""
     for pool in POOLS:
-        values = {
+        values: dict[str, object] = {
             "name": pool.cluster,
             "service": GRPC_SERVICES[pool.service],
             "no_traffic_healthy_interval": "3s" if pool.name == "production" else _RARELY,
+            "max_requests": _MAX_REQUESTS,
+            "max_streams": _MAX_STREAMS,
         }
+        if pool.service == "gateway" and (slate_pods := _slate_pods(mesh)):
+            values["max_requests"] = slate_pods * _MAX_REQUESTS_OF_SLATE_POD
+            values["max_streams"] = _MAX_STREAMS + slate_pods * _MAX_STREAMS_OF_SLATE_POD
         cluster = filled("cluster", values)
         access.guard_cluster(cluster, pool.service, settings)
         yield resource(Cluster, cluster)
@@ -69,6 +81,16 @@ def _pools(settings: ControlSettings, mesh: Mesh) -> Iterator[Resource]:
             yield _assignment(pool.cluster, mesh.of(pool), mesh.of(Pool(pool.service)))
         else:
             yield _assignment(pool.cluster, mesh.of(pool))
+
+
+def _slate_pods(mesh: Mesh) -> int:
+    """Return the number of slate pods if these are all gateways, else 0.
+
+    It is rounded up to a power of two: a cluster with another limit is made anew.
+    """
+    gateways = mesh.of(Pool("gateway"))
+    alone = bool(gateways) and gateways <= mesh.of(Pool("ranking"))
+    return 1 << (len(gateways) - 1).bit_length() if alone else 0
 
 
 def _assignment(cluster: str, *priorities: Iterable[Endpoint]) -> Resource:
@@ -94,7 +116,8 @@ def _pools_by_http(settings: ControlSettings, mesh: Mesh) -> Iterator[Resource]:
         return
     for service in INNER:
         name = f"{service}-http"
-        values = {"name": name, "service": "", "no_traffic_healthy_interval": "3s"}
+        values: dict[str, object] = {"name": name, "service": "", "max_requests": _MAX_REQUESTS}
+        values |= {"no_traffic_healthy_interval": "3s", "max_streams": _MAX_STREAMS}
         cluster = filled("cluster", values)
         options = cluster["typed_extension_protocol_options"][_HTTP_PROTOCOL]
         options["explicit_http_config"] = {"http_protocol_options": {}}
@@ -123,6 +146,9 @@ def _edge(settings: ControlSettings, mesh: Mesh) -> Iterator[Resource]:
         access.open_inference(listener, routes)
     yield resource(Listener, listener)
     access.guard_edge_routes(routes, settings)
+    for route in routes["virtual_hosts"][0]["routes"] if _slate_pods(mesh) else ():
+        if route["name"] in _STREAMS:
+            route["route"]["priority"] = "HIGH"
     yield resource(RouteConfiguration, routes)
 
 

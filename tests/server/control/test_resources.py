@@ -11,7 +11,7 @@ from envoy.config.route.v3.route_pb2 import RouteConfiguration
 
 from tests.builders.control import local, running_control
 from tests.builders.s3 import unreachable_s3
-from vireo.server.control.mesh import Endpoint, Mesh, Pool
+from vireo.server.control.mesh import SLATE, Endpoint, Mesh, Pool, with_slates
 from vireo.server.control.resources import snapshot
 from vireo.server.control.settings import ControlSettings
 from vireo.server.control.snapshot import CLUSTER, ENDPOINTS, LISTENER, ROUTES, Snapshot
@@ -46,6 +46,33 @@ def test_productions_pods_are_checked_often_before_the_first_call_too() -> None:
 def test_productions_pods_stand_behind_the_canarys() -> None:
     found = snapshot(SETTINGS, Mesh({PRODUCTION: local(2, 1), CANARY: local(9)}))
     assert ports(found, "ranking-canary") == [[9], [1, 2]]
+
+
+@pytest.mark.parametrize(
+    ("gateways", "slates", "limits", "apart"),
+    [
+        (local(1, 2), local(), (65_536, 100), False),
+        (local(1), local(2), (65_536, 100), False),  # on the way from one layout to the other
+        (local(), local(1, 2), (64, 220), True),
+        (local(), local(1, 2, 3), (128, 340), True),
+    ],
+)
+def test_the_edge_bounds_calls_and_streams_in_flight_if_slate_pods_are_all_gateways(
+    gateways: frozenset[Endpoint],
+    slates: frozenset[Endpoint],
+    limits: tuple[int, int],
+    apart: bool,
+) -> None:
+    mesh = Mesh(with_slates({Pool("gateway"): gateways, SLATE: slates}))
+    cluster = snapshot(SETTINGS, mesh).resources[CLUSTER]["gateway"].body.value
+    calls, streams = Cluster.FromString(cluster).circuit_breakers.thresholds
+    assert (calls.max_requests.value, streams.max_requests.value) == limits
+    priorities = {each.name: each.route.priority for each in routes(mesh, "edge")}
+    assert [bool(priorities[name]) for name in ("batch", "stream_events", "recommend")] == [
+        apart,
+        apart,
+        False,
+    ]
 
 
 @pytest.mark.parametrize(("share", "end"), [(0.0001, 1), (0.1, 1000), (1.0, 10_000)])
