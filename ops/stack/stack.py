@@ -6,8 +6,9 @@ import asyncio
 import json
 import os
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+import urllib.request
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 
 import structlog
@@ -63,6 +64,9 @@ _STOP_SECONDS = 4.0
 _LOOK_SECONDS = 1.0
 _LISTED_SECONDS = 5.0
 """Seconds until Envoy has the pods that the control plane is told of, and has checked them."""
+_RETIRE_SECONDS = 30.0
+"""Maximum seconds for calls in flight to end on pods that end for good."""
+_PAGE_SECONDS = 2.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -104,6 +108,7 @@ class Stack:
             channel=settings.channel,
             edge=settings.edge,
             admin_port=settings.admin_port,
+            layout=settings.layout,
             secure=settings.secure,
             durable=settings.durable if external_log() is None else None,
             prometheus=prometheus_url(settings),
@@ -137,7 +142,8 @@ class Stack:
             check_ports_free(ports)
             stopped = asyncio.ensure_future(self._stop_signal().wait())
             serving = asyncio.ensure_future(self._serve())
-            environment_file(self._home).unlink(missing_ok=True)  # of a stack that was killed
+            for file in (environment_file(self._home), layout_file(self._home)):
+                file.unlink(missing_ok=True)  # of a stack that was killed
             try:
                 await asyncio.wait({stopped, serving}, return_when=asyncio.FIRST_COMPLETED)
                 if serving.done():
@@ -174,18 +180,24 @@ class Stack:
     async def _follow_layout(self) -> None:
         """Move to another layout whenever `vireo layout` asks for one."""
         file = layout_file(self._home)
-        file.unlink(missing_ok=True)  # of a stack before this one
         while True:
             await asyncio.sleep(_LOOK_SECONDS)
             if not file.exists():
                 continue
+            asked = refused = ""
             try:
-                await self._move(file.read_text())
+                asked = file.read_text()
+                await self._move(asked)
             except (ValueError, VireoError, OSError) as error:
                 # Declared policy: what serves goes on serving.
-                reason = str(error) or "its pods don't become healthy; see their logs"
-                log.error("the layout stays", reason=reason)
-            file.unlink(missing_ok=True)
+                refused = str(error) or "its pods aren't healthy, or Envoy knows no such pods"
+                log.error("the layout stays", reason=refused)
+            said = {"layout": self._settings.layout, "layout_refused": refused}
+            self._base = self._base.model_copy(update=said)
+            self._write_state()
+            with suppress(OSError):
+                if file.read_text() == asked:  # or another one was asked for meanwhile
+                    file.unlink()
 
     async def _move(self, layout: str) -> None:
         """Move to a layout: its pods serve beside those of the one before, and then alone.
@@ -209,17 +221,41 @@ class Stack:
         try:
             async with asyncio.timeout(settings.start_timeout):
                 await self._supervisor.start(new, settings.start_timeout)
-            for document in (EndpointsDocument.model_validate(both), alone):
-                self._list(document)
-                await asyncio.sleep(_LISTED_SECONDS)
-            if settings.observe:
-                write_targets(settings, self._specs(settings))
+                self._list(EndpointsDocument.model_validate(both))
+                await self._known_to_envoy({each.port for each in new})
+            await self._serve_alone(settings, alone)
         except (VireoError, OSError):
-            self._list(endpoints_document(before))
-            await self._supervisor.retire({each.name for each in new}, _STOP_SECONDS)
+            try:
+                await self._serve_alone(before, endpoints_document(before))
+            finally:
+                await self._supervisor.retire({each.name for each in new}, _RETIRE_SECONDS)
             raise
         self._settings = settings
-        await self._supervisor.retire({each.name for each in old}, _STOP_SECONDS)
+        await self._supervisor.retire({each.name for each in old}, _RETIRE_SECONDS)
+
+    async def _known_to_envoy(self, ports: Collection[int]) -> None:
+        """Return once Envoy finds the pods at these ports healthy: the control plane may be away.
+
+        Without its admin interface nobody knows; then after a while.
+        """
+        url = f"http://127.0.0.1:{self._settings.admin_port}/clusters"
+        unknown = {*ports} if self._settings.admin_port else set()
+        while unknown:
+            await asyncio.sleep(_LOOK_SECONDS)
+            with suppress(OSError):
+                page = (await asyncio.to_thread(_page, url)).splitlines()
+                for port in [*unknown]:
+                    found = [line for line in page if f":{port}::health_flags::" in line]
+                    if found and all(line.endswith("::healthy") for line in found):
+                        unknown.remove(port)
+        await asyncio.sleep(_LISTED_SECONDS)
+
+    async def _serve_alone(self, settings: StackSettings, document: EndpointsDocument) -> None:
+        """List the pods of a layout alone, and return once Envoy has no others."""
+        self._list(document)
+        if settings.observe:
+            write_targets(settings, self._specs(settings))
+        await asyncio.sleep(_LISTED_SECONDS)
 
     def _list(self, document: EndpointsDocument) -> None:
         """Tell the control plane which pods there are."""
@@ -307,6 +343,12 @@ class Stack:
             loop.add_signal_handler(number, on_signal, number)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         return stop
+
+
+def _page(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=_PAGE_SECONDS) as answer:  # noqa: S310  # our own
+        text: str = answer.read().decode()
+    return text
 
 
 @contextmanager

@@ -62,6 +62,10 @@ class StackState(BaseModel):
     """host:port that callers use."""
     admin_port: int
     """Port of Envoy's admin interface; 0 for none."""
+    layout: Layout = "separate"
+    """Where its slates are made."""
+    layout_refused: str = ""
+    """Why it didn't move to the layout that was asked for last; empty if it did."""
     secure: bool = False
     """Whether certificates and tokens are required."""
     prometheus: str = ""
@@ -135,7 +139,7 @@ _SEEN_SECONDS = 3.0
 must have found the new one by then."""
 
 
-_MOVE_SECONDS = 30.0
+_MOVE_SECONDS = 60.0
 """Seconds that a move takes at most once its pods are healthy."""
 
 
@@ -163,11 +167,14 @@ def move(home: Home, layout: Layout, patience: float) -> None:
         replace_private(file, layout.encode())
         deadline = time.monotonic() + patience + _MOVE_SECONDS
         while file.exists():
+            _processes(home)  # or it has ended
             if time.monotonic() > deadline:
                 raise VireoError(f"the stack is still moving to {layout}; see: vireo status")
             time.sleep(_POLL_SECONDS)
-    if any(_kind(name) == "slate" for name in _processes(home)) != (layout == "together"):
-        raise VireoError("the stack keeps its layout; its own output says why")
+    state = running_stack(home)
+    if state is None or state.layout != layout:
+        reason = state.layout_refused if state else "it has ended"
+        raise VireoError(f"the stack keeps its layout: {reason}")
 
 
 def restart(home: Home, names: Sequence[str], patience: float) -> None:

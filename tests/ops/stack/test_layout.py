@@ -51,6 +51,7 @@ async def test_it_moves_to_separate_pods_and_back_and_no_slate_fails_or_is_degra
 
     answers = await slates_during(stack.edge, move, callers=2)
     assert not answers.failures
+    assert not answers.degradations
     assert found == [{"candidate": 2, "ranking": 2, "gateway": 2}, {"slate": 2}]
 
 
