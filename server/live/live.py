@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
 import weakref
@@ -91,6 +92,8 @@ class Live:
         self._uncopied = False
         """Whether it has read on since the last copy of the takedowns, once it had read all."""
         self._last_read_at: float | None = None
+        self._away_at = -math.inf
+        """When the log was found away, on the monotonic clock."""
         self._export()
 
     async def run(self) -> None:
@@ -122,6 +125,8 @@ class Live:
         if (folder / TAKEDOWNS).exists():
             takedowns.merge_copy(Takedowns.read(folder / TAKEDOWNS))
         read = takedowns.position, self.overlay.position
+        if time.monotonic() - self._away_at < silence:
+            silence = 0.0  # a release that has several parts waits for the log once
         while not (self.takedowns_read.wait(silence) and self.caught_up.wait(silence)):
             before, read = read, (takedowns.position, self.overlay.position)
             if read != before:
@@ -133,6 +138,7 @@ class Live:
                 )
             seconds = round(time.time() - takedowns.as_of)
             log.warning("the log is away: changes may be missing", takedowns_age_seconds=seconds)
+            self._away_at = time.monotonic()
             return
 
     def live_videos(self, known: KnownVideos, folder: Path) -> LiveVideos:
@@ -269,7 +275,9 @@ class Live:
         VIDEOS.labels("removed").set_function(lambda: len(overlay.takedowns.keys))
         DROPPED.set_function(lambda: overlay.dropped)
         POSITION.set_function(lambda: overlay.position - overlay.lost)
-        WAITING.set_function(lambda: sum(each.waiting for each in list(self._followed)))
+        WAITING.set_function(
+            lambda: max((each.waiting for each in list(self._followed)), default=0)
+        )
         UNPLACED.set_function(
             lambda: max((len(each.unfit) for each in list(self._followed)), default=0)
         )

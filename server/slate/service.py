@@ -7,6 +7,7 @@ as functions. So slates are the same, and callers of the inner services find the
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
@@ -80,9 +81,13 @@ class InProcess(Generic[Request, Answer]):
         self, request: Request, _query: RecommendQuery, seconds: float, _pool: Pool, _check: object
     ) -> Answer:
         """Return the method's response; raise StageFailedError if there is none in time."""
+        ends = time.monotonic() + seconds
         try:
             async with asyncio.timeout(seconds):
-                return await self.handler(request, _Context(seconds))
+                answer = await self.handler(request, _Context(seconds))
+            if time.monotonic() > ends:
+                raise TimeoutError  # a run isn't interrupted
+            return answer
         except RpcError as error:
             raise _failed(error.code, error.message) from error
         except TimeoutError as error:

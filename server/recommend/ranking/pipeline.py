@@ -60,7 +60,7 @@ def scored(query: Ranking, candidates: Candidates) -> Candidates:
     candidates that the release doesn't know, and tasks that it lacks.
 
     Raises:
-        ModelOutputError: a probability or a score isn't finite.
+        ModelOutputError: a probability is none, or a score isn't finite.
     """
     release = query.release
     known = (candidates.rows >= 0).nonzero()[0]
@@ -74,6 +74,8 @@ def scored(query: Ranking, candidates: Candidates) -> Candidates:
     outputs = release.ranker.run(model_inputs(query, retrieved))[0]
     names = release.manifest.feature_schema.tasks
     tasks = {name: outputs[:, place] for place, name in enumerate(names)}
+    if not all(task.admits(tasks[task.name]) for task in TASKS if task.name in tasks):
+        raise ModelOutputError("a probability isn't from 0 to 1")
     score = release.manifest.score_weights.combined(tasks)
     factors = damping(query, retrieved.rows)
     if factors is not None:

@@ -321,3 +321,16 @@ def test_a_missing_file_of_a_role_is_made_again_by_the_same_authority(
     assert certificates.ensure([])
     assert (folder.current / missing).exists()
     assert folder.authority.read_bytes() == authority
+
+
+def test_a_home_of_an_earlier_build_without_slate_pods_gets_another_authority_and_serves_on(
+    folder: SecurityFolder, certificates: Certificates
+) -> None:
+    certificates.renew([])
+    for path in folder.certificates.glob("current/slate.*"):
+        path.unlink()
+    lose_the_key(folder)
+    assert not certificates.ensure(["localhost"])
+    certificates.replace_authority()
+    certificates.renew([])
+    assert read(folder, "slate").not_valid_after_utc == read(folder, "edge").not_valid_after_utc
