@@ -18,7 +18,7 @@ from tests.builders.http2 import http2
 from tests.builders.recording import batch, play
 from tests.envoy.conftest import RATE, SCOPES, Guarded, bearer
 from vireo.server.rpc import guard
-from vireo.server.rpc.caller import caller_of
+from vireo.server.rpc.caller import caller_in
 from vireo.v1.event_pb2_grpc import EventServiceStub
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="session")]
@@ -202,11 +202,11 @@ async def test_a_caller_of_events_is_known_by_the_subject_of_its_token(
 ) -> None:
     callers = []
 
-    def caller(context: Any) -> str:
-        callers.append(caller_of(context))
+    def caller(metadata: Any) -> str:
+        callers.append(caller_in(metadata))
         return callers[-1]
 
-    monkeypatch.setattr(guard, "caller_of", caller)
+    monkeypatch.setattr(guard, "caller_in", caller)
     forged = ("x-vireo-caller", "another")
     for subject in ("page-1", "é 1", ""):
         token = guarded.tokens.good("vireo.events", subject=subject)
