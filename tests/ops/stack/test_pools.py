@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -137,15 +136,13 @@ async def test_killed_shadow_pods_change_no_answer_and_cost_none(stack: Stack) -
     assert not any(answer.degradations for answer in answers)
 
 
-def test_ctrl_c_frees_every_process_and_port(stack: Stack) -> None:
-    """The last that has this stack."""
-    processes = stack.state().processes
-    children = [psutil.Process(process.pid) for process in processes if process.pid]
-    assert len(children) == 12
+def test_ctrl_c_ends_every_process_and_what_it_has_started(stack: Stack) -> None:
+    """The last that has this stack. A port that is free then may be another test's at once."""
+    supervisor = psutil.Process(stack.process.pid)
+    children = supervisor.children(recursive=True)
+    assert len(children) >= 12
     stack.process.send_signal(signal.SIGINT)
     stack.process.wait(60)
     assert not any(child.is_running() for child in children)
-    for process in processes:
-        socket.create_server(("127.0.0.1", process.port)).close()
     assert state_of(stack.home) is None
     assert "vireo up" in vireo(stack.environment, "status", code=1).stderr
