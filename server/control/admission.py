@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Collection
+from contextlib import suppress
 
 import structlog
 from prometheus_client import Gauge
@@ -25,6 +26,8 @@ ENDPOINTS = Gauge(
 _CHECK_SECONDS = 0.5
 _INTERVAL_SECONDS = 0.25
 """Seconds between health checks of the pods that have not been healthy yet."""
+_IDLE_SECONDS = 1.0
+"""Seconds between looks at pools without such pods: some may have been empty for long enough."""
 _PARALLEL_CHECKS = 64
 _FIRST_SECONDS = 5.0
 """Maximum seconds to wait at the start for production's pods: Envoy would send calls to a pod that
@@ -103,7 +106,7 @@ class Admission:
         # stands in for a canary pool, and shadow responses aren't needed.
         self._pools = {pool: Membership(trusting=pool.name == "production") for pool in POOLS}
         self._found = asyncio.Event()
-        """Set once discovery has found pods."""
+        """Set when discovery finds other pods than before."""
         self._checked = False
         self._published: Endpoints | None = None
         self._checks = asyncio.Semaphore(_PARALLEL_CHECKS)
@@ -137,7 +140,11 @@ class Admission:
         self._checked = True
         while True:
             self._publish()
-            await asyncio.sleep(_INTERVAL_SECONDS)
+            self._found.clear()
+            pause = _INTERVAL_SECONDS if self._waiting() else _IDLE_SECONDS
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._found.wait()
             await self._check_once()
 
     def _waiting(self) -> list[tuple[Pool, Endpoint]]:

@@ -34,9 +34,9 @@ _ANSWER_SECONDS = 1.8
 """Maximum seconds to wait for an answer: fewer than a question of the log may take in all, after
 which it would not be known what the server has said."""
 _CLOSE_SECONDS = 0.5
-_LOOK_SECONDS = 0.1
-"""Seconds between looks whether the client has closed the connection. Its callback doesn't say so
-if it couldn't send what it still had to."""
+_LOOK_SECONDS = 1.0
+"""Seconds between looks whether the client has closed the connection. Its callback says so at once,
+but not if it couldn't send what it still had to."""
 _PING_SECONDS = 2
 """Seconds between pings; the connection is lost if two aren't answered: the server may be gone for
 good with the connection half open, which TCP notices after minutes."""
@@ -66,6 +66,8 @@ class Connection:
         """What the server, or the network, said last."""
         self._refusal, self._refused_at = "", 0.0
         """What the server said last that its user may not do, and when, monotonic."""
+        self._closed = asyncio.Event()
+        """Set once the client says that it has closed the connection."""
         self._watching: asyncio.Task[None] | None = None
 
     @staticmethod
@@ -103,6 +105,7 @@ class Connection:
                 ping_interval=_PING_SECONDS,
                 max_outstanding_pings=2,
                 error_cb=self._on_error,
+                closed_cb=self._on_closed,
                 **options,
             )
         except (Error, OSError) as error:
@@ -190,9 +193,14 @@ class Connection:
         if PERMISSIONS_ERR in self._error:
             self._refusal, self._refused_at = self._error, time.monotonic()
 
+    async def _on_closed(self) -> None:
+        self._closed.set()
+
     async def _watch(self) -> None:
-        while not self.client.is_closed:  # noqa: ASYNC110  # of which it has no event
-            await asyncio.sleep(_LOOK_SECONDS)
+        while not self.client.is_closed:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK_SECONDS):
+                    await self._closed.wait()
         reason = self.client.last_error
         log.warning("connection to the log lost", server=self.server, reason=str(reason))
         self.end()

@@ -38,7 +38,7 @@ MAX_HIDES_OF_CALLER = RESERVED_FOR_HIDES / 16
 """Share of the log that one caller's hides may use after the caller has reached its own."""
 _HALVINGS = 8
 """What a caller appended counts half after this part of the time for which events are kept."""
-_LOOK_SECONDS = 2.0
+_LOOK_SECONDS = 5.0
 _FULL_RETRY, _AWAY_RETRY = timedelta(seconds=60), timedelta(seconds=1)
 _OVERHEAD = 150
 """Bytes that the log adds to a message, about: its subject, headers and id."""

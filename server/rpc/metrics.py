@@ -40,6 +40,8 @@ MAX_SCRAPES = 4
 """Maximum scrapes that are collected at a time; further ones wait."""
 _MAX_SECONDS = 5.0
 """Maximum seconds of a connection, however slowly it sends its request and reads the response."""
+_LOOK_SECONDS = 0.5
+"""Seconds between looks whether it is closed, or a connection late: each wakes an idle process."""
 _RETRY_SECONDS = 0.5
 """Seconds until the next connection is accepted after a failure."""
 
@@ -82,7 +84,7 @@ class MetricsEndpoint(ThreadingTCPServer):
         self.port: int = self.server_address[1]
         """The port that it listens on."""
         self._thread = threading.Thread(
-            target=self.serve_forever, args=(0.1,), name="metrics", daemon=True
+            target=self.serve_forever, args=(_LOOK_SECONDS,), name="metrics", daemon=True
         )
         self._thread.start()
 
