@@ -102,6 +102,19 @@ def role_ms(site: Site, costs: Costs) -> dict[str, float]:
     return spent
 
 
+def carried(site: Site, costs: Costs) -> dict[str, float]:
+    """Return the daily viewers that the machine that was measured carries, by layout."""
+    one, machine = replace(site, viewers=1.0), costs["machine"]
+    call_ms = costs["event_call_ms"] + costs["slate_ms"]["envoy"] / _PASSES
+    event_ms = costs["event_ms"] + 1000 / costs["consumer_rate"]
+    events_ms = one.event_calls * call_ms + one.events * event_ms
+    room = site.utilisation * machine["cores"] * 1000
+    return {
+        layout: room / (each["ms"] + events_ms) / one.peak_slates
+        for layout, each in machine["layouts"].items()
+    }
+
+
 def _row_bytes(site: Site, costs: Costs) -> float:
     """Return the bytes of a viewer's row, between those that were measured."""
     known = costs["row_bytes"]
@@ -196,6 +209,7 @@ def capacity_page(site: Site, costs: Costs, viewers: Sequence[float] = _PAGE_SIT
         viewers=viewers,
         plans=[needed(replace(site, viewers=each), costs) for each in viewers],
         limits=limits(site, costs),
+        carried=carried(site, costs),
         roles=ROLES,
         max_partitions=_MAX_PARTITIONS,
         log_gib=_LOG_DEFAULTS["event_max_bytes"].default // 1024**3,

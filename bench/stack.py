@@ -143,11 +143,11 @@ class Stack(OwnStack):
             took = f"took more than {_COMMAND_SECONDS:.0f} s"
             raise VireoError(f"vireo {' '.join(command)} {took}") from error
 
-    def further(self, kind: PodKind) -> ProcessSpec:
-        """Return one pod more than the stack has of a kind, as the stack would run it."""
+    def further(self, kind: PodKind, number: int = 1) -> ProcessSpec:
+        """Return the pod that the stack would run if it had `number` more of a kind."""
         count = f"{kind}_pods"
         layout = "together" if kind == "slate" else self.settings.layout
-        changed = {count: getattr(self.settings, count) + 1, "layout": layout}
+        changed = {count: getattr(self.settings, count) + number, "layout": layout}
         more = self.settings.model_copy(update=changed)
         pods = pod_processes(more, self.s3)
         return [each for each in pods if each.name.startswith(f"{kind}-")][-1]
@@ -176,13 +176,14 @@ class Stack(OwnStack):
             yield address, pid
 
     def further_pod(
-        self, kind: PodKind, settings: Mapping[str, str] | None = None
+        self, kind: PodKind, settings: Mapping[str, str] | None = None, number: int = 1
     ) -> AbstractContextManager[tuple[str, int]]:
         """Run one more pod, with other settings than the stack's; see `further_process`.
 
-        Neither the control plane nor Envoy knows it. The stack's S3 must run.
+        Neither the control plane nor Envoy knows it. The stack's S3 must run. `number` is 2 beside
+        another one.
         """
-        spec = self.further(kind)
+        spec = self.further(kind, number)
         environment = {**spec.environment, **(settings or {})}
         return self.further_process(replace(spec, environment=environment), GRPC_SERVICES[kind])
 

@@ -26,7 +26,7 @@ ENDPOINTS = Gauge(
 _CHECK_SECONDS = 0.5
 _INTERVAL_SECONDS = 0.25
 """Seconds between health checks of the pods that have not been healthy yet."""
-_IDLE_SECONDS = 1.0
+_IDLE_SECONDS = 5.0
 """Seconds between looks at pools without such pods: some may have been empty for long enough."""
 _PARALLEL_CHECKS = 64
 _FIRST_SECONDS = 5.0

@@ -36,10 +36,10 @@ NAME = pb.DESCRIPTOR.services_by_name["ChannelService"].full_name
 CANARY = "canary"
 MAX_CHANNELS = 16
 """Maximum channels that are read for pods."""
-_POLL_SECONDS = 1.5
+_POLL_SECONDS = 2.0
 _FORGET_SECONDS = 30.0
 """A channel without a call for this long is no longer read."""
-_STALE_SECONDS = 4.0
+_STALE_SECONDS = 5.0
 """Age from which on a read no longer vouches for what the channel names."""
 _RETRY_AFTER = timedelta(seconds=1)
 

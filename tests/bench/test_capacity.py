@@ -11,7 +11,7 @@ import yaml
 from pydantic import SecretStr
 
 from bench import capacity
-from bench.capacity import DAY_SECONDS, MEASURED, PAGE, Site, capacity_page, limits, needed
+from bench.capacity import DAY_SECONDS, MEASURED, PAGE, Site, capacity_page, carried, limits, needed
 from tests.builders.event_batches import empty_repository
 from tests.builders.nats import running_nats, with_log
 from tests.builders.redis import running_redis
@@ -36,6 +36,7 @@ COSTS = {
         ("envoy", "gateway", "candidate", "ranking", "consumer", "control"), 500.0
     ),
     "features_gb": (0.8, 0.12),
+    "machine": {"cores": 2, "layouts": {"together": {"slates": 400, "ms": 4.0, "mb": 700}}},
 }
 SITE = Site(864_000, slates=10, peak=2)
 """200 slates a second at the busiest time."""
@@ -144,6 +145,15 @@ def test_the_bytes_of_an_event_are_those_that_the_log_stores_now(tmp_path: Path)
 
     with running_nats(tmp_path / "nats") as server:
         assert with_log(server, stored) == pytest.approx(MEASURED["event_bytes"], rel=0.05)
+
+
+def test_a_machine_carries_the_viewers_whose_slates_and_events_fill_its_share_of_its_cores() -> (
+    None
+):
+    # 4 ms, and each of 3 calls .4 in a gateway and .2 in an Envoy, each of 12 events .01 and .1.
+    found = carried(replace(SITE, utilisation=0.5), COSTS)["together"]
+    slates = 0.5 * 2 / 0.00712
+    assert found == pytest.approx(slates * DAY_SECONDS / 10 / 2)
 
 
 def test_the_charts_example_of_production_has_the_limits_of_the_viewers_that_it_names() -> None:
