@@ -6,13 +6,14 @@ from xdist.scheduler import LoadFileScheduling
 from xdist.workermanage import WorkerController
 
 STACKS = (
+    "tests/ops/stack/test_backup.py",
     "tests/bench/",
     "tests/acceptance/",
     "tests/ops/stack/",
     "tests/clients/python/test_wheel.py",
 )
 """Where tests run whole stacks. What takes long comes first, so that what is short fills the end;
-in the first folder each file has a stack of its own, those of the last two share one."""
+in tests/bench each file has a stack of its own, those of the last two places share one."""
 _ONE_HOME = "tests/acceptance/"
 """Its files share the demo's home, on which only one stack runs at a time."""
 
