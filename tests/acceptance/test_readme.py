@@ -215,7 +215,7 @@ async def test_own_data_replaces_the_demo_while_it_runs_and_after_a_restart(
         refusal = run(import_data, demo.environment, tmp_path, code=1)
         assert f"watched.csv, row {FUTURE_ROW}, column timestamp" in refusal
         assert "--skip-bad-rows" in refusal
-        # The demo has trained with the default profile, which takes 1,500 steps for 600 watches too.
+        # The default profile, with which the demo trains, takes 1,500 steps for 600 watches too.
         quick = [line.replace("vireo train", "vireo train --profile quick") for line in before_up]
         commands = [f"{import_data} --skip-bad-rows", *quick]
         output = run("\n".join(commands), demo.environment, tmp_path)
