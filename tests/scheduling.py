@@ -16,6 +16,8 @@ STACKS = (
 in tests/bench each file has a stack of its own, those of the last two places share one."""
 _ONE_HOME = "tests/acceptance/"
 """Its files share the demo's home, on which only one stack runs at a time."""
+_COPIED_HOME = "tests/acceptance/test_serving_without_training.py"
+"""The one that serves a copy of it, and takes minutes to install."""
 
 
 def runs_stacks(nodeid: str) -> bool:
@@ -38,7 +40,8 @@ class StacksBesideOthers(LoadFileScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         """Return what a test must share a worker with: its file, or its folder."""
-        return _ONE_HOME if nodeid.startswith(_ONE_HOME) else super()._split_scope(nodeid)
+        shares = nodeid.startswith(_ONE_HOME) and not nodeid.startswith(_COPIED_HOME)
+        return _ONE_HOME if shares else super()._split_scope(nodeid)
 
     def _assign_work_unit(self, node: WorkerController) -> None:
         if node is not self.nodes[0]:

@@ -9,7 +9,6 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,9 +20,9 @@ from vireo.ops.stack.settings import StackSettings
 from vireo.server.errors import VireoError
 
 _RESERVATIONS = 8
-_reservations: deque[TextIO] = deque(maxlen=_RESERVATIONS)
-"""Locks on the newest bases of this process; a file that drops out is closed, and its ports are
-bound by then."""
+_reservations: dict[int, TextIO] = {}
+"""Locks on bases of this process: the newest ones, whose ports may not be bound yet, and those
+whose ports were bound: a server that restarts must find its own free."""
 
 
 class PortTakenError(VireoError):
@@ -56,25 +55,32 @@ def free_port_base() -> int:
     for _ in range(100):
         # Below the kernel's range of clients' ports, as is S3's + 10008.
         base = random.randrange(11_000, 21_000, 100)  # noqa: S311
-        settings = StackSettings(port_base=base, edge_port=base + 3)
-        try:
-            check_ports_free(settings.ports(embedded_s3=True))
-        except PortTakenError:
-            continue
-        if _reserved(base):
+        if _looks_free(base) and _reserved(base):
             return base
     raise VireoError("no free ports for a stack from 11000 to 21000")
 
 
+def _looks_free(base: int) -> bool:
+    """Return whether all ports of a base can be bound."""
+    try:
+        check_ports_free(StackSettings(port_base=base, edge_port=base + 3).ports(embedded_s3=True))
+    except PortTakenError:
+        return False
+    return True
+
+
 def _reserved(base: int) -> bool:
-    """Reserve a base; return whether nobody had."""
+    """Reserve a base; return whether nobody had. Give back old ones that are used no more."""
     file = (Path(tempfile.gettempdir()) / f"vireo-ports-{os.getuid()}-{base}").open("w")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         file.close()
         return False
-    _reservations.append(file)
+    _reservations[base] = file
+    for old in [*_reservations][:-_RESERVATIONS]:
+        if _looks_free(old):
+            _reservations.pop(old).close()
     return True
 
 

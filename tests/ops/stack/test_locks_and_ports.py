@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from vireo.ops.stack import ports
 from vireo.ops.stack.logs import last_lines
 from vireo.ops.stack.nats import embedded_log
 from vireo.ops.stack.ports import temporary_server
@@ -105,6 +107,17 @@ def test_a_server_that_does_not_end_in_time_is_killed(tmp_path: Path) -> None:
 
     with temporary_server(command, log, problem, os.environ, stop_seconds=0.1):
         pass
+
+
+def test_ports_that_were_bound_are_kept_for_a_server_that_restarts() -> None:
+    used, unused = ports.free_port_base(), ports.free_port_base()
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", used + 1))
+        server.listen()
+        for _ in range(ports._RESERVATIONS):
+            ports.free_port_base()
+    assert not ports._reserved(used)
+    assert unused not in ports._reservations
 
 
 def test_a_second_command_at_the_same_time_is_told_of_the_first(tmp_path: Path) -> None:
