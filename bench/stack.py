@@ -180,8 +180,8 @@ class Stack(OwnStack):
     ) -> AbstractContextManager[tuple[str, int]]:
         """Run one more pod, with other settings than the stack's; see `further_process`.
 
-        Neither the control plane nor Envoy knows it. The stack's S3 must run. `number` is 2 beside
-        another one.
+        Neither the control plane nor Envoy knows it. The stack's S3 must run. If one runs already,
+        `number` must be 2: both would have the same port.
         """
         spec = self.further(kind, number)
         environment = {**spec.environment, **(settings or {})}
