@@ -18,6 +18,7 @@ import psutil
 
 from bench.process import running, serves
 from vireo.ops.cli.own_stack import CHANNEL, VIREO, OwnStack, stack_environment
+from vireo.ops.stack.ports import check_ports_free
 from vireo.ops.stack.processes import ProcessSpec, pod_processes
 from vireo.ops.stack.s3 import access
 from vireo.ops.stack.settings import PodKind
@@ -180,10 +181,13 @@ class Stack(OwnStack):
     ) -> AbstractContextManager[tuple[str, int]]:
         """Run one more pod, with other settings than the stack's; see `further_process`.
 
-        Neither the control plane nor Envoy knows it. The stack's S3 must run. If one runs already,
-        `number` must be 2: both would have the same port.
+        Neither the control plane nor Envoy knows it. The stack's S3 must run.
+
+        Raises:
+            PortTakenError: there is one of this `number` already.
         """
         spec = self.further(kind, number)
+        check_ports_free({spec.port: "number"})
         environment = {**spec.environment, **(settings or {})}
         return self.further_process(replace(spec, environment=environment), GRPC_SERVICES[kind])
 

@@ -41,8 +41,9 @@ _BACKGROUND_WAIT = 1.0
 """Seconds after which a piece of work in the background begins although calls are under way, so
 that it ends some day: one in a second moves no 99th percentile. Not while calls wait for a slot."""
 _BACKGROUND_REST, _MAX_BACKGROUND_REST = 20, 1.0
-"""Rest after a piece that met calls, as a multiple of the time that it took; and its maximum in
-seconds. A piece that has begun slows calls that come in meanwhile: it must be few of them."""
+"""Rest after a piece, as a multiple of the time that it took, if calls came since the one before;
+and its maximum in seconds. A piece that has begun slows calls that come in meanwhile: it must be
+few of them."""
 
 
 @dataclass(eq=False, slots=True)
@@ -214,6 +215,8 @@ class Admission:
         self._background = asyncio.Lock()
         self._rested_at = -math.inf
         """When the next piece of work in the background may begin."""
+        self._called = False
+        """Whether a call came since the last piece ended."""
 
     def check(self, metadata: Metadata) -> None:
         """Return if a call with this metadata is admitted, before it is read.
@@ -235,6 +238,7 @@ class Admission:
             await self._wait_for_others()
         self._check_number()
         self.under_way += 1
+        self._called = True
         self._idle.clear()
         try:
             if self._runs_in_queue:
@@ -258,7 +262,6 @@ class Admission:
         """
         async with self._background:
             await asyncio.sleep(self._rested_at - self._clock())
-            met_calls = self.under_way > 0
             while not await self._alone(_BACKGROUND_WAIT) and self.slots.waiting:
                 pass
             begun = self._clock()
@@ -266,8 +269,9 @@ class Admission:
                 yield
             finally:
                 now = self._clock()
-                rest = _BACKGROUND_REST * (now - begun) if met_calls else 0.0
+                rest = _BACKGROUND_REST * (now - begun) if self._called else 0.0
                 self._rested_at = now + min(rest, _MAX_BACKGROUND_REST)
+                self._called = False
 
     async def _wait_for_others(self) -> None:
         """Wait until no call is under way; raise ShedError if that takes too long."""

@@ -148,7 +148,7 @@ async def test_work_in_the_background_begins_some_day_but_not_while_calls_wait(
     await waiting.end()
 
 
-async def test_work_in_the_background_rests_only_after_a_piece_that_met_calls() -> None:
+async def test_work_in_the_background_rests_if_calls_came_since_the_piece_before() -> None:
     clock = Clock(100.0)
     gateway = Admission(Slots(6, math.inf), clock=clock)
 
@@ -169,3 +169,5 @@ async def test_work_in_the_background_rests_only_after_a_piece_that_met_calls() 
     assert await rest_after_meeting_a_call(0.01) == pytest.approx(0.2)
     assert await rest_after_meeting_a_call(10) == 1, "however long it took"
     assert await rest_after(0.01) == 0
+    await (await under_way(gateway)).end()
+    assert await rest_after(0.01) == pytest.approx(0.2), "others may come as often"
