@@ -10,17 +10,16 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TextIO
 
 from vireo.ops.stack.die_with_parent import wrapped
 from vireo.ops.stack.logs import last_lines, start_log
-from vireo.ops.stack.settings import StackSettings
+from vireo.ops.stack.settings import METRICS_PORT_OFFSET, StackSettings
 from vireo.server.errors import VireoError
 
 _RESERVATIONS = 8
-_reservations: dict[int, TextIO] = {}
+_reservations: dict[int, ExitStack] = {}
 """Locks on bases of this process: the newest ones, whose ports may not be bound yet, and those
 whose ports were bound: a server that restarts must find its own free."""
 
@@ -53,11 +52,12 @@ def free_port_base() -> int:
         VireoError: there is none.
     """
     for _ in range(100):
-        # Below the kernel's range of clients' ports, as is S3's + 10008.
-        base = random.randrange(11_000, 21_000, 100)  # noqa: S311
+        # With the ports of metrics, below what S3 has at + 10008; and that is below the kernel's range
+        # of clients' ports.
+        base = random.randrange(11_000, 20_000, 100)  # noqa: S311
         if _looks_free(base) and _reserved(base):
             return base
-    raise VireoError("no free ports for a stack from 11000 to 21000")
+    raise VireoError("no free ports for a stack from 11000 to 20000")
 
 
 def _looks_free(base: int) -> bool:
@@ -70,14 +70,19 @@ def _looks_free(base: int) -> bool:
 
 
 def _reserved(base: int) -> bool:
-    """Reserve a base; return whether nobody had. Give back old ones that are used no more."""
-    file = (Path(tempfile.gettempdir()) / f"vireo-ports-{os.getuid()}-{base}").open("w")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        return False
-    _reservations[base] = file
+    """Reserve a base, with the ports of its metrics; return whether nobody had any of them.
+
+    Give back old ones that are used no more.
+    """
+    with ExitStack() as locks:
+        for ports in (base, base + METRICS_PORT_OFFSET):  # the latter may be another's base
+            path = Path(tempfile.gettempdir()) / f"vireo-ports-{os.getuid()}-{ports}"
+            file = locks.enter_context(path.open("w"))
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+        _reservations[base] = locks.pop_all()
     for old in [*_reservations][:-_RESERVATIONS]:
         if _looks_free(old):
             _reservations.pop(old).close()

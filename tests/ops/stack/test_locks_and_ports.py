@@ -14,7 +14,7 @@ from vireo.ops.stack import ports
 from vireo.ops.stack.logs import last_lines
 from vireo.ops.stack.nats import embedded_log
 from vireo.ops.stack.ports import temporary_server
-from vireo.ops.stack.settings import StackSettings
+from vireo.ops.stack.settings import METRICS_PORT_OFFSET, StackSettings
 from vireo.ops.stack.stack import Stack
 from vireo.ops.stack.state import StackState, running_stack, stack_lock
 from vireo.server.errors import VireoError
@@ -118,6 +118,12 @@ def test_ports_that_were_bound_are_kept_for_a_server_that_restarts() -> None:
             ports.free_port_base()
     assert not ports._reserved(used)
     assert unused not in ports._reservations
+
+
+def test_no_base_is_free_whose_ports_are_for_the_metrics_of_another_or_the_reverse() -> None:
+    base = ports.free_port_base()
+    assert not ports._reserved(base + METRICS_PORT_OFFSET)
+    assert not ports._reserved(base - METRICS_PORT_OFFSET)
 
 
 def test_a_second_command_at_the_same_time_is_told_of_the_first(tmp_path: Path) -> None:
