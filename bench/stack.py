@@ -184,10 +184,10 @@ class Stack(OwnStack):
         Neither the control plane nor Envoy knows it. The stack's S3 must run.
 
         Raises:
-            PortTakenError: there is one of this `number` already.
+            PortTakenError: there is one of this `number` already, or something else has its port.
         """
         spec = self.further(kind, number)
-        check_ports_free({spec.port: "number"})
+        check_ports_free({spec.port: "another `number`"})
         environment = {**spec.environment, **(settings or {})}
         return self.further_process(replace(spec, environment=environment), GRPC_SERVICES[kind])
 

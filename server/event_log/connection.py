@@ -10,8 +10,8 @@ import asyncio
 import json
 import ssl
 import time
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import structlog
@@ -154,7 +154,8 @@ class Connection:
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
             if not request.done():  # nor would the client say so
                 raise ConnectionClosedError
-            message = request.result()
+            with _writing():
+                message = request.result()
         except NatsTimeoutError as error:
             # What isn't permitted is said apart, and never answered: the server is well.
             if self._refused_at >= began:
@@ -246,7 +247,8 @@ async def pull(
     client = connection.client
     answers: asyncio.Queue[Msg | None] = asyncio.Queue()  # bounded by what a request asks for
     inbox = client.new_inbox()
-    subscription = await client.subscribe(inbox, cb=answers.put)
+    with _writing():
+        subscription = await client.subscribe(inbox, cb=answers.put)
 
     def end(_: asyncio.Future[None]) -> None:
         answers.put_nowait(None)
@@ -261,7 +263,8 @@ async def pull(
             yield ()
         while True:
             if left <= 0:
-                await client.publish(next_messages, request, reply=inbox)
+                with _writing():
+                    await client.publish(next_messages, request, reply=inbox)
                 left = _BATCH
             async with asyncio.timeout(2.5 * heartbeat):
                 some = [await answers.get()]
@@ -292,8 +295,17 @@ async def pull(
                     yield ()
     finally:
         connection.lost.remove_done_callback(end)
-        with suppress(Error):
+        with suppress(Error), _writing():
             await subscription.unsubscribe()
+
+
+@contextmanager
+def _writing() -> Iterator[None]:
+    """Raise ConnectionClosedError where uvloop finds that the connection has just been closed."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise ConnectionClosedError from error
 
 
 def _status(message: Msg) -> str:

@@ -41,8 +41,8 @@ _BACKGROUND_WAIT = 1.0
 """Seconds after which a piece of work in the background begins although calls are under way, so
 that it ends some day: one in a second moves no 99th percentile. Not while calls wait for a slot."""
 _BACKGROUND_REST, _MAX_BACKGROUND_REST = 20, 1.0
-"""Rest after a piece, as a multiple of the time that it took, if calls came since the one before;
-and its maximum in seconds. A piece that has begun slows calls that come in meanwhile: it must be
+"""Rest after a piece, as a multiple of the time that it took, if calls came since the one before,
+and its maximum in seconds. A piece that has begun slows calls that come in meanwhile: there must be
 few of them."""
 
 
@@ -216,7 +216,7 @@ class Admission:
         self._rested_at = -math.inf
         """When the next piece of work in the background may begin."""
         self._called = False
-        """Whether a call came since the last piece ended."""
+        """Whether a call was under way since the last piece ended."""
 
     def check(self, metadata: Metadata) -> None:
         """Return if a call with this metadata is admitted, before it is read.
@@ -258,7 +258,8 @@ class Admission:
     async def background(self) -> AsyncIterator[None]:
         """Wait until no call is under way; then one piece of work in the background may be done.
 
-        Pieces are done one after the other, and don't count as calls.
+        Pieces are done one after the other, with a rest after each if calls came. They don't count
+        as calls.
         """
         async with self._background:
             await asyncio.sleep(self._rested_at - self._clock())
@@ -271,7 +272,7 @@ class Admission:
                 now = self._clock()
                 rest = _BACKGROUND_REST * (now - begun) if self._called else 0.0
                 self._rested_at = now + min(rest, _MAX_BACKGROUND_REST)
-                self._called = False
+                self._called = self.under_way > 0
 
     async def _wait_for_others(self) -> None:
         """Wait until no call is under way; raise ShedError if that takes too long."""

@@ -234,7 +234,7 @@ def _stop_signal() -> asyncio.Event:
 def run_process(serve: Callable[[], Coroutine[Any, Any, None]]) -> NoReturn:
     """Run a server process; exit with 0 once drained, with 1 after an error."""
     code = 0
-    loop = uvloop.new_event_loop()  # a tenth less time of the processor for each slate
+    loop = uvloop.new_event_loop()  # up to a tenth less processor time a slate
     try:
         loop.run_until_complete(serve())
     except Exception as failure:
@@ -322,7 +322,9 @@ def accept_loop_ended() -> asyncio.Future[None]:
 
     def on_failure(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
-        log.error("a task failed that nobody awaits", reason=context["message"], exc_info=error)
+        log.error(
+            "a task failed that nobody awaits", reason=context.get("message", ""), exc_info=error
+        )
         frames = traceback.extract_tb(error.__traceback__) if error else ()
         if any(frame.name.endswith(_LOOP) for frame in frames) and not ended.done():
             ended.set_exception(

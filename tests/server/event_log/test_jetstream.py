@@ -12,9 +12,11 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial, partialmethod
 from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
+from nats.aio.client import Client
 from prometheus_client import REGISTRY
 from pydantic import SecretStr
 
@@ -377,11 +379,33 @@ async def test_a_reader_that_is_slow_is_sent_no_more_than_one_request(log: JetSt
         ]
 
     async with asyncio.timeout(60):
-        while sum(sent := await delivered()) < 500:
+        while sum(await delivered()) < 500:
             pass  # a busy server is still sending
-    assert sent == [500]
+    await asyncio.sleep(0.1)
+    assert await delivered() == [500]
     while left > 0:
         left -= len(await anext(reading))
+
+
+async def test_a_connection_that_closes_while_it_is_written_to_is_a_lost_one(
+    log: JetStreamLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish, closing = Client.publish, ["vireo.events.", "CONSUMER.CREATE", "CONSUMER.MSG.NEXT"]
+
+    async def write(client: Client, subject: str, *rest: Any, **named: Any) -> None:
+        for each in closing:
+            if each in subject:
+                closing.remove(each)
+                raise RuntimeError("the handler is closed")  # as uvloop has it
+        await publish(client, subject, *rest, **named)
+
+    await log.append(EVENTS, "closing", b"before")
+    monkeypatch.setattr(Client, "publish", write)
+    with pytest.raises(LogAwayError, match="connection"):
+        await log.append(EVENTS, "closing", b"while")
+    await log.append(EVENTS, "closing", b"after")
+    assert [each.data for each in await take(log, EVENTS, "closing")] == [b"before", b"after"]
+    assert not closing
 
 
 async def test_a_connection_is_logged_and_exported_when_it_is_lost_and_when_it_is_back(

@@ -170,4 +170,14 @@ async def test_work_in_the_background_rests_if_calls_came_since_the_piece_before
     assert await rest_after_meeting_a_call(10) == 1, "however long it took"
     assert await rest_after(0.01) == 0
     await (await under_way(gateway)).end()
-    assert await rest_after(0.01) == pytest.approx(0.2), "others may come as often"
+    assert await rest_after(0.01) == pytest.approx(0.2), "a call came since the piece before"
+    clock.now = gateway._rested_at
+    async with gateway.background():
+        during = await under_way(gateway)
+        clock.now += 0.01
+    assert gateway._rested_at - clock.now == pytest.approx(0.2), "a call came while it was done"
+    working = asyncio.create_task(rest_after(0.01))
+    await settled()
+    await during.end()
+    assert await working == pytest.approx(0.2), "that call was still under way"
+    assert await rest_after(0.01) == 0
