@@ -52,8 +52,7 @@ def free_port_base() -> int:
         VireoError: there is none.
     """
     for _ in range(100):
-        # With the ports of metrics, below what S3 has at + 10008; and that is below the kernel's range
-        # of clients' ports.
+        # Metrics, at + 1000, end below what S3 has at + 10008, and that below clients' ports.
         base = random.randrange(11_000, 20_000, 100)  # noqa: S311
         if _looks_free(base) and _reserved(base):
             return base
