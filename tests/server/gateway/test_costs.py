@@ -29,9 +29,10 @@ def used(recorder: Recorder, caller: str = "page") -> float:
 
 
 async def test_events_and_videos_are_charged_by_their_number(recorder: Recorder) -> None:
+    recorder.server.budget._clock = lambda: 0.0  # use fades, and the log may take its time
     many = [play(str(number)) for number in range(1000)]
     await recorder.events.RecordEvents(batch(many), metadata=METADATA)
-    assert used(recorder) > 0.02 * 0.5
+    assert used(recorder) > 0.02
     before = used(recorder)
     videos = [catalog_pb2.Video(video_id=str(number)) for number in range(500)]
     await recorder.catalog.UpsertVideos(
@@ -42,6 +43,7 @@ async def test_events_and_videos_are_charged_by_their_number(recorder: Recorder)
 
 
 async def test_an_invalid_batch_is_charged_too(recorder: Recorder) -> None:
+    recorder.server.budget._clock = lambda: 0.0
     invalid = batch([event_pb2.Event() for _ in range(1000)])
     failure = await failure_of(recorder.events.RecordEvents(invalid, metadata=METADATA))
     assert failure.code is grpc.StatusCode.INVALID_ARGUMENT
