@@ -1,9 +1,11 @@
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from tests.builders.nats import RunningNats, running_nats, settings_of
 from tests.builders.redis import RunningRedis, running_redis
@@ -12,6 +14,11 @@ from tests.builders.s3 import running_s3
 from vireo.server.event_log.jetstream import JetStreamLog
 from vireo.server.releases.s3 import S3Settings
 from vireo.training.features.online_store import OnlineStoreSettings
+
+
+def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Run tests on the event loop of the servers."""
+    return {"uvloop": uvloop.new_event_loop}
 
 
 @pytest.fixture(scope="session")
