@@ -106,7 +106,7 @@ async def trending(log: JetStreamLog, partition: int) -> dict[int, float]:
 async def test_one_of_two_followers_applies_and_the_other_goes_on_once_that_is_silent(
     log: JetStreamLog, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(follow, "STANDBY_SECONDS", 3.0)
+    monkeypatch.setattr(follow, "STANDBY_SECONDS", 60.0)
     repo, partition = empty_repository(folder / "a"), 3
     states = [LiveState(log, partition, 3600.0) for _ in range(2)]
     async with (
@@ -118,6 +118,8 @@ async def test_one_of_two_followers_applies_and_the_other_goes_on_once_that_is_s
             await counts(last, *states)
         ahead = states[1].counted == last
         await states[ahead].publish()
+        monkeypatch.setattr(follow, "STANDBY_SECONDS", 0.5)
+        await states[ahead].publish()  # the other one waits so long from here on
         [one, other][ahead].cancel()
         last = await log.append(EVENTS, str(partition), message([event("x", "a")]))
         await counts(last, states[not ahead])
