@@ -5,19 +5,27 @@ from __future__ import annotations
 from xdist.scheduler import LoadFileScheduling
 from xdist.workermanage import WorkerController
 
+_COPIED_HOME = "tests/acceptance/test_serving_without_training.py"
+"""It serves a copy of the demo's home, and takes minutes to install."""
+_ONE_HOME = "tests/acceptance/"
+"""Its other files share the demo's home, on which only one stack runs at a time."""
 STACKS = (
-    "tests/ops/stack/test_backup.py",
-    "tests/bench/",
-    "tests/acceptance/",
     "tests/ops/stack/",
     "tests/clients/python/test_wheel.py",
+    _COPIED_HOME,
+    _ONE_HOME,
+    "tests/bench/",
 )
-"""Where tests run whole stacks. What takes long comes first, so that what is short fills the end;
-in tests/bench each file has a stack of its own, those of the last two places share one."""
-_ONE_HOME = "tests/acceptance/"
-"""Its files share the demo's home, on which only one stack runs at a time."""
-_COPIED_HOME = "tests/acceptance/test_serving_without_training.py"
-"""The one that serves a copy of it, and takes minutes to install."""
+"""Where tests run whole stacks. What must run in one process comes first, so that what is short
+fills the end; in tests/bench each file has a stack of its own. And the demo trains meanwhile."""
+_ONE_STACK = (
+    "tests/clients/python/test_wheel.py",
+    "tests/ops/stack/test_doctor.py",
+    "tests/ops/stack/test_listeners.py",
+    "tests/ops/stack/test_observe.py",
+    "tests/ops/stack/test_stack.py",
+)
+"""Files that use the fixture `tiny_stack`, which is started once for them."""
 
 
 def runs_stacks(nodeid: str) -> bool:
@@ -39,7 +47,9 @@ class StacksBesideOthers(LoadFileScheduling):
     """
 
     def _split_scope(self, nodeid: str) -> str:
-        """Return what a test must share a worker with: its file, or its folder."""
+        """Return what a test must share a worker with: its file, or several."""
+        if nodeid.startswith(_ONE_STACK):
+            return "tiny_stack"
         shares = nodeid.startswith(_ONE_HOME) and not nodeid.startswith(_COPIED_HOME)
         return _ONE_HOME if shares else super()._split_scope(nodeid)
 

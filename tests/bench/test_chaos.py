@@ -189,7 +189,7 @@ async def test_events_that_are_refused_for_too_long_end_the_recording_with_the_r
 @pytest.mark.integration
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
-    ("layout", "cases"), [("separate", [1, 2, 3, 5, 10]), ("together", [3, 5, 8, 9, 11, 18])]
+    ("layout", "cases"), [("separate", [3, 5, 10]), ("together", [2, 9, 11, 18])]
 )
 def test_no_request_is_lost_when_parts_of_the_stack_are_hurt(
     tmp_path: Path, layout: Layout, cases: list[int]
@@ -198,5 +198,4 @@ def test_no_request_is_lost_when_parts_of_the_stack_are_hurt(
     plan = replace(SHORT, layout=layout)
     results = list(run_chaos(home, DATASET, cases, plan, Console()))
     assert [result.case for result in results] == cases
-    assert [result.case for result in results if result.holds is None] == [8] * (8 in cases)
-    assert [result for result in results if result.holds is False] == []
+    assert [result for result in results if not result.holds] == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,16 @@ RULES = sorted((FOLDER / "rules").glob("*.yaml"))
 DASHBOARDS = sorted((FOLDER / "dashboards").glob("*.json"))
 
 
+@cache
+def _groups() -> list[dict[str, Any]]:
+    """Return the groups of rules of all files."""
+    files = (yaml.load(file.read_text(), yaml.CSafeLoader) for file in RULES)
+    return [group for file in files for group in file["groups"]]
+
+
 def rules(kind: str) -> list[dict[str, Any]]:
     """All rules of a kind: "alert" or "record"."""
-    groups = [group for file in RULES for group in yaml.safe_load(file.read_text())["groups"]]
-    return [rule for group in groups for rule in group["rules"] if kind in rule]
+    return [rule for group in _groups() for rule in group["rules"] if kind in rule]
 
 
 def panels(dashboard: Path) -> list[dict[str, Any]]:

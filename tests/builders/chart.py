@@ -20,7 +20,7 @@ VALUES = {each.stem: each for each in (CHECKOUT / "deploy" / "helm" / "values").
 Document = Mapping[str, Any]
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(yaml.CSafeLoader):
     """YAML loader that refuses repeated keys, of which the API would take the last."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:

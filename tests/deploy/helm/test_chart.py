@@ -7,12 +7,15 @@ import re
 import shutil
 import subprocess
 import tomllib
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
 import pytest
 import yaml
+from kubernetes_validate import utils
 
 from tests.builders.chart import CHART, CHECKOUT, VALUES, flags, helm, refusal, render
 from tests.deploy.helm.layouts import LAYOUTS, SETS, arguments, rendered
@@ -21,6 +24,14 @@ pytestmark = pytest.mark.integration
 
 CUSTOM = {"PodMonitor", "PrometheusRule"}
 """Resources of Prometheus' operator, which Kubernetes has no schema of."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def schemas_are_read_once() -> Iterator[None]:
+    """Keep the schemas: each is read for each object otherwise, and all their definitions."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(utils, "schema_contents", cache(utils.schema_contents))
+        yield
 
 
 def test_the_published_values_are_those_that_the_documentation_names() -> None:

@@ -29,7 +29,7 @@ from vireo_client import AsyncClient, Client, Event, EventKind, Video, VireoErro
 
 pytestmark = pytest.mark.integration
 
-EVERYBODY = [f"viewer-{number}" for number in range(600)]
+EVERYBODY = [f"viewer-{number}" for number in range(150)]
 ERASED_BEFORE, ERASED_AFTER, HID_LONG_AGO = EVERYBODY[:3]
 TAKEN_DOWN = ["video-30", "video-31"]
 RULES = """[[pins]]
@@ -45,7 +45,7 @@ share = 0.0
 
 
 def build_home(root: Path) -> Home:
-    """A home whose 600 viewers have watched two to six of forty videos."""
+    """A home whose viewers have watched two to six of forty videos."""
     home, start = Home(root), datetime(2024, 1, 1, tzinfo=UTC)
     watches = [
         (viewer, f"video-{(number * 7 + step * 3) % 28}", start + timedelta(hours=number + step))
@@ -91,12 +91,12 @@ def live(stack: Stack) -> None:
                 viewer,
                 f"video-{28 + number % 2}",
             )
-            for number, viewer in enumerate(EVERYBODY[:400])
+            for number, viewer in enumerate(EVERYBODY[:100])
         ]
         client.record_events(events)
         client.upsert_videos([Video("newcomer", "token-1")])
         client.remove_videos(TAKEN_DOWN)
-    last = EVERYBODY[399]
+    last = EVERYBODY[99]
     wait_until(lambda: len(read_viewer(repo, last).hidden_keys) == 1)
 
 

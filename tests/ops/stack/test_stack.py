@@ -22,13 +22,17 @@ from tests.builders.asking import asking
 from tests.builders.commands import run_vireo as vireo
 from tests.builders.http_page import page
 from tests.builders.releases import build_release
+from tests.builders.secured_stack import SECONDS
 from tests.builders.slate_load import Answers, slates_during
 from tests.builders.stack import Stack, stack_environment
 from tests.builders.tiny_home import DATASET
 from tests.builders.waiting import wait_for, wait_until
+from tests.otlp_sink import OtlpSink, check_event_trace, sampled
 from vireo.ops.stack.state import ProcessState
 from vireo.server.home import Home
+from vireo.v1 import event_pb2
 from vireo.v1 import recommendation_pb2 as pb
+from vireo.v1.event_pb2_grpc import EventServiceStub
 from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 from vireo_client import AsyncClient, DeadlineExceeded, Event, Overloaded, Unavailable
 
@@ -248,6 +252,18 @@ def test_keys_of_s3_and_the_logs_token_are_replaced_and_no_slate_is_lost(stack: 
 def node(stack: Stack) -> str:
     """The id of the stack's Envoy."""
     return f"envoy-{stack.edge.rpartition(':')[2]}"
+
+
+def test_one_events_trace_goes_on_in_the_consumer(stack: Stack, otlp_sink: OtlpSink) -> None:
+    trace_id, metadata = sampled()
+    event = event_pb2.Event(
+        kind=event_pb2.EVENT_KIND_IMPRESSION, viewer_id="traced", video_id="video-1", event_id="t"
+    )
+    with grpc.insecure_channel(stack.edge) as channel:
+        EventServiceStub(channel).RecordEvents(
+            event_pb2.RecordEventsRequest(events=[event]), timeout=SECONDS, metadata=metadata
+        )
+    check_event_trace(otlp_sink, trace_id)
 
 
 def test_every_process_appends_to_its_log_so_that_it_can_be_emptied(stack: Stack) -> None:

@@ -112,12 +112,9 @@ def replayed(folder: Path, events: Sequence[event_pb2.Event]) -> list[ViewerRow 
     return stored(folder)
 
 
-async def test_kills_leave_the_rows_of_a_clean_replay(
-    site: Site, store: OnlineStoreSettings, request: pytest.FixtureRequest
-) -> None:
-    empty_repository(site.repo, store)
-    if store.online_store == "redis":
-        site.environment["VIREO_REDIS_URL"] = store.redis.url.get_secret_value()
+async def test_kills_leave_the_rows_of_a_clean_replay(site: Site, redis: RunningRedis) -> None:
+    empty_repository(site.repo, OnlineStoreSettings(online_store="redis"))
+    site.environment["VIREO_REDIS_URL"] = redis.url
     events = events_in_disorder(random_interactions(), 1)
     log = JetStreamLog(settings_of(site.nats))
     first, second, third = events[:300], events[300:600], events[600:]
@@ -131,11 +128,9 @@ async def test_kills_leave_the_rows_of_a_clean_replay(
     await reached(log, position)
     # Now everything else is killed while events come.
     publishing = asyncio.create_task(publish(log, third, 2))
-    if store.online_store == "redis":
-        redis: RunningRedis = request.getfixturevalue("redis")
-        redis.save()
-        redis.kill()  # it loses what came since
-        redis.start()
+    redis.save()
+    redis.kill()  # it loses what came since
+    redis.start()
     position = await publishing
     await reached(log, position)
     site.nats.kill()

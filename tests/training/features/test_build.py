@@ -28,26 +28,6 @@ def contents(repo: Path) -> dict[str, bytes]:
     return {name: (repo / f"{name}.parquet").read_bytes() for name in TABLES}
 
 
-def test_test_watches_influence_no_feature(
-    home: Home, repo: Path, interactions: pd.DataFrame, watches: pd.DataFrame, tmp_path: Path
-) -> None:
-    # Every test watch becomes one of a video that nobody else watches, and is liked.
-    test = watches[watches["part"] == "test"].set_index("viewer_id")
-    changed = interactions.copy()
-    theirs = changed["viewer_id"].map(test["video_id"]) == changed["video_id"]
-    assert theirs.sum() >= len(test) > 30
-    changed.loc[theirs, "video_id"] = "v59"
-    changed.loc[theirs, "watched_fraction"] = 0.99
-    other = Home(tmp_path)
-    write_small_dataset(other, "small", changed)
-    build_features(other, "small")
-    after = load_watches(other, "small")
-    assert set(after.loc[after["part"] == "test", "video_id"]) == {"v59"}
-    assert contents(other.features("small")) == contents(repo)
-    for viewer in test.index[:5]:
-        assert read_viewer(other.features("small"), viewer) == read_viewer(repo, viewer)
-
-
 def test_a_rebuild_gives_the_same_tables_and_values(
     repo: Path, interactions: pd.DataFrame, tmp_path: Path
 ) -> None:
