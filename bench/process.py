@@ -1,15 +1,12 @@
-"""A process that runs for as long as a measurement takes, and what processes say of themselves."""
+"""What processes say of themselves."""
 
 from __future__ import annotations
 
 import asyncio
-import signal
-import subprocess
-import time
 import urllib.request
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,64 +15,11 @@ import psutil
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from vireo.ops.doctor.probes.metrics import parse
-from vireo.ops.stack.die_with_parent import wrapped
 from vireo.ops.stack.settings import METRICS_PORT_OFFSET
 from vireo.server.errors import VireoError
 
-_POLL = 0.05
-_START_SECONDS = 240.0
 _HEALTH_SECONDS = 2.0
-_GRACE_SECONDS = 10.0
 _PAGE_SECONDS = 5.0
-
-
-@contextmanager
-def running(
-    command: Sequence[str | Path],
-    log: Path,
-    ready: Callable[[], bool],
-    environment: Mapping[str, str],
-) -> Iterator[int]:
-    """Run a process until the block ends, or this process does; yield its id once it is ready.
-
-    At its end, all processes that it has started are ended, too.
-
-    Args:
-        command: its command line.
-        log: file for its output; errors name it.
-        ready: polled until it returns True.
-        environment: all of its variables.
-
-    Raises:
-        VireoError: it ended, or isn't ready in time.
-    """
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            wrapped([*map(str, command)]),
-            env=environment,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    try:
-        until = time.monotonic() + _START_SECONDS
-        while not ready():
-            if process.poll() is not None or time.monotonic() > until:
-                raise VireoError(f"{log.stem} did not start; see {log}")
-            time.sleep(_POLL)
-        yield process.pid
-    finally:
-        started: list[psutil.Process] = []
-        with suppress(psutil.NoSuchProcess):
-            started = psutil.Process(process.pid).children(recursive=True)
-        process.send_signal(signal.SIGTERM)
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(_GRACE_SECONDS)
-        for each in started:
-            with suppress(psutil.NoSuchProcess):
-                each.kill()
-        process.kill()
-        process.wait()
 
 
 def serves(address: str, service: str = "") -> bool:

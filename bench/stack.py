@@ -11,14 +11,13 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import psutil
 
-from bench.process import running, serves
+from bench.process import serves
 from vireo.ops.cli.own_stack import CHANNEL, VIREO, OwnStack, stack_environment
-from vireo.ops.stack.ports import check_ports_free
+from vireo.ops.stack.ports import check_ports_free, temporary_server
 from vireo.ops.stack.processes import ProcessSpec, pod_processes
 from vireo.ops.stack.s3 import access
 from vireo.ops.stack.settings import PodKind
@@ -171,9 +170,12 @@ class Stack(OwnStack):
         """
         address, log = f"{host}:{spec.port}", self.home.logs / f"{spec.name}.log"
         environment = {**self.environment, **spec.environment}
-        with running(
-            [*before, *spec.command], log, partial(serves, address, service), environment
-        ) as pid:
+
+        def problem() -> str:
+            return "" if serves(address, service) else f"{spec.name} does not serve yet"
+
+        command = [str(part) for part in (*before, *spec.command)]
+        with temporary_server(command, log, problem, environment, start_seconds=PATIENCE) as pid:
             yield address, pid
 
     def further_pod(

@@ -24,12 +24,13 @@ import numpy as np
 from rich.console import Console
 
 from bench import bare
-from bench.process import cpu_seconds, memory_of, running, shared_memory
+from bench.process import cpu_seconds, memory_of, shared_memory
 from bench.rows import Figures, Row
 from bench.speed.h2load import Prepared, Target
 from bench.speed.search import measure_search
 from bench.speed.stand import Chain, Cost, Question, SpeedPlan, Stand, questions_of, stand, together
-from vireo.ops.stack.ports import free_port_base
+from bench.stack import PATIENCE
+from vireo.ops.stack.ports import free_port_base, temporary_server
 from vireo.ops.stack.settings import PodKind
 from vireo.ops.stack.state import Layout
 from vireo.server.home import Home
@@ -141,15 +142,16 @@ def _bare_server(role: str, stood: Stand, *upstreams: str) -> Iterator[tuple[str
     """Run one process of the bare chain until the block ends; yield host:port and its id."""
     port = free_port_base()
 
-    def listens() -> bool:
+    def problem() -> str:
         with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-            return True
-        return False
+            return ""
+        return f"the bare {role} does not listen yet"
 
     served = [str(port), str(stood.release), role, *upstreams]
     command = [sys.executable, "-m", bare.__name__, *served]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with running(command, stood.folder / f"bare-{role}.log", listens, environment) as pid:
+    log = stood.folder / f"bare-{role}.log"
+    with temporary_server(command, log, problem, environment, start_seconds=PATIENCE) as pid:
         yield f"127.0.0.1:{port}", pid
 
 
@@ -232,18 +234,18 @@ def _peer_chain(
         question.check(answer["ids"], answer["scores"])
         return content
 
-    def answers() -> bool:
+    def problem() -> str:
         with suppress(OSError):  # it may listen before its models are loaded
             ask(questions[0])
-            return True
-        return False
+            return ""
+        return "Ray Serve does not answer yet"
 
     module = "bench.peers.rayserve_chain"
     command = [str(python), "-m", module, str(port), str(stood.release), str(viewers)]
     command += ["one"] * (name == _REPLICA)
     environment = {**os.environ, "PYTHONPATH": str(_CHECKOUT), "OMP_NUM_THREADS": "1"}
     log = folder / "rayserve-chain.log"
-    with running(command, log, answers, environment) as pid:
+    with temporary_server(command, log, problem, environment, start_seconds=PATIENCE) as pid:
         prepared = []
         for number, question in enumerate(questions):
             file = folder / f"peer-{number}.json"

@@ -5,12 +5,13 @@ from __future__ import annotations
 import fcntl
 import os
 import random
+import signal
 import socket
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from vireo.ops.stack.die_with_parent import wrapped
@@ -101,8 +102,10 @@ def temporary_server(
     *,
     start_seconds: float = _START_SECONDS,
     stop_seconds: float = _STOP_SECONDS,
-) -> Iterator[None]:
+) -> Iterator[int]:
     """Run a server in `folder` for a block, which begins once there is no `problem` any more.
+
+    Yields its process id. At the end all that it has started in its session ends, too.
 
     Args:
         command: the server's.
@@ -137,14 +140,14 @@ def temporary_server(
 
     try:
         await_ready(found, start_seconds)
-        yield
+        yield process.pid
     finally:
         process.terminate()
-        try:
+        with suppress(subprocess.TimeoutExpired):
             process.wait(stop_seconds)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def await_ready(problem: Callable[[], str], seconds: float = _START_SECONDS) -> None:

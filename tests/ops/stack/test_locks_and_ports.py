@@ -6,10 +6,13 @@ import os
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
+from tests.builders.waiting import wait_until
 from vireo.ops.stack import ports
 from vireo.ops.stack.logs import last_lines
 from vireo.ops.stack.nats import embedded_log
@@ -98,15 +101,22 @@ def test_a_server_that_ends_is_reported_with_what_it_wrote_last(tmp_path: Path) 
         pytest.fail("it isn't ready")
 
 
-def test_a_server_that_does_not_end_in_time_is_killed(tmp_path: Path) -> None:
-    started, log = tmp_path / "started", tmp_path / "log"
-    command = ["sh", "-c", f"trap '' TERM; touch {started}; while true; do sleep 0.1; done"]
+def test_a_server_that_does_not_end_in_time_is_killed_with_all_that_it_has_started(
+    tmp_path: Path,
+) -> None:
+    log = tmp_path / "log"
+    command = ["sh", "-c", "trap '' TERM; sleep 600 & echo up; while true; do sleep 0.1; done"]
 
     def problem() -> str:
-        return "" if started.exists() else "no"
+        return "" if "up" in log.read_text() else "no"
 
-    with temporary_server(command, log, problem, os.environ, stop_seconds=0.1):
-        pass
+    with temporary_server(command, log, problem, os.environ, stop_seconds=0.1) as pid:
+        [started] = (
+            each for each in psutil.Process(pid).children() if each.cmdline() == ["sleep", "600"]
+        )
+    assert not psutil.pid_exists(pid)
+    with suppress(psutil.NoSuchProcess):
+        wait_until(lambda: started.status() == psutil.STATUS_ZOMBIE)
 
 
 def test_ports_that_were_bound_are_kept_for_a_server_that_restarts() -> None:
