@@ -113,6 +113,8 @@ async def test_one_of_two_followers_applies_and_the_other_goes_on_once_that_is_s
         following(follower_of(log, repo, partition, states[0])) as one,
         following(follower_of(log, repo, partition, states[1])) as other,
     ):
+        # One that begins later would not find that the other one is ahead.
+        await until(lambda: None not in [state._position for state in states])
         for viewer in ("v", "w"):
             last = await log.append(EVENTS, str(partition), message([event(viewer, "a")]))
             await counts(last, *states)
