@@ -7,12 +7,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import grpc
-import grpc.aio
 import pytest
 from rich.console import Console
 
@@ -23,6 +23,7 @@ from bench.chaos.chain import Chain
 from bench.chaos.findings import SHORT, Findings, Judge
 from bench.load import PAGE, Answer, SteadyLoad
 from bench.site import Recorder
+from tests.builders.rpc import bare_server
 from tests.builders.tiny_home import DATASET, build_tiny_home
 from vireo.ops.stack.state import Layout
 from vireo.server.errors import VireoError
@@ -144,14 +145,9 @@ class _Refusing(event_pb2_grpc.EventServiceServicer):
 async def _refusing(details: bytes) -> AsyncIterator[tuple[_Refusing, str]]:
     """A server that refuses events, and its address."""
     service = _Refusing(details)  # type: ignore[abstract]  # it has no streams
-    server = grpc.aio.server()
-    event_pb2_grpc.add_EventServiceServicer_to_server(service, server)
-    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
-    await server.start()
-    try:
+    register = partial(event_pb2_grpc.add_EventServiceServicer_to_server, service)
+    async with bare_server(register) as address:
         yield service, address
-    finally:
-        await server.stop(None)
 
 
 @pytest.mark.parametrize("says_when", [True, False])

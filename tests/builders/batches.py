@@ -9,22 +9,30 @@ from typing import Any
 
 import grpc
 
-from tests.builders.rpc import rpc_settings
+from tests.builders.rpc import rpc_settings, running_server
+from vireo.server.rpc.guard import ServiceLimits
 from vireo.server.rpc.server import RpcServer
 from vireo.v1 import recommendation_pb2 as pb
 
 SERVICE = pb.DESCRIPTOR.services_by_name["RecommendationService"].full_name
 
 
-def batch_handlers(answer: Callable[[Any, Any], Any]) -> dict[str, Any]:
-    """The handlers of RecommendationService by method, of which BatchRecommend is `answer`."""
-    return {
+def batch_server(
+    answer: Callable[[Any, Any], Any], limits: ServiceLimits | None = None, **settings: Any
+) -> RpcServer:
+    """A server of RecommendationService whose only method, BatchRecommend, is `answer`."""
+    handlers = {
         "BatchRecommend": grpc.unary_stream_rpc_method_handler(
             answer,
             pb.BatchRecommendRequest.FromString,
             pb.BatchRecommendResponse.SerializeToString,
         )
     }
+    server = RpcServer(rpc_settings(**settings))
+    server.add(
+        SERVICE, lambda methods: methods.add_registered_method_handlers(SERVICE, handlers), limits
+    )
+    return server
 
 
 def one_video(_: pb.BatchRecommendRequest, viewer_id: str) -> pb.RecommendResponse:
@@ -60,11 +68,6 @@ class Batches:
 @asynccontextmanager
 async def served(gateway: Batches) -> AsyncIterator[str]:
     """Run one; yield its address."""
-    server = RpcServer(rpc_settings(max_message_bytes=2 << 20))
-    handlers = batch_handlers(gateway.answer)
-    server.add(SERVICE, lambda methods: methods.add_registered_method_handlers(SERVICE, handlers))
-    await server.start()
-    try:
+    server = batch_server(gateway.answer, max_message_bytes=2 << 20)
+    async with running_server(server):
         yield f"127.0.0.1:{server.port}"
-    finally:
-        await server.drain()

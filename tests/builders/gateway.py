@@ -13,7 +13,7 @@ from typing import Any
 import grpc.aio
 from google.rpc import error_details_pb2
 
-from tests.builders.rpc import rpc_settings
+from tests.builders.rpc import rpc_settings, running_server
 from vireo.server.rpc.errors import RpcError, not_found
 from vireo.server.rpc.guard import Guard
 from vireo.server.rpc.server import Methods, RpcServer
@@ -108,12 +108,9 @@ async def fake_gateway(port: int = 0) -> AsyncIterator[FakeGateway]:
     gateway = FakeGateway()  # type: ignore[abstract]
     server = RpcServer(rpc_settings(port=port))
     server.add(GATEWAY, partial(add_RecommendationServiceServicer_to_server, gateway))
-    await server.start()
-    gateway.address = f"127.0.0.1:{server.port}"
-    try:
+    async with running_server(server):
+        gateway.address = f"127.0.0.1:{server.port}"
         yield gateway
-    finally:
-        await server.drain()
 
 
 @asynccontextmanager

@@ -12,7 +12,7 @@ from typing import Any
 import grpc.aio
 
 from tests.builders.loading import loader_of, running
-from tests.builders.rpc import rpc_settings
+from tests.builders.rpc import rpc_settings, running_server
 from vireo.server.pod.pod import Pod, pod_server
 from vireo.server.pod.run_queue import RunQueue
 from vireo.server.releases.loader import ReleaseLoader
@@ -42,16 +42,11 @@ async def running_pod(
     """A pod that looks at its channel often; `changes` are to its loader's arguments."""
     loader = loader_of(pod, store, cache, channel, **changes)
     server, _ = pod_server(pod, loader, RunQueue(), rpc_settings(), "pod-1", shedding=False)
-    await server.start()
     background = [asyncio.create_task(work()) for work in pod.background]
     try:
-        async with (
-            running(loader),
-            grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as grpc_channel,
-        ):
+        async with running_server(server) as grpc_channel, running(loader):
             yield RunningPod(loader, grpc_channel)
     finally:
         for task in background:
             task.cancel()
         await asyncio.gather(*background, return_exceptions=True)
-        await server.drain()

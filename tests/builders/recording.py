@@ -11,7 +11,7 @@ import grpc.aio
 from google.rpc import error_details_pb2
 
 from tests.builders import refusals
-from tests.builders.rpc import rpc_settings
+from tests.builders.rpc import rpc_settings, running_server
 from tests.builders.s3 import unreachable_s3
 from vireo.server.event_log.jetstream import JetStreamLog
 from vireo.server.event_log.settings import EventLogSettings
@@ -47,12 +47,8 @@ async def recording(
     """Run one that appends to `log`."""
     server = RpcServer(rpc_settings(max_message_bytes=1 << 20))
     add_to(server, log, takedowns, room, **settings)
-    await server.start()
-    try:
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
-            yield Recorder(server, channel, EventServiceStub(channel), CatalogServiceStub(channel))
-    finally:
-        await server.drain()
+    async with running_server(server) as channel:
+        yield Recorder(server, channel, EventServiceStub(channel), CatalogServiceStub(channel))
 
 
 def add_to(

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import grpc
 import grpc.aio
 
+from tests.builders.rpc import bare_server
 from vireo.v1.candidate_pb2_grpc import (
     CandidateServiceServicer,
     CandidateServiceStub,
@@ -65,13 +67,9 @@ class Relay(CandidateServiceServicer, RankingServiceServicer):
         return answer
 
 
-@asynccontextmanager
-async def relaying(relay: Relay) -> AsyncIterator[str]:
+def relaying(relay: Relay) -> AbstractAsyncContextManager[str]:
     """Where it answers, as either kind of pod."""
-    server = grpc.aio.server()
-    add_CandidateServiceServicer_to_server(relay, server)
-    add_RankingServiceServicer_to_server(relay, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    yield f"127.0.0.1:{port}"
-    await server.stop(None)
+    return bare_server(
+        partial(add_CandidateServiceServicer_to_server, relay),
+        partial(add_RankingServiceServicer_to_server, relay),
+    )

@@ -1,10 +1,10 @@
-"""Runs a gRPC server of ours in this process, on a free port."""
+"""Runs gRPC servers in this process, on free ports: ours, pods, and bare ones."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,6 +28,48 @@ T = TypeVar("T")
 def rpc_settings(**changes: Any) -> RpcSettings:
     """Settings for a server on a free loopback port that drains at once."""
     return RpcSettings(**{"port": 0, "drain_seconds": 0.0, "grace_seconds": 5.0, **changes})
+
+
+@asynccontextmanager
+async def running_server(server: RpcServer) -> AsyncIterator[grpc.aio.Channel]:
+    """Start a server that has its services; yield a channel to it, and drain it in the end."""
+    await server.start()
+    try:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+            yield channel
+    finally:
+        await server.drain()
+
+
+@asynccontextmanager
+async def bare_server(*register: Callable[[grpc.aio.Server], object]) -> AsyncIterator[str]:
+    """Run a server of gRPC's own, without our guard around its methods; yield its address.
+
+    Args:
+        register: each adds a servicer, with generated code.
+    """
+    server = grpc.aio.server()
+    for add in register:
+        add(server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        await server.stop(None)
+
+
+def answering_bytes(answer: Callable[[], bytes]) -> AbstractAsyncContextManager[str]:
+    """Run a bare server that answers every unary call with bytes, messages or not."""
+
+    class AnyMethod(grpc.GenericRpcHandler):
+        def service(self, details: grpc.HandlerCallDetails) -> Any:
+            async def respond(request: bytes, context: Any) -> bytes:
+                return answer()
+
+            return grpc.unary_unary_rpc_method_handler(respond)
+
+    return bare_server(lambda server: server.add_generic_rpc_handlers((AnyMethod(),)))
 
 
 @asynccontextmanager
@@ -58,14 +100,12 @@ async def serving(
     server, _ = pod_server(
         pod, loader, queue, settings, "test-pod", max_calls=max_calls, shedding=shedding
     )
-    await server.start()
     background = [asyncio.ensure_future(run()) for run in pod.background]
     try:
-        await server.set_serving(folder is not None)
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        async with running_server(server) as channel:
+            await server.set_serving(folder is not None)
             yield server, channel
     finally:
-        await server.drain()
         for each in background:
             each.cancel()
         await asyncio.gather(*background, return_exceptions=True)

@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 import pytest
 
-from tests.builders.rpc import rpc_settings
+from tests.builders.rpc import rpc_settings, running_server
 from vireo.ops.cli import demo
 from vireo.ops.edge import Edge
 from vireo.server.errors import VireoError
@@ -31,10 +31,7 @@ async def test_a_token_that_may_not_record_events_is_told_which_may(
 ) -> None:
     server = RpcServer(rpc_settings())
     server.add(NAME, partial(add_EventServiceServicer_to_server, Refusing()))  # type: ignore[abstract]
-    await server.start()
-    monkeypatch.setattr(demo, "edge_of", lambda: Edge(f"127.0.0.1:{server.port}"))
-    try:
+    async with running_server(server):
+        monkeypatch.setattr(demo, "edge_of", lambda: Edge(f"127.0.0.1:{server.port}"))
         with pytest.raises(VireoError, match=r"not for you.* with the scope vireo\.events"):
             await asyncio.to_thread(demo._record, ["50"], "181", "request")
-    finally:
-        await server.drain()

@@ -14,7 +14,7 @@ import pytest
 import pytest_asyncio
 
 from tests.builders.gateway import SLATE, FakeGateway, overloaded
-from tests.builders.rpc import rpc_settings
+from tests.builders.rpc import rpc_settings, running_server
 from tests.clients.python.conftest import Connect, Recommend
 from vireo.server.gateway.events import NAME
 from vireo.server.rpc.errors import RpcError, unavailable
@@ -129,10 +129,9 @@ async def recorder() -> AsyncIterator[Recorder]:
     recorder = Recorder()
     server = RpcServer(rpc_settings())
     server.add(NAME, partial(add_EventServiceServicer_to_server, recorder))
-    await server.start()
-    recorder.address = f"127.0.0.1:{server.port}"
-    yield recorder
-    await server.drain()
+    async with running_server(server):
+        recorder.address = f"127.0.0.1:{server.port}"
+        yield recorder
 
 
 async def test_events_have_more_time_than_slates(connect: Connect, recorder: Recorder) -> None:

@@ -7,7 +7,7 @@ from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
 
-from tests.builders.rpc import rpc_settings
+from tests.builders.rpc import rpc_settings, running_server
 from vireo.server.control import ads, attempts, discovery
 from vireo.server.control.ads import DiscoveryServicer, add_xds_services
 from vireo.server.control.clients import Client, Push
@@ -93,9 +93,8 @@ async def server(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Server]:
     monkeypatch.setattr(ads, "_MAX_STREAMS", MAX_STREAMS)
     rpc_server = RpcServer(rpc_settings())
     servicer = add_xds_services(rpc_server)
-    await rpc_server.start()
-    yield Server(rpc_server.port, servicer)
-    await rpc_server.drain()
+    async with running_server(rpc_server):
+        yield Server(rpc_server.port, servicer)
 
 
 @pytest.fixture

@@ -6,12 +6,11 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
-import grpc
-import grpc.aio
 import pytest
 
 from tests.builders.control import SetDiscovery, local
 from tests.builders.edge import CandidatePod, serve_candidate
+from tests.builders.rpc import answering_bytes
 from tests.builders.s3 import unreachable_s3
 from tests.builders.waiting import until
 from vireo.ops.stack.ports import free_port_base
@@ -51,24 +50,12 @@ async def answering(*answers: bytes) -> AsyncIterator[tuple[int, list[None]]]:
     """
     asked: list[None] = []
 
-    async def check(_: bytes, context: object) -> bytes:
+    def check() -> bytes:
         asked.append(None)
         return answers[min(len(asked), len(answers)) - 1]
 
-    server = grpc.aio.server()
-    server.add_generic_rpc_handlers(
-        (
-            grpc.method_handlers_generic_handler(
-                "grpc.health.v1.Health", {"Check": grpc.unary_unary_rpc_method_handler(check)}
-            ),
-        )
-    )
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    try:
-        yield port, asked
-    finally:
-        await server.stop(None)
+    async with answering_bytes(check) as address:
+        yield int(address.rpartition(":")[2]), asked
 
 
 @pytest.mark.parametrize("answer", [b"\xff\xff", b"\x08\x63", b""])

@@ -7,12 +7,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-import grpc
 import grpc.aio
 import pytest
 import structlog
 
 from tests.builders.chain import NOWHERE
+from tests.builders.rpc import answering_bytes
 from vireo.server.gateway.await_pods import pods_serve
 from vireo.v1.release_pb2 import (
     GetServingReleaseResponse,
@@ -27,23 +27,12 @@ FOREVER = 3600.0
 async def answering(responses: list[GetServingReleaseResponse | bytes]) -> AsyncIterator[Any]:
     """A stub of a control plane that answers with each response in turn, then with the last."""
 
-    async def answer(_: bytes, context: Any) -> bytes:
+    def answer() -> bytes:
         response = responses.pop(0) if len(responses) > 1 else responses[0]
         return response if isinstance(response, bytes) else response.SerializeToString()
 
-    server = grpc.aio.server()
-    methods: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
-        "GetServingRelease": grpc.unary_unary_rpc_method_handler(answer)
-    }
-    handler = grpc.method_handlers_generic_handler("vireo.v1.ReleaseService", methods)
-    server.add_generic_rpc_handlers((handler,))
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    try:
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-            yield ReleaseServiceStub(channel)
-    finally:
-        await server.stop(None)
+    async with answering_bytes(answer) as address, grpc.aio.insecure_channel(address) as channel:
+        yield ReleaseServiceStub(channel)
 
 
 def serving(release_id: str, loading: str = "") -> GetServingReleaseResponse:

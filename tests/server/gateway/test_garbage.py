@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -15,6 +14,7 @@ from prometheus_client import REGISTRY
 from tests.builders.chain import POPULAR, SKIPPED, Chain
 from tests.builders.relay import Relay, relaying
 from tests.builders.releases import video_ids
+from tests.builders.rpc import answering_bytes
 from tests.builders.tiny_home import VIEWER, WATCHED
 from vireo.server.gateway import pods
 from vireo.v1 import recommendation_pb2 as pb
@@ -113,28 +113,10 @@ async def test_an_error_is_retried_if_another_pod_may_succeed(chain: Chain) -> N
             assert len(relay.requests) == tries, code
 
 
-@asynccontextmanager
-async def answering_bytes(raw: bytes) -> AsyncIterator[str]:
-    """A pod of either kind that answers these bytes to whatever it is asked."""
-
-    class AnyMethod(grpc.GenericRpcHandler):
-        def service(self, details: grpc.HandlerCallDetails) -> Any:
-            async def answer(request: bytes, context: Any) -> bytes:
-                return raw
-
-            return grpc.unary_unary_rpc_method_handler(answer)
-
-    server = grpc.aio.server(handlers=(AnyMethod(),))
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    yield f"127.0.0.1:{port}"
-    await server.stop(None)
-
-
 @pytest.mark.parametrize("raw", [b"\xff\xff not a message", b""])
 async def test_answers_that_are_no_messages_are_garbage_too(chain: Chain, raw: bytes) -> None:
     async with (
-        answering_bytes(raw) as broken,
+        answering_bytes(lambda: raw) as broken,
         chain.gateway(ranking=broken) as unranked,
         chain.gateway(candidate=broken) as popular,
     ):

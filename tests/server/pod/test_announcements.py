@@ -17,7 +17,7 @@ from structlog.testing import capture_logs
 from tests.builders.control import SetChannels, control_of
 from tests.builders.faulty_s3 import faulty_s3
 from tests.builders.loading import Followed, running
-from tests.builders.rpc import rpc_settings
+from tests.builders.rpc import rpc_settings, running_server
 from tests.builders.waiting import until
 from vireo.ops.stack.ports import free_port_base
 from vireo.server.control.channels import NAME
@@ -71,11 +71,8 @@ async def announced_by(announcer: Announcer) -> AsyncIterator[Announcements]:
     """Yield the announcements of this control plane."""
     server = RpcServer(rpc_settings())
     server.add(NAME, partial(add_ChannelServiceServicer_to_server, announcer))
-    await server.start()
-    try:
+    async with running_server(server):
         yield Announcements(f"127.0.0.1:{server.port}", None, "production")
-    finally:
-        await server.drain()
 
 
 @asynccontextmanager

@@ -22,7 +22,7 @@ from prometheus_client import REGISTRY, CollectorRegistry, Metric
 from prometheus_client.registry import Collector
 
 from tests.builders.http_page import page, served_metrics
-from tests.builders.rpc import rpc_settings, serving
+from tests.builders.rpc import rpc_settings, running_server, serving
 from tests.builders.waiting import wait_until
 from vireo.ops.stack.ports import free_port_base
 from vireo.server.errors import VireoError
@@ -61,9 +61,8 @@ def endpoint() -> Iterator[MetricsEndpoint]:
 @pytest.fixture
 async def server(port: int) -> AsyncIterator[RpcServer]:
     server = RpcServer(rpc_settings(metrics_port=port))
-    await server.start()
-    yield server
-    await server.drain()
+    async with running_server(server):
+        yield server
 
 
 def value(name: str, **labels: str) -> float:
@@ -118,11 +117,10 @@ async def test_the_endpoint_listens_on_metrics_host_alone_while_the_server_lives
     port: int, host: str
 ) -> None:
     server = RpcServer(rpc_settings(metrics_port=port, metrics_host=host))
-    await server.start()
-    assert (await asyncio.to_thread(page, port, host=host))[0] == 200
-    with socket.socket() as other:
-        other.bind(("127.0.0.3", port))
-    await server.drain()
+    async with running_server(server):
+        assert (await asyncio.to_thread(page, port, host=host))[0] == 200
+        with socket.socket() as other:
+            other.bind(("127.0.0.3", port))
     with pytest.raises(urllib.error.URLError):
         page(port, host=host)
 

@@ -17,7 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from tests.builders.columns import request_for_one_video
-from tests.builders.rpc import rpc_settings, serving
+from tests.builders.rpc import rpc_settings, running_server, serving
 from tests.builders.waiting import until
 from vireo.server.pod.run_queue import RunQueue
 from vireo.server.ranking.service import RANKING_POD
@@ -90,13 +90,9 @@ async def test_reflection_lists_and_describes_the_services(release_folder: Path)
 async def test_a_server_that_serves_before_it_listens_is_seen_serving_at_once() -> None:
     server = RpcServer(rpc_settings())
     await server.set_serving(True)
-    await server.start()
-    try:
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
-            watch = health_of(channel).Watch(health_pb2.HealthCheckRequest())
-            assert (await watch.read()).status == SERVING
-    finally:
-        await server.drain()
+    async with running_server(server) as channel:
+        watch = health_of(channel).Watch(health_pb2.HealthCheckRequest())
+        assert (await watch.read()).status == SERVING
 
 
 async def test_a_server_that_never_listened_is_drained_too() -> None:
@@ -224,12 +220,8 @@ class Handler(ReleaseServiceServicer):
 async def handling(handler: Handler) -> AsyncIterator[tuple[RpcServer, grpc.aio.Channel]]:
     server = RpcServer(rpc_settings())
     server.add(SERVICE, lambda methods: add_ReleaseServiceServicer_to_server(handler, methods))
-    await server.start()
-    try:
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
-            yield server, channel
-    finally:
-        await server.drain()
+    async with running_server(server) as channel:
+        yield server, channel
 
 
 def ask(channel: grpc.aio.Channel, **options: Any) -> Any:

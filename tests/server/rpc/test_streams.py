@@ -13,9 +13,9 @@ import grpc.aio
 import pytest
 from prometheus_client import REGISTRY
 
-from tests.builders.batches import SERVICE, batch_handlers
+from tests.builders.batches import batch_server
 from tests.builders.refusals import failure_of
-from tests.builders.rpc import rpc_settings
+from tests.builders.rpc import running_server
 from tests.builders.waiting import until
 from vireo.server.rpc.admission import Admission, Slots
 from vireo.server.rpc.errors import RpcError, not_found
@@ -61,19 +61,9 @@ class Slates:
 async def served(
     slates: Slates, admission: Admission | None = None, **settings: Any
 ) -> AsyncIterator[tuple[RpcServer, Any]]:
-    server = RpcServer(rpc_settings(**settings))
-    handlers = batch_handlers(slates.answer)
-    server.add(
-        SERVICE,
-        lambda methods: methods.add_registered_method_handlers(SERVICE, handlers),
-        limits=ServiceLimits(admission),
-    )
-    await server.start()
-    try:
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
-            yield server, RecommendationServiceStub(channel)
-    finally:
-        await server.drain()
+    server = batch_server(slates.answer, ServiceLimits(admission), **settings)
+    async with running_server(server) as channel:
+        yield server, RecommendationServiceStub(channel)
 
 
 def counted(code: str) -> float:

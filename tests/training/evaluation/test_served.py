@@ -5,12 +5,14 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import grpc
 import numpy as np
 import pytest
 
+from tests.builders.rpc import bare_server
 from vireo.server.errors import VireoError
 from vireo.server.home import Home
 from vireo.server.releases.manifest import Manifest
@@ -81,13 +83,12 @@ class Gateway(recommendation_pb2_grpc.RecommendationServiceServicer):
 @pytest.fixture
 async def gateway() -> AsyncIterator[tuple[Gateway, Stack]]:
     """A gateway that answers by rule, and how to call it."""
-    server = grpc.aio.server()
     servicer = Gateway()  # type: ignore[abstract]
-    recommendation_pb2_grpc.add_RecommendationServiceServicer_to_server(servicer, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    yield servicer, Stack(f"127.0.0.1:{port}", deadline=10, concurrency=4)
-    await server.stop(None)
+    register = partial(
+        recommendation_pb2_grpc.add_RecommendationServiceServicer_to_server, servicer
+    )
+    async with bare_server(register) as address:
+        yield servicer, Stack(address, deadline=10, concurrency=4)
 
 
 async def test_each_viewer_is_asked_for_a_hundred_and_answers_keep_their_order(
