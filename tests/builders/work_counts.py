@@ -2,14 +2,7 @@
 
 from __future__ import annotations
 
-from prometheus_client import REGISTRY
-
-
-def counted(name: str, **labels: str) -> float:
-    """Value of one of the counters of runs."""
-    value = REGISTRY.get_sample_value(f"vireo_work_{name}_total", labels)
-    assert value is not None
-    return value
+from tests.builders.samples import sample
 
 
 class WorkCounts:
@@ -19,8 +12,10 @@ class WorkCounts:
         self._before = self._now()
 
     def _now(self) -> tuple[float, float, float]:
-        waiting, running = (counted("abandoned", when=when) for when in ("waiting", "running"))
-        return counted("run"), waiting, running
+        waiting, running = (
+            sample("vireo_work_abandoned_total", when=when) for when in ("waiting", "running")
+        )
+        return sample("vireo_work_run_total"), waiting, running
 
     @property
     def since(self) -> tuple[int, ...]:

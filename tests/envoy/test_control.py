@@ -13,9 +13,9 @@ from typing import Any
 import grpc
 import pytest
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
-from prometheus_client import REGISTRY
 
 from tests.builders.edge import CandidatePod, Edge, running_edge, serve_candidate, serve_ranking
+from tests.builders.samples import sample
 from tests.builders.waiting import until
 from vireo.server.control.mesh import Pool
 from vireo.server.control.snapshot import ROUTES, Resource, Snapshot
@@ -94,7 +94,7 @@ async def test_a_configuration_that_envoy_rejects_is_shown_and_the_last_good_one
     tmp_path: Path,
 ) -> None:
     async with edge_and_caller(tmp_path) as (edge, caller):
-        assert REGISTRY.get_sample_value("vireo_xds_clients", {"client": "envoy"}) == 1
+        assert sample("vireo_xds_clients", client="envoy") == 1
         servicer = edge.control.servicer
         assert servicer.snapshot is not None
         good = servicer.snapshot

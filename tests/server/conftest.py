@@ -11,9 +11,12 @@ from tests.builders.nats import RunningNats, running_nats, settings_of
 from tests.builders.redis import RunningRedis, running_redis
 from tests.builders.releases import build_release
 from tests.builders.s3 import running_s3
+from tests.builders.samples import grown
 from vireo.server.event_log.jetstream import JetStreamLog
 from vireo.server.releases.s3 import S3Settings
 from vireo.training.features.online_store import OnlineStoreSettings
+
+__all__ = ["grown"]
 
 
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from tests.builders.http_page import page
 from tests.builders.kubernetes_api import RecordedApi
 from tests.builders.process import start, wait_for_health, watched_channel
 from tests.builders.s3 import unreachable_s3
+from tests.builders.samples import Grown, sample
 from tests.builders.waiting import until
 from tests.builders.xds import xds_client
 from vireo.ops.stack.ports import free_port_base
@@ -26,49 +28,38 @@ from vireo.server.control.snapshot import CLUSTER, ENDPOINTS, LISTENER, version_
 CANDIDATE = Pool("candidate")
 
 
-def sample(name: str, **labels: str) -> float | None:
-    """The value of a metric of this process."""
-    return REGISTRY.get_sample_value(f"vireo_{name}", labels)
-
-
-def counted(*events: str, kind: str = "clusters") -> list[float]:
-    """How often each of pushes, acks and nacks of a kind has happened in this process."""
-    return [sample(f"xds_{event}_total", kind=kind) or 0.0 for event in events]
-
-
-async def test_clients_pushes_and_their_answers_are_counted_by_kind_and_refusals_shown() -> None:
-    events = ("pushes", "acks", "nacks")
+async def test_clients_pushes_and_their_answers_are_counted_by_kind_and_refusals_shown(
+    grown: Grown,
+) -> None:
     async with (
         running_control({}) as control,
         xds_client(control.port) as client,
     ):
-        before = counted(*events), counted(*events, kind="listeners")
-        assert sample("xds_clients", client="other") == 0
+        assert sample("vireo_xds_clients", client="other") == 0
         await client.ask(CLUSTER)
         for _ in POOLS:
             await client.taken()
-        assert sample("xds_clients", client="other") == 1
+        assert sample("vireo_xds_clients", client="other") == 1
         await client.ask(ENDPOINTS, "candidate")
         await client.taken()
         await client.ask(LISTENER)
         await client.refuse(await client.receive(), "no such filter")
-        await until(lambda: sample("xds_refused_resources", kind="listeners") == 1)
-        assert sample("xds_refused_resources", kind="clusters") == 0
-        after = counted(*events), counted(*events, kind="listeners")
+        await until(lambda: sample("vireo_xds_refused_resources", kind="listeners") == 1)
+        assert sample("vireo_xds_refused_resources", kind="clusters") == 0
+        clusters, listeners = (
+            [grown(f"vireo_xds_{event}_total", kind=kind) for event in ("pushes", "acks", "nacks")]
+            for kind in ("clusters", "listeners")
+        )
         await client.hears_nothing()  # ends the stream
-        await until(lambda: sample("xds_refused_resources", kind="listeners") == 0)
-        assert sample("xds_clients", client="other") == 0
-    clusters, listeners = (
-        [now - then for now, then in zip(*pair, strict=True)]
-        for pair in zip(after, before, strict=True)
-    )
+        await until(lambda: sample("vireo_xds_refused_resources", kind="listeners") == 0)
+        assert sample("vireo_xds_clients", client="other") == 0
     assert clusters == [len(POOLS), len(POOLS), 0]
     assert listeners[1:] == [0, 1]
 
 
 async def test_each_kind_has_the_version_of_the_newest_snapshot() -> None:
     async with running_control({}) as control:
-        published = sample("xds_snapshots_total") or 0.0
+        published = sample("vireo_xds_snapshots_total")
 
         def version() -> str:
             assert control.servicer.snapshot is not None
@@ -76,12 +67,13 @@ async def test_each_kind_has_the_version_of_the_newest_snapshot() -> None:
             return version_of({each.name: each.version for each in resources})
 
         first = version()
-        assert sample("xds_snapshot_info", kind="endpoints", version=first) == 1
+        assert sample("vireo_xds_snapshot_info", kind="endpoints", version=first) == 1
         control.discovery.set(CANDIDATE, 1)
         await until(lambda: version() != first)
-        assert sample("xds_snapshot_info", kind="endpoints", version=first) is None
-        assert sample("xds_snapshot_info", kind="endpoints", version=version()) == 1
-        assert sample("xds_snapshots_total") == published + 1
+        of_the_first = {"kind": "endpoints", "version": first}
+        assert REGISTRY.get_sample_value("vireo_xds_snapshot_info", of_the_first) is None
+        assert sample("vireo_xds_snapshot_info", kind="endpoints", version=version()) == 1
+        assert sample("vireo_xds_snapshots_total") == published + 1
 
 
 async def test_pods_are_counted_by_cluster_and_state() -> None:
@@ -91,9 +83,9 @@ async def test_pods_are_counted_by_cluster_and_state() -> None:
             await serve_candidate(CandidatePod(str(each)), each, stack)
         control = await stack.enter_async_context(running_control({}))
 
-        def states(cluster: str = "candidate") -> list[float | None]:
+        def states(cluster: str = "candidate") -> list[float]:
             return [
-                sample("endpoints", cluster=cluster, state=state)
+                sample("vireo_endpoints", cluster=cluster, state=state)
                 for state in ("admitted", "unadmitted")
             ]
 
@@ -107,21 +99,14 @@ async def test_pods_are_counted_by_cluster_and_state() -> None:
 
 @pytest.mark.usefixtures("quick_file_polls")
 async def test_discovery_failures_and_the_age_of_the_last_success_are_exported(
-    tmp_path: Path,
+    tmp_path: Path, grown: Grown
 ) -> None:
     path = tmp_path / "endpoints.json"
     path.write_text("{}")
-
-    def failures() -> float:
-        return sample("discovery_failures_total", source="file") or 0.0
-
-    def age() -> float:
-        return sample("discovery_success_age_seconds", source="file") or 0.0
-
+    age = partial(sample, "vireo_discovery_success_age_seconds", source="file")
     async with control_of(FileDiscovery(path), SetChannels()):
-        before = failures()
         path.write_text("{")
-        await until(lambda: failures() >= before + 2)
+        await until(lambda: grown("vireo_discovery_failures_total", source="file") >= 2)
         await until(lambda: age() > 0.3)
         longest = age()
         path.write_text("{}")
@@ -129,20 +114,16 @@ async def test_discovery_failures_and_the_age_of_the_last_success_are_exported(
 
 
 async def test_members_that_no_snapshot_can_be_made_of_are_counted_and_tried_again(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, grown: Grown
 ) -> None:
     def fail(*_: object) -> None:
         raise ValueError("no snapshot")
 
-    def failures() -> float:
-        return sample("discovery_failures_total", source="members") or 0.0
-
     async with running_control({}) as control:
-        before = failures()
         with monkeypatch.context() as patched:
             patched.setattr("vireo.server.control.resources.snapshot", fail)
             control.discovery.set(CANDIDATE, 1)
-            await until(lambda: failures() >= before + 2)
+            await until(lambda: grown("vireo_discovery_failures_total", source="members") >= 2)
             assert not control.mesh.of(CANDIDATE)
         await until(lambda: bool(control.mesh.of(CANDIDATE)))
 

@@ -17,12 +17,12 @@ from typing import Any
 import pytest
 import structlog
 from nats.aio.client import Client
-from prometheus_client import REGISTRY
 from pydantic import SecretStr
 
 from tests.builders.certificates import authority, signed
 from tests.builders.nats import RunningNats, running_cluster, running_nats, settings_of
 from tests.builders.reading import append, take
+from tests.builders.samples import sample
 from tests.builders.waiting import until
 from vireo.server.event_log import connection
 from vireo.server.event_log.connection import Connection
@@ -411,9 +411,7 @@ async def test_a_connection_that_closes_while_it_is_written_to_is_a_lost_one(
 async def test_a_connection_is_logged_and_exported_when_it_is_lost_and_when_it_is_back(
     nats: RunningNats, log: JetStreamLog
 ) -> None:
-    def connected() -> float | None:
-        return REGISTRY.get_sample_value("vireo_log_connected")
-
+    connected = partial(sample, "vireo_log_connected")
     with structlog.testing.capture_logs() as logs:
         await append(log, "told", b"x", "told-1")
         assert connected() == 1

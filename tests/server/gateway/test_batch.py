@@ -9,12 +9,12 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
-from prometheus_client import REGISTRY
 
 from tests.builders.busy import busy
 from tests.builders.chain import Chain, gateway_settings
 from tests.builders.refusals import failure_of, violations_of
 from tests.builders.rpc import serving
+from tests.builders.samples import Grown, sample
 from tests.builders.tiny_home import VIEWER, WATCHED
 from tests.builders.waiting import until
 from vireo.server.candidate.service import CANDIDATE_POD
@@ -49,10 +49,6 @@ async def until_end(call: Any) -> pb.BatchRecommendResponse | None:
     except grpc.aio.AioRpcError:
         return None
     return None if response is grpc.aio.EOF else response
-
-
-def value(name: str, **labels: str) -> float:
-    return REGISTRY.get_sample_value(name, labels) or 0.0
 
 
 async def test_each_viewer_gets_the_slate_that_a_call_of_its_own_would_return(whole: Any) -> None:
@@ -136,7 +132,7 @@ async def test_a_caller_with_all_batches_gives_one_to_another_which_it_can_resum
         first, second = (
             stub.BatchRecommend(request_of(), metadata=(("x-vireo-caller", "a"),)) for _ in range(2)
         )
-        await until(lambda: value("vireo_batches_open") == 2)
+        await until(lambda: sample("vireo_batches_open") == 2)
         other = stub.BatchRecommend(request_of(), metadata=(("x-vireo-caller", "b"),))
         done, _ = await asyncio.wait(
             [asyncio.ensure_future(each.code()) for each in (first, second)],
@@ -149,10 +145,9 @@ async def test_a_caller_with_all_batches_gives_one_to_another_which_it_can_resum
 
 
 async def test_a_pod_with_more_urgent_calls_is_asked_again_until_it_has_time(
-    with_pod: tuple[Any, RunQueue, Any],
+    with_pod: tuple[Any, RunQueue, Any], grown: Grown
 ) -> None:
     stub, queue, pod = with_pod
-    retried = value("vireo_batch_retries_total", stage="retrieval")
     urgent = candidate_pb2.RetrieveCandidatesRequest(
         viewer=ViewerFeatures(watch_count=0), count=10, page_size=5
     )
@@ -160,7 +155,7 @@ async def test_a_pod_with_more_urgent_calls_is_asked_again_until_it_has_time(
         waiting = pod.RetrieveCandidates(urgent)
         await until(lambda: queue.queued == 2)
         batch = asyncio.create_task(received(stub.BatchRecommend(request_of())))
-        await until(lambda: value("vireo_batch_retries_total", stage="retrieval") > retried)
+        await until(lambda: grown("vireo_batch_retries_total", stage="retrieval") > 0)
         assert queue.queued == 2, "the batch's call has no place in the queue"
     assert (await waiting).keys
     slates = await batch

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 import grpc
 import pytest
-from prometheus_client import REGISTRY
 
 from tests.builders.busy import busy
 from tests.builders.chain import gateway_settings
 from tests.builders.rpc import serving
 from tests.builders.tiny_home import VIEWER
 from tests.builders.waiting import until
+from tests.builders.work_counts import WorkCounts
 from vireo.server.candidate.service import CANDIDATE_POD
 from vireo.server.gateway.service import gateway_pod
 from vireo.server.pod.run_queue import RunQueue
@@ -62,18 +62,12 @@ async def chain(release: Path, features: Path) -> AsyncIterator[Chain]:
             yield Chain(stub, releases, candidate, ranking)
 
 
-def counted(name: str, **labels: str) -> float:
-    value = REGISTRY.get_sample_value(f"vireo_work_{name}_total", labels)
-    assert value is not None
-    return value
-
-
 @pytest.mark.parametrize("stage", ["candidate", "ranking"])
 async def test_a_cancelled_call_drops_its_waiting_work(chain: Chain, stage: str) -> None:
     queue: RunQueue = getattr(chain, stage)
     before = {"candidate": 0, "ranking": 1}[stage]
     async with busy(queue):
-        ran, abandoned = counted("run"), counted("abandoned", when="waiting")
+        work = WorkCounts()
         call = chain.stub.Recommend(REQUEST)
         waiting = asyncio.ensure_future(call)
         await until(lambda: queue.queued == 2)
@@ -82,8 +76,8 @@ async def test_a_cancelled_call_drops_its_waiting_work(chain: Chain, stage: str)
         await asyncio.gather(waiting, return_exceptions=True)
     await until(lambda: chain.idle)
     # What was run is what came before in the chain, and what kept the queue busy.
-    assert counted("run") == ran + before + 1
-    assert counted("abandoned", when="waiting") == abandoned + 1
+    ran, abandoned_waiting, _ = work.since
+    assert (ran, abandoned_waiting) == (before + 1, 1)
 
 
 async def test_a_call_that_is_cancelled_is_not_repeated_on_the_shadow_pool(chain: Chain) -> None:
@@ -116,7 +110,7 @@ async def test_after_a_deadline_of_5_ms_no_work_continues(chain: Chain) -> None:
             except grpc.aio.AioRpcError as error:
                 outcomes.append(error.code() is grpc.StatusCode.DEADLINE_EXCEEDED)
         await until(lambda: chain.candidate.queued == chain.ranking.queued == 1)
-        ran = counted("run")
+        work = WorkCounts()
     await until(lambda: chain.idle)
     assert all(outcomes), "each is degraded or DEADLINE_EXCEEDED"
-    assert counted("run") == ran + 2, "what kept the two busy, and nothing for the callers"
+    assert work.since[0] == 2, "what kept the two busy, and nothing for the callers"

@@ -13,11 +13,11 @@ import grpc
 import grpc.aio
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
-from prometheus_client import REGISTRY
 
 from tests.builders.nats import RunningNats, settings_of
 from tests.builders.reading import take
 from tests.builders.recording import Recorder, batch, failure_of, play, recording
+from tests.builders.samples import Grown
 from tests.builders.waiting import until
 from vireo.server.event_log.jetstream import JetStreamLog
 from vireo.server.event_log.log import EVENTS, partition_of
@@ -40,10 +40,6 @@ def recorded(entries: list[Any]) -> list[pb.Event]:
     return [event for each in entries for event in RecordedEvents.FromString(each.data).events]
 
 
-def counted(name: str, **labels: str) -> float:
-    return REGISTRY.get_sample_value(name, labels) or 0.0
-
-
 def ago(seconds: float) -> Timestamp:
     at = Timestamp()
     at.FromNanoseconds(time.time_ns() - round(seconds * 1e9))
@@ -51,9 +47,8 @@ def ago(seconds: float) -> Timestamp:
 
 
 async def test_a_batch_is_in_the_log_as_it_was_sent_when_the_call_returns(
-    recorder: Recorder, log: JetStreamLog, end: int
+    recorder: Recorder, log: JetStreamLog, end: int, grown: Grown
 ) -> None:
-    before = counted("vireo_events_recorded_total", kind="play")
     sent = [
         play("a", time=ago(60), watched_fraction=0.25, request_id="r", position=3, locale="de-CH"),
         play("b", "other", kind=pb.EVENT_KIND_LIKE, time=ago(0)),
@@ -66,7 +61,7 @@ async def test_a_batch_is_in_the_log_as_it_was_sent_when_the_call_returns(
     assert recorded([entry]) == sent
     received = RecordedEvents.FromString(entry.data).received_at
     assert abs(received.ToNanoseconds() - time.time_ns()) < 60e9
-    assert counted("vireo_events_recorded_total", kind="play") == before + 1
+    assert grown("vireo_events_recorded_total", kind="play") == 1
 
 
 async def test_an_event_without_a_time_happened_when_it_was_received(
@@ -79,15 +74,14 @@ async def test_an_event_without_a_time_happened_when_it_was_received(
 
 
 async def test_the_same_batch_again_is_stored_once_and_an_id_counts_once_for_each_viewer(
-    recorder: Recorder, log: JetStreamLog, end: int
+    recorder: Recorder, log: JetStreamLog, end: int, grown: Grown
 ) -> None:
-    before = counted("vireo_events_recorded_total", kind="play")
     events = [play("1", "a", time=ago(5)), play("1", "b"), play("1", "a", time=ago(5))]
     for _ in range(3):
         assert (await recorder.events.RecordEvents(batch(events))).recorded == 3
     [entry] = await take(log, EVENTS, after=end)
     assert sorted(each.viewer_id for each in recorded([entry])) == ["a", "b"]
-    assert counted("vireo_events_recorded_total", kind="play") == before + 6
+    assert grown("vireo_events_recorded_total", kind="play") == 6
 
 
 async def test_events_go_to_the_partition_of_their_viewer(log: JetStreamLog, end: int) -> None:
@@ -161,10 +155,9 @@ async def test_an_invalid_event_is_named_and_nothing_of_its_batch_is_recorded(
     ("seconds", "reason"), [(-601 - DAY, "future"), (8 * DAY, "past"), (-590, ""), (6 * DAY, "")]
 )
 async def test_a_clock_that_is_off_is_refused_beyond_the_bounds_and_counted(
-    recorder: Recorder, seconds: float, reason: str
+    recorder: Recorder, seconds: float, reason: str, grown: Grown
 ) -> None:
     request = batch([play(f"off {seconds}", time=ago(seconds)), play(f"on {seconds}")])
-    before = counted("vireo_events_refused_total", reason=reason)
     call = recorder.events.RecordEvents(request)
     if not reason:
         assert (await call).recorded == 2
@@ -175,7 +168,7 @@ async def test_a_clock_that_is_off_is_refused_beyond_the_bounds_and_counted(
         ("events[0].time",),
     )
     assert reason in failure.message
-    assert counted("vireo_events_refused_total", reason=reason) == before + 1
+    assert grown("vireo_events_refused_total", reason=reason) == 1
 
 
 async def test_more_than_a_mebibyte_is_refused_by_its_size(recorder: Recorder) -> None:
@@ -186,12 +179,11 @@ async def test_more_than_a_mebibyte_is_refused_by_its_size(recorder: Recorder) -
     assert failure.message.endswith("the maximum is 1,048,576")
 
 
-async def test_without_a_log_the_operator_is_told_what_to_set() -> None:
-    before = counted("vireo_events_refused_total", reason="away")
+async def test_without_a_log_the_operator_is_told_what_to_set(grown: Grown) -> None:
     async with recording(None) as recorder:
         failure = await failure_of(recorder.events.RecordEvents(batch([play("a")])))
     assert failure.code is grpc.StatusCode.UNIMPLEMENTED
-    assert counted("vireo_events_refused_total", reason="away") == before
+    assert grown("vireo_events_refused_total", reason="away") == 0
     assert "VIREO_NATS_URL" in failure.message
 
 
@@ -248,14 +240,14 @@ async def test_what_was_recorded_of_a_stream_that_its_caller_leaves_stays(
 async def test_a_caller_with_all_streams_gives_one_to_another_and_learns_what_is_recorded(
     log: JetStreamLog,
     monkeypatch: pytest.MonkeyPatch,
+    grown: Grown,
 ) -> None:
     monkeypatch.setattr(module, "MAX_STREAMS", 2)
     async with recording(log) as recorder:
         held = [recorder.events.StreamEvents(metadata=(("x-vireo-caller", "a"),)) for _ in range(2)]
-        before = counted("vireo_events_recorded_total", kind="play")
         for number, call in enumerate(held):
             await call.write(pb.StreamEventsRequest(events=[play(f"full-{number}")]))
-        await until(lambda: counted("vireo_events_recorded_total", kind="play") == before + 2)
+        await until(lambda: grown("vireo_events_recorded_total", kind="play") == 2)
         other = recorder.events.StreamEvents(metadata=(("x-vireo-caller", "b"),))
         await other.write(pb.StreamEventsRequest(events=[play("other")]))
         done, _ = await asyncio.wait(
@@ -313,13 +305,12 @@ async def test_a_caller_whose_calls_wait_for_the_log_leaves_places_to_another(
 
 
 async def test_a_server_that_shuts_down_ends_streams_with_what_they_have(
-    log: JetStreamLog,
+    log: JetStreamLog, grown: Grown
 ) -> None:
     async with recording(log) as recorder:
-        before = counted("vireo_log_append_seconds_count")
         call = recorder.events.StreamEvents()
         await call.write(pb.StreamEventsRequest(events=[play("drain")]))
-        await until(lambda: counted("vireo_log_append_seconds_count") > before)
+        await until(lambda: grown("vireo_log_append_seconds_count") > 0)
         await until(lambda: recorder.server.under_way == 1)
         draining = asyncio.ensure_future(recorder.server.drain())
         failure = await failure_of(call)
@@ -330,15 +321,14 @@ async def test_a_server_that_shuts_down_ends_streams_with_what_they_have(
 
 
 async def test_while_the_log_is_away_nothing_is_acknowledged_and_the_caller_may_repeat(
-    nats: RunningNats, recorder: Recorder, log: JetStreamLog
+    nats: RunningNats, recorder: Recorder, log: JetStreamLog, grown: Grown
 ) -> None:
     await recorder.events.RecordEvents(batch([play("before")]))
     end = await log.end(EVENTS)
     nats.kill()
-    before = counted("vireo_events_refused_total", reason="away")
     failure = await failure_of(recorder.events.RecordEvents(batch([play("away")]), timeout=30))
     assert (failure.code, failure.retry_seconds) == (grpc.StatusCode.UNAVAILABLE, 1)
-    assert counted("vireo_events_refused_total", reason="away") == before + 1
+    assert grown("vireo_events_refused_total", reason="away") == 1
     failure = await failure_of(stream(recorder, [play("away")]))
     assert (failure.code, failure.recorded) == (grpc.StatusCode.UNAVAILABLE, 0)
     nats.start()

@@ -12,10 +12,10 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanag
 from pathlib import Path
 
 import pytest
-from prometheus_client import REGISTRY
 
 from tests.builders.chain import Chain, GatewayStub, gateway, names, slate_declaring
 from tests.builders.redis import RunningRedis, running_redis
+from tests.builders.samples import sample
 from tests.builders.sqlite_lock import let_writers_lock_readers
 from tests.builders.tiny_home import DATASET, VIEWER, WATCHED, build_tiny_features
 from vireo.server.gateway.features import FeatureReader
@@ -49,7 +49,7 @@ def gateway_over(chain: Chain, features: Path) -> AbstractAsyncContextManager[Ga
 
 def circuit_open() -> bool:
     """Whether requests skip the store, but for one now and then."""
-    return REGISTRY.get_sample_value("vireo_feature_store_circuit_open") == 1
+    return sample("vireo_feature_store_circuit_open") == 1
 
 
 @pytest.fixture

@@ -9,23 +9,17 @@ from typing import Any
 import grpc
 import pytest
 import structlog
-from prometheus_client import REGISTRY
 
 from tests.builders.chain import POPULAR, SKIPPED, Chain
 from tests.builders.relay import Relay, relaying
 from tests.builders.releases import video_ids
 from tests.builders.rpc import answering_bytes
+from tests.builders.samples import Grown
 from tests.builders.tiny_home import VIEWER, WATCHED
 from vireo.server.gateway import pods
 from vireo.v1 import recommendation_pb2 as pb
 
 REQUEST = pb.RecommendRequest(viewer_id=VIEWER, page_size=37)
-
-
-def bad_answers(stage: str) -> float:
-    """How many were counted, of pods whose address isn't known."""
-    labels = {"stage": stage, "address": ""}
-    return REGISTRY.get_sample_value("vireo_invalid_responses_total", labels) or 0.0
 
 
 def check_whole(response: pb.RecommendResponse) -> None:
@@ -52,18 +46,22 @@ def nan_co_watch(answer: Any) -> None:
     [("ranking", nan_score, SKIPPED), ("candidate", nan_co_watch, POPULAR)],
 )
 async def test_a_pod_that_answers_garbage_is_found_and_costs_its_stage_and_nothing_else(
-    chain: Chain, kind: str, garbage: Callable[[Any], None], degradations: list[int]
+    chain: Chain,
+    kind: str,
+    garbage: Callable[[Any], None],
+    degradations: list[int],
+    grown: Grown,
 ) -> None:
     relay = Relay(chain.ranking if kind == "ranking" else chain.candidate, change=garbage)
     stage = "ranking" if kind == "ranking" else "retrieval"
-    before = bad_answers(stage)
     async with relaying(relay) as target, chain.gateway(**{kind: target}) as stub:
         with structlog.testing.capture_logs() as logs:
             response = await stub.Recommend(REQUEST)
     assert list(response.degradations) == degradations
     check_whole(response)
     assert len(relay.requests) == 2, "another pod might have done better"
-    assert bad_answers(stage) == before + 2
+    of_the_stage = {"stage": stage, "address": ""}  # the pod's isn't known
+    assert grown("vireo_invalid_responses_total", **of_the_stage) == 2
     assert len([line for line in logs if line["event"] == "bad answer of a pod"]) == 2
 
 

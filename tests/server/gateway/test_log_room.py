@@ -8,12 +8,12 @@ from typing import Any
 
 import grpc
 import pytest
-from prometheus_client import REGISTRY
 
 from tests.builders.clock import Clock
 from tests.builders.nats import RunningNats, running_nats, settings_of
 from tests.builders.reading import take
 from tests.builders.recording import Failure, Recorder, batch, failure_of, play, recording
+from tests.builders.samples import sample
 from tests.builders.waiting import until
 from vireo.server.event_log.jetstream import JetStreamLog
 from vireo.server.event_log.log import CATALOG, DEAD, EVENTS
@@ -166,23 +166,17 @@ async def test_no_caller_fills_the_log_for_others_nor_for_hides(
         await recorder.events.RecordEvents(batch([play("1", "alice")]), **of("alice"))
         hide = play("2", "mallory", kind=pb.EVENT_KIND_HIDE)
         await recorder.events.RecordEvents(batch([hide]), **of("mallory"))
-        before = REGISTRY.get_sample_value("vireo_events_refused_total", {"reason": "full"})
+        before = sample("vireo_events_refused_total", reason="full")
         mixed = batch([hide, play("3")])
         failure = await failure_of(recorder.events.RecordEvents(mixed, **of("mallory")))
         assert failure.code is grpc.StatusCode.RESOURCE_EXHAUSTED
-        after = REGISTRY.get_sample_value("vireo_events_refused_total", {"reason": "full"})
-        assert before is not None
-        assert after == before + 2
+        assert sample("vireo_events_refused_total", reason="full") == before + 2
         used, most = await log.usage(EVENTS)
         assert most == MAX_BYTES
         assert 0.5 < used / most < 1 - RESERVED_FOR_HIDES
-        await until(lambda: shown("events") == used / most)
-        assert shown("dead") == 0
+        await until(lambda: sample("vireo_log_used_ratio", stream="events") == used / most)
+        assert sample("vireo_log_used_ratio", stream="dead") == 0
     looking.cancel()
-
-
-def shown(stream: str) -> float | None:
-    return REGISTRY.get_sample_value("vireo_log_used_ratio", {"stream": stream})
 
 
 async def test_unknown_fields_are_not_recorded(log: JetStreamLog) -> None:

@@ -7,8 +7,8 @@ import time
 from typing import Any
 
 import pytest
-from prometheus_client import REGISTRY
 
+from tests.builders.samples import sample
 from vireo.server.gateway import batch, viewer
 from vireo.server.gateway.pods import StageFailedError
 from vireo.server.gateway.query import RecommendQuery
@@ -35,8 +35,8 @@ class Store:
         return ViewerFeatures(watched_keys=[1])
 
 
-def skipped() -> float | None:
-    return REGISTRY.get_sample_value("vireo_feature_store_circuit_open")
+def skipped() -> float:
+    return sample("vireo_feature_store_circuit_open")
 
 
 def reading(timeout: float = 20) -> ReadFeatures:

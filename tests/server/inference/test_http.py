@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from prometheus_client import REGISTRY
 
 from tests.builders.busy import busy
 from tests.builders.inference import Array
@@ -29,6 +28,7 @@ from tests.builders.inference_http import (
 )
 from tests.builders.rpc import rpc_settings
 from tests.builders.s3 import unreachable_s3
+from tests.builders.samples import Grown
 from tests.builders.waiting import until
 from vireo.server.candidate.service import CANDIDATE_POD
 from vireo.server.inference import http_server
@@ -39,10 +39,6 @@ from vireo.server.rpc import reading
 
 INFER = "/v2/models/ranker/infer"
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
-
-
-def answered(code: str) -> float:
-    return REGISTRY.get_sample_value("vireo_rpcs_total", {"method": METHOD, "code": code}) or 0
 
 
 @pytest.mark.parametrize(
@@ -162,27 +158,25 @@ async def test_binary_tensors_give_the_golden_scores_in_the_form_that_was_asked(
 
 
 async def test_calls_are_counted_with_those_of_grpc_and_return_their_request_id(
-    pod: HttpPod, inputs: dict[str, Array]
+    pod: HttpPod, inputs: dict[str, Array], grown: Grown
 ) -> None:
-    before = answered("OK"), answered("INVALID_ARGUMENT")
     answer = await pod.infer("ranker", json_request(inputs), **{"x-request-id": "mine-1"})
     assert answer.headers["x-request-id"] == "mine-1"
     wrong = await pod.infer("ranker", {"inputs": []}, **{"x-request-id": "mine-2"})
     assert wrong.headers["x-request-id"] == "mine-2"
-    assert (answered("OK"), answered("INVALID_ARGUMENT")) == (before[0] + 1, before[1] + 1)
+    for code in ("OK", "INVALID_ARGUMENT"):
+        assert grown("vireo_rpcs_total", method=METHOD, code=code) == 1
 
 
 async def test_a_caller_that_leaves_ends_its_call(
-    release_folder: Path, inputs: dict[str, Array]
+    release_folder: Path, inputs: dict[str, Array], grown: Grown
 ) -> None:
     queue = RunQueue()
-    async with serving_http(RANKING_POD, release_folder, queue=queue) as pod:
-        before = answered("CANCELLED")
-        async with busy(queue):
-            asked = asyncio.ensure_future(pod.infer("ranker", json_request(inputs)))
-            await until(lambda: queue.queued == 2)
-            asked.cancel()
-            await until(lambda: answered("CANCELLED") > before)
+    async with serving_http(RANKING_POD, release_folder, queue=queue) as pod, busy(queue):
+        asked = asyncio.ensure_future(pod.infer("ranker", json_request(inputs)))
+        await until(lambda: queue.queued == 2)
+        asked.cancel()
+        await until(lambda: grown("vireo_rpcs_total", method=METHOD, code="CANCELLED") > 0)
 
 
 def test_without_the_library_the_setting_says_what_to_install() -> None:

@@ -11,12 +11,12 @@ import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from prometheus_client import REGISTRY
 
 from tests.builders.busy import busy
 from tests.builders.columns import request_for_one_video
 from tests.builders.refusals import failure_of, retry_seconds
 from tests.builders.rpc import serving
+from tests.builders.samples import Grown
 from tests.builders.waiting import until
 from vireo.server.pod.run_queue import RunQueue
 from vireo.server.ranking.service import RANKING_POD
@@ -30,15 +30,10 @@ pytestmark = pytest.mark.slow
 METHOD = "/vireo.v1.RankingService/RankCandidates"
 
 
-def shed(reason: str) -> float:
-    labels = {"method": METHOD, "reason": reason}
-    return REGISTRY.get_sample_value("vireo_rpcs_shed_total", labels) or 0.0
-
-
 async def test_a_call_that_would_wait_too_long_is_shed_with_a_hint_when_to_retry(
-    release_folder: Path,
+    release_folder: Path, grown: Grown
 ) -> None:
-    queue, before = RunQueue(max_wait=0.01), shed("queue")
+    queue = RunQueue(max_wait=0.01)
     async with serving(RANKING_POD, release_folder, queue=queue) as (_, channel):
         stub = RankingServiceStub(channel)
         async with busy(queue):
@@ -51,7 +46,7 @@ async def test_a_call_that_would_wait_too_long_is_shed_with_a_hint_when_to_retry
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert "queueing delay exceeded its target" in (error.details() or "")
     assert retry_seconds(error) == 0.1
-    assert shed("queue") == before + 1
+    assert grown("vireo_rpcs_shed_total", method=METHOD, reason="queue") == 1
 
 
 async def test_a_call_beyond_the_number_is_not_even_read_and_the_pod_still_tells_of_itself(

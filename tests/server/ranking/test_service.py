@@ -6,10 +6,10 @@ from pathlib import Path
 
 import grpc
 import pytest
-from prometheus_client import REGISTRY
 
 from tests.builders.columns import request_for_one_video
 from tests.builders.rpc import serving
+from tests.builders.samples import Grown
 from vireo.server.ranking.service import RANKING_POD, decode
 from vireo.server.rpc.errors import RpcError
 from vireo.v1 import ranking_pb2, viewer_pb2
@@ -39,17 +39,10 @@ NAMES = (
 )
 
 
-def counted() -> list[float]:
-    return [REGISTRY.get_sample_value(name) or 0.0 for name in NAMES]
-
-
-async def test_what_is_predicted_for_a_page_is_counted(release_folder: Path) -> None:
-    before = counted()
+async def test_what_is_predicted_for_a_page_is_counted(release_folder: Path, grown: Grown) -> None:
     async with serving(RANKING_POD, release_folder) as (_, channel):
         answer = await RankingServiceStub(channel).RankCandidates(request_for_one_video())
-    scores, score, pages, watch = (
-        after - first for after, first in zip(counted(), before, strict=True)
-    )
+    scores, score, pages, watch = map(grown, NAMES)
     assert (scores, pages) == (1, 1)
     assert score == pytest.approx(answer.scores[0])
     [predicted] = [each.values[0] for each in answer.task_scores if each.name == "watch"]

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 import structlog
-from prometheus_client import REGISTRY
 
+from tests.builders.samples import Grown
 from vireo.server.pod.stage_metrics import StageMetrics
 from vireo.server.recommend.runner import Caller, CallerGoneError, Run
 
@@ -32,10 +32,7 @@ def test_any_other_failure_fails_the_run(open_to: type[Exception] | None, fail_o
         fail(Run(fail_open=fail_open), "bad", open_to)
 
 
-def test_every_stage_is_timed_and_failures_are_counted_by_service() -> None:
-    def value(name: str, **labels: str) -> float:
-        return REGISTRY.get_sample_value(name, {"service": "test", **labels}) or 0.0
-
+def test_every_stage_is_timed_and_failures_are_counted_by_service(grown: Grown) -> None:
     for _ in range(2):
         run = Run(StageMetrics("test"))
         fail(run, "bad", Exception)
@@ -43,8 +40,9 @@ def test_every_stage_is_timed_and_failures_are_counted_by_service() -> None:
             pass
         assert run.seconds.keys() == {"source.bad", "scorer.half"}
     for stage, failures in (("source.bad", 2), ("scorer.half", 0)):
-        assert value("vireo_stage_seconds_count", stage=stage) == 2
-        assert value("vireo_stage_failures_total", stage=stage, reason="error") == failures
+        labels = {"service": "test", "stage": stage}
+        assert grown("vireo_stage_seconds_count", **labels) == 2
+        assert grown("vireo_stage_failures_total", **labels, reason="error") == failures
 
 
 def test_no_stage_begins_past_the_callers_deadline_even_if_it_may_fail_open() -> None:

@@ -18,11 +18,12 @@ from pathlib import Path
 import grpc
 import grpc.aio
 import pytest
-from prometheus_client import REGISTRY, CollectorRegistry, Metric
+from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.registry import Collector
 
 from tests.builders.http_page import page, served_metrics
 from tests.builders.rpc import rpc_settings, running_server, serving
+from tests.builders.samples import Grown, sample
 from tests.builders.waiting import wait_until
 from vireo.ops.stack.ports import free_port_base
 from vireo.server.errors import VireoError
@@ -65,26 +66,16 @@ async def server(port: int) -> AsyncIterator[RpcServer]:
         yield server
 
 
-def value(name: str, **labels: str) -> float:
-    return REGISTRY.get_sample_value(name, labels) or 0.0
-
-
 async def test_calls_are_counted_by_method_and_code_and_timed_whatever_their_status(
-    release_folder: Path,
+    release_folder: Path, grown: Grown
 ) -> None:
-    def seen() -> list[float]:
-        counts = [
-            value("vireo_rpcs_total", method=f"/vireo.v1.{method}", code=code)
-            for method, code in ((RELEASE, "OK"), (RANK, "INVALID_ARGUMENT"), (RANK, "OK"))
-        ]
-        return [*counts, value("vireo_rpc_seconds_count", method=f"/vireo.v1.{RANK}")]
-
-    before = seen()
     async with serving(RANKING_POD, release_folder) as (_, channel):
         await ReleaseServiceStub(channel).GetServingRelease(GetServingReleaseRequest())
         with pytest.raises(grpc.aio.AioRpcError):
             await RankingServiceStub(channel).RankCandidates(ranking_pb2.RankCandidatesRequest())
-    assert [after - each for after, each in zip(seen(), before, strict=True)] == [1, 1, 0, 1]
+    for method, code, calls in ((RELEASE, "OK", 1), (RANK, "INVALID_ARGUMENT", 1), (RANK, "OK", 0)):
+        assert grown("vireo_rpcs_total", method=f"/vireo.v1.{method}", code=code) == calls
+    assert grown("vireo_rpc_seconds_count", method=f"/vireo.v1.{RANK}") == 1
 
 
 async def test_the_page_has_the_version_the_lag_and_the_traces_of_sampled_calls(
@@ -260,11 +251,11 @@ def test_the_disk_of_a_folder_is_shown_before_the_folder_is_made_and_nan_if_it_c
 ) -> None:
     export_disk("cache", tmp_path / "some" / "cache")
     usage = shutil.disk_usage(tmp_path)
-    assert value("vireo_disk_size_bytes", folder="cache") == usage.total
-    assert value("vireo_disk_free_bytes", folder="cache") == pytest.approx(usage.free, rel=0.2)
+    assert sample("vireo_disk_size_bytes", folder="cache") == usage.total
+    assert sample("vireo_disk_free_bytes", folder="cache") == pytest.approx(usage.free, rel=0.2)
 
     def away(_: Path) -> None:
         raise OSError(116, "Stale file handle")
 
     monkeypatch.setattr("shutil.disk_usage", away)
-    assert math.isnan(value("vireo_disk_free_bytes", folder="cache"))
+    assert math.isnan(sample("vireo_disk_free_bytes", folder="cache"))

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from prometheus_client import REGISTRY
 
 from tests.builders.certificates import role_files
+from tests.builders.samples import Grown
 from tests.otlp_sink import collector_credentials, running_otlp_sink
 from vireo.server.rpc import span_export as export
 from vireo.server.rpc.span_export import SpanExport
@@ -20,10 +20,6 @@ from vireo.server.security.certificates import Authority, certificate_pem
 PARENT = ["00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"]
 
 
-def count(name: str, **labels: str) -> float:
-    return REGISTRY.get_sample_value(name, labels) or 0.0
-
-
 @contextmanager
 def opened(endpoint: str, tls: TlsFiles | None = None) -> Iterator[SpanExport]:
     opened = SpanExport(endpoint, tls, "test", "test-1")
@@ -31,13 +27,12 @@ def opened(endpoint: str, tls: TlsFiles | None = None) -> Iterator[SpanExport]:
     opened.close(10.0)
 
 
-def test_spans_that_wait_are_sent_when_a_process_ends() -> None:
+def test_spans_that_wait_are_sent_when_a_process_ends(grown: Grown) -> None:
     with running_otlp_sink() as sink:
-        before = count("vireo_trace_spans_exported_total")
         with opened(sink.endpoint) as spans:
             spans.consumed("apply", PARENT, {}, 0, None)
         assert len(sink.spans) == 1
-        assert count("vireo_trace_spans_exported_total") == before + 1
+        assert grown("vireo_trace_spans_exported_total") == 1
 
 
 def test_a_process_ends_soon_while_its_collector_hangs() -> None:
@@ -52,19 +47,19 @@ def test_a_process_ends_soon_while_its_collector_hangs() -> None:
         released.set()
 
 
-def test_spans_that_a_collector_refuses_are_counted() -> None:
-    before = count("vireo_trace_spans_dropped_total", reason="collector")
+def test_spans_that_a_collector_refuses_are_counted(grown: Grown) -> None:
     with running_otlp_sink() as sink:
         sink.refuses = True
         with opened(sink.endpoint) as spans:
             spans.consumed("apply", PARENT * 3, {}, 0, None)
-    assert count("vireo_trace_spans_dropped_total", reason="collector") == before + 3
+    assert grown("vireo_trace_spans_dropped_total", reason="collector") == 3
 
 
-def test_spans_beyond_the_bound_of_the_queue_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_spans_beyond_the_bound_of_the_queue_are_counted(
+    monkeypatch: pytest.MonkeyPatch, grown: Grown
+) -> None:
     monkeypatch.setattr(export, "_MAX_WAITING", 5)
     monkeypatch.setattr(export, "_MAX_BATCH", 5)
-    before = count("vireo_trace_spans_dropped_total", reason="queue")
     released = threading.Event()
     with running_otlp_sink() as sink:
         sink.hangs_until = released
@@ -75,7 +70,7 @@ def test_spans_beyond_the_bound_of_the_queue_are_counted(monkeypatch: pytest.Mon
             spans.consumed("too many", PARENT * 2, {}, 0, None)
             released.set()
         assert [each.name for each in sink.spans] == ["sent at once"] * 5 + ["waits"] * 5
-    assert count("vireo_trace_spans_dropped_total", reason="queue") == before + 2
+    assert grown("vireo_trace_spans_dropped_total", reason="queue") == 2
 
 
 def test_a_collector_by_https_is_reached_by_mutual_tls_also_after_a_renewal(tmp_path: Path) -> None:

@@ -11,11 +11,11 @@ from typing import Any, cast
 import grpc
 import grpc.aio
 import pytest
-from prometheus_client import REGISTRY
 
 from tests.builders.batches import batch_server
 from tests.builders.refusals import failure_of
 from tests.builders.rpc import running_server
+from tests.builders.samples import Grown
 from tests.builders.waiting import until
 from vireo.server.rpc.admission import Admission, Slots
 from vireo.server.rpc.errors import RpcError, not_found
@@ -66,19 +66,15 @@ async def served(
         yield server, RecommendationServiceStub(channel)
 
 
-def counted(code: str) -> float:
-    labels = {"method": METHOD, "code": code}
-    return REGISTRY.get_sample_value("vireo_rpcs_total", labels) or 0.0
-
-
-async def test_all_responses_arrive_in_order_and_the_call_is_counted_with_its_id() -> None:
-    before = counted("OK")
+async def test_all_responses_arrive_in_order_and_the_call_is_counted_with_its_id(
+    grown: Grown,
+) -> None:
     async with served(Slates()) as (server, stub):
         call = stub.BatchRecommend(REQUEST, metadata=(("x-request-id", "mine"),))
         assert [each.viewer_id async for each in call] == ["a", "b", "c"]
         assert dict(await call.trailing_metadata())["x-request-id"] == "mine"
         await until(lambda: server.under_way == 0)
-    assert counted("OK") == before + 1
+    assert grown("vireo_rpcs_total", method=METHOD, code="OK") == 1
 
 
 async def test_a_bug_in_the_middle_of_a_stream_is_internal_and_names_the_request() -> None:

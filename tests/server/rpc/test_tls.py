@@ -17,11 +17,11 @@ import pytest_asyncio
 import structlog
 from cryptography import x509
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from prometheus_client import REGISTRY
 
 from tests.builders.certificates import role_files, serial, shown_serial
 from tests.builders.hanging import hanging
 from tests.builders.rpc import rpc_settings
+from tests.builders.samples import sample
 from vireo.server.errors import VireoError
 from vireo.server.rpc.health import health_problem
 from vireo.server.rpc.server import RpcServer
@@ -62,10 +62,6 @@ async def problem(server: RpcServer, tls: TlsFiles | None, role: str = "ranking"
     return await health_problem(f"127.0.0.1:{server.port}", SERVICE, 30, tls, role)
 
 
-def handshakes() -> float:
-    return REGISTRY.get_sample_value("vireo_tls_handshakes_total") or 0
-
-
 async def test_only_clients_that_the_authority_has_signed_are_answered(
     server: RpcServer, folder: SecurityFolder, certificates: Certificates, tmp_path: Path
 ) -> None:
@@ -82,9 +78,9 @@ async def test_only_clients_that_the_authority_has_signed_are_answered(
     )
     no_client = folder.tls("edge")
     for refused in (stranger, expired, no_client, None):
-        before = handshakes()
+        before = sample("vireo_tls_handshakes_total")
         assert await problem(server, refused) == "UNAVAILABLE"
-        assert handshakes() > before
+        assert sample("vireo_tls_handshakes_total") > before
     only_roots = grpc.ssl_channel_credentials(ours.authority.read_bytes())
     options = [("grpc.ssl_target_name_override", tls_name("ranking"))]
     async with grpc.aio.secure_channel(f"127.0.0.1:{server.port}", only_roots, options) as channel:
@@ -113,9 +109,8 @@ async def test_a_renewed_certificate_is_shown_without_a_restart_and_kept_without
 async def test_the_end_of_the_certificate_in_use_is_exported(
     server: RpcServer, folder: SecurityFolder, certificates: Certificates, tmp_path: Path
 ) -> None:
-    def ends(file: str) -> float | None:
-        name = "vireo_certificate_expiry_timestamp_seconds"
-        return REGISTRY.get_sample_value(name, {"file": file})
+    def ends(file: str) -> float:
+        return sample("vireo_certificate_expiry_timestamp_seconds", file=file)
 
     client, files = folder.tls("control"), folder.tls("ranking")
     authority = x509.load_pem_x509_certificate(files.authority.read_bytes())
