@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +14,10 @@ import pytest_asyncio
 
 from tests.builders.edge import Edge, counter, running_edge
 from tests.builders.http2 import grpc_frame, http2
-from tests.builders.nats import RunningNats, running_nats, settings_of
+from tests.builders.nats import RunningNats, settings_of
 from tests.builders.reading import take
 from tests.builders.recording import batch, failure_of, play
+from tests.builders.shared_servers import nats
 from tests.builders.waiting import until
 from vireo.server.event_log.jetstream import JetStreamLog
 from vireo.server.event_log.log import CATALOG, EVENTS
@@ -28,6 +29,8 @@ from vireo.v1.event_pb2_grpc import EventServiceStub
 from vireo.v1.log_pb2 import CatalogChange, RecordedEvents
 from vireo.v1.recommendation_pb2 import RecommendRequest
 from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
+
+__all__ = ["nats"]
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
 
@@ -44,12 +47,6 @@ class Recording:
     @property
     def events(self) -> Any:
         return EventServiceStub(self.channel)
-
-
-@pytest.fixture(scope="module")
-def nats(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningNats]:
-    with running_nats(tmp_path_factory.mktemp("nats")) as server:
-        yield server
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
-from tests.builders.nats import RunningNats, running_nats
+from tests.builders.shared_servers import nats
+
+__all__ = ["nats"]
 
 
 @pytest.fixture
@@ -26,9 +28,3 @@ def closed_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port: int = listening.getsockname()[1]
     return port
-
-
-@pytest.fixture(scope="module")
-def nats(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningNats]:
-    with running_nats(tmp_path_factory.mktemp("nats")) as server:
-        yield server

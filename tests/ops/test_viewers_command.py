@@ -20,7 +20,7 @@ from tests.builders.event_batches import message
 from tests.builders.nats import RunningNats, running_nats, settings_of
 from tests.builders.nats import with_log as with_log_of
 from tests.builders.recording import play
-from tests.builders.redis import running_redis
+from tests.builders.shared_servers import redis, redis_server, store
 from vireo.ops.cli import viewers
 from vireo.ops.cli.__main__ import app
 from vireo.ops.cli.events import dead_letters, mark_replayed
@@ -38,25 +38,13 @@ from vireo.v1 import event_pb2
 from vireo.v1.log_pb2 import ConsumerProgress, DeadEvents, RecordedEvents
 from vireo.v1.viewer_pb2 import ViewerFeatures
 
+__all__ = ["redis", "redis_server", "store"]
+
 pytestmark = pytest.mark.usefixtures("logs_of_a_command")
 
 VIEWER, OTHER, PARTITIONS = "w1", "w2", 2
 OWN = partition_of(VIEWER, PARTITIONS)
 with_log = partial(with_log_of, event_partitions=PARTITIONS)
-
-
-@pytest.fixture(params=["sqlite", "redis"])
-def store(
-    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[tuple[str, OnlineStoreSettings]]:
-    if request.param == "sqlite":
-        yield "", OnlineStoreSettings(online_store="sqlite")
-        return
-    (tmp_path / "redis").mkdir()
-    with running_redis(tmp_path / "redis") as server:
-        url = server.url
-        monkeypatch.setenv("VIREO_REDIS_URL", url)
-        yield url, OnlineStoreSettings(online_store="redis")
 
 
 @pytest.fixture
@@ -130,12 +118,14 @@ def as_text(path: Path) -> bytes:
 
 
 def test_a_viewer_is_gone_from_the_store_the_data_and_all_later_builds(
-    nats: RunningNats, home: Home, store: tuple[str, OnlineStoreSettings],
+    nats: RunningNats,
+    home: Home,
+    store: OnlineStoreSettings,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     for name, value in environment(home, nats).items():
         monkeypatch.setenv(name, value)
-    build_features(home, "small", "none", settings=store[1])
+    build_features(home, "small", "none", settings=store)
     repo = home.features("small")
     before = read_viewer(repo, OTHER)
     assert read_viewer(repo, VIEWER).watched_keys
@@ -161,7 +151,7 @@ def test_a_viewer_is_gone_from_the_store_the_data_and_all_later_builds(
         assert VIEWER not in set(pd.read_parquet(repo / f"{table}.parquet")["viewer_id"])
     assert len(read_viewer(repo, OTHER).watched_keys) == len(before.watched_keys) + 1
     # Features that are built again, and data that is made of the log.
-    build_features(home, "small", "none", settings=store[1])
+    build_features(home, "small", "none", settings=store)
     assert read_viewer(repo, VIEWER) == ViewerFeatures()
     log = opened(nats)
     data_from_events(home, "live", "small", log, PARTITIONS)

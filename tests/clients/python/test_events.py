@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from typing import TypeAlias
 
 import pytest
 import pytest_asyncio
 
-from tests.builders.nats import RunningNats, running_nats, settings_of
+from tests.builders.nats import RunningNats
 from tests.builders.reading import take
 from tests.builders.recording import recording
+from tests.builders.shared_servers import log, nats
 from tests.clients.python.conftest import Connect
 from vireo.server.event_log.jetstream import JetStreamLog
 from vireo.server.event_log.log import CATALOG, EVENTS, REMOVED
@@ -25,21 +26,10 @@ from vireo_client import (
     Video,
 )
 
+__all__ = ["log", "nats"]
+
 Call: TypeAlias = Callable[..., Awaitable[int]]
 """Calls a method of either client by its name."""
-
-
-@pytest.fixture(scope="module")
-def nats(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningNats]:
-    with running_nats(tmp_path_factory.mktemp("nats")) as server:
-        yield server
-
-
-@pytest_asyncio.fixture
-async def log(nats: RunningNats) -> AsyncIterator[JetStreamLog]:
-    log = JetStreamLog(settings_of(nats))
-    yield log
-    await log.close()
 
 
 @pytest_asyncio.fixture

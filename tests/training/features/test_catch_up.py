@@ -14,7 +14,7 @@ from tests.builders.event_batches import HIDE, LIKED_BY_FRACTION, PLAY, event, m
 from tests.builders.logged_data import append_messages, purge_events
 from tests.builders.nats import TOKEN, RunningNats, running_nats, settings_of, with_log
 from tests.builders.reading import take
-from tests.builders.redis import running_redis
+from tests.builders.shared_servers import redis, redis_server, store
 from vireo.ops.stack.nats import log_environment
 from vireo.server.consumer.apply import folded
 from vireo.server.event_log.jetstream import JetStreamLog
@@ -29,6 +29,8 @@ from vireo.training.features.watches import load_watches
 from vireo.v1 import event_pb2, log_pb2
 from vireo.v1.viewer_pb2 import ViewerFeatures
 
+__all__ = ["redis", "redis_server", "store"]
+
 
 @pytest.fixture
 def nats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningNats]:
@@ -37,20 +39,6 @@ def nats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningNat
         for name, value in log_environment(settings_of(server)).items():
             monkeypatch.setenv(name, value)
         yield server
-
-
-@pytest.fixture(params=["sqlite", "redis"])
-def store(
-    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[OnlineStoreSettings]:
-    """Each kind of online store."""
-    if request.param == "sqlite":
-        yield OnlineStoreSettings(online_store="sqlite")
-        return
-    (tmp_path / "redis").mkdir()
-    with running_redis(tmp_path / "redis") as server:
-        monkeypatch.setenv("VIREO_REDIS_URL", server.url)
-        yield OnlineStoreSettings(online_store="redis")
 
 
 @pytest.fixture
