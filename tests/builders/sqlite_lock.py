@@ -12,7 +12,7 @@ from pathlib import Path
 _PROGRAM = """
 import sqlite3, sys
 connection = sqlite3.connect(sys.argv[1], timeout=30, isolation_level=None)
-connection.execute("BEGIN IMMEDIATE")
+connection.execute(f"BEGIN {sys.argv[2]}")
 print("locked", flush=True)
 sys.stdin.read()
 """
@@ -25,9 +25,16 @@ def let_writers_lock_readers(file: Path) -> None:
 
 
 @contextmanager
-def locked_for_writing(file: Path) -> Iterator[int]:
-    """Yield the id of a process that has the file's write lock until the block ends."""
-    command = [sys.executable, "-c", _PROGRAM, str(file)]
+def locked(file: Path, *, against_readers: bool = False) -> Iterator[int]:
+    """Yield the id of a process that has a file locked until the block ends.
+
+    Args:
+        file: the file.
+        against_readers: whether it keeps out readers, too, not only writers; for files with a
+            rollback journal.
+    """
+    kind = "EXCLUSIVE" if against_readers else "IMMEDIATE"
+    command = [sys.executable, "-c", _PROGRAM, str(file), kind]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as locker:
         assert locker.stdout is not None
         assert locker.stdout.readline()

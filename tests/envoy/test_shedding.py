@@ -16,9 +16,10 @@ from typing import Any
 
 import grpc
 import pytest
-from google.rpc import error_details_pb2, status_pb2
+from google.rpc import error_details_pb2
 
 from tests.builders.edge import Edge, RestAnswer, running_edge
+from tests.builders.refusals import status_of
 from vireo.server.control import resources, templates
 from vireo.server.control.mesh import Pool
 from vireo.server.rpc.errors import ShedError, ShedReason, invalid_argument, unavailable
@@ -70,9 +71,7 @@ async def test_calls_that_gateways_shed_go_back_with_a_hint_and_are_not_retried(
                 errors.append(error)
                 if len(errors) == CALLS:
                     break
-    details = dict(errors[0].trailing_metadata() or ())["grpc-status-details-bin"]
-    assert isinstance(details, bytes)
-    [hint] = status_pb2.Status.FromString(details).details
+    [hint] = status_of(errors[0]).details
     assert hint.Unpack(error_details_pb2.RetryInfo())
     answer = await edge.rest(SLATE)
     assert (answer.status, answer.json["code"]) == (429, 8)

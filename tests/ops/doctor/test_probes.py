@@ -24,7 +24,7 @@ from tests.builders.http_page import served_metrics
 from tests.builders.nats import running_nats, settings_of
 from tests.builders.redis import running_redis
 from tests.builders.s3 import unreachable_s3
-from tests.builders.sqlite_lock import locked_for_writing
+from tests.builders.sqlite_lock import locked
 from tests.builders.waiting import wait_until
 from tests.builders.xds import xds_client
 from vireo.ops.doctor.deployment import MAX_BYTES, Deployment, Probe, UnansweredError, get, reach
@@ -325,7 +325,7 @@ def store_part(features: Path) -> Part:
 def test_a_store_that_another_process_has_locked_is_told_with_that_process(
     sqlite_features: Path,
 ) -> None:
-    with locked_for_writing(sqlite_features / "tiny" / "online.db") as locker:
+    with locked(sqlite_features / "tiny" / "online.db") as locker:
         part = store_part(sqlite_features)
     assert part.fault == "locked"
     assert f"process {locker} " in part.problem

@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import shutil
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -16,7 +14,7 @@ import pytest
 from tests.builders.chain import Chain, GatewayStub, gateway, names, slate_declaring
 from tests.builders.redis import RunningRedis, running_redis
 from tests.builders.samples import sample
-from tests.builders.sqlite_lock import let_writers_lock_readers
+from tests.builders.sqlite_lock import let_writers_lock_readers, locked
 from tests.builders.tiny_home import DATASET, VIEWER, WATCHED, build_tiny_features
 from vireo.server.gateway.features import FeatureReader
 from vireo.server.home import Home
@@ -60,26 +58,6 @@ def own_features(features: Path, tmp_path: Path) -> Path:
     return tmp_path / "features"
 
 
-@contextmanager
-def locked(features: Path) -> Iterator[None]:
-    """Has another process lock the store's file."""
-    script = (
-        "import sqlite3, sys\n"
-        "connection = sqlite3.connect(sys.argv[1])\n"
-        "connection.execute('BEGIN EXCLUSIVE')\n"
-        "print('locked', flush=True)\n"
-        "sys.stdin.read()\n"
-    )
-    command = [sys.executable, "-c", script, str(features / DATASET / "online.db")]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"locked\n"
-        try:
-            yield
-        finally:
-            process.kill()
-
-
 @pytest.fixture
 def redis(tmp_path: Path) -> Iterator[RunningRedis]:
     with running_redis(tmp_path) as server:
@@ -102,7 +80,7 @@ async def test_while_the_store_is_locked_cached_features_are_used_and_declared(
     async with gateway_over(chain, own_features) as stub:
         whole = await whole_slate(stub)
         cold = await ask(stub, "nobody")
-        with locked(own_features):
+        with locked(own_features / DATASET / "online.db", against_readers=True):
             stale, unknown, missing = [
                 await ask(stub, viewer) for viewer in (VIEWER, "nobody", "another")
             ]
@@ -137,7 +115,7 @@ async def test_a_gateway_that_starts_while_the_store_is_locked_answers_without_i
     chain: Chain, own_features: Path
 ) -> None:
     async with AsyncExitStack() as stack:
-        with locked(own_features):
+        with locked(own_features / DATASET / "online.db", against_readers=True):
             stub = await stack.enter_async_context(gateway_over(chain, own_features))
             assert list((await ask(stub)).degradations) == [MISSING]
         await whole_slate(stub)
