@@ -12,12 +12,12 @@ _ONE_HOME = "tests/acceptance/"
 STACKS = (
     "tests/ops/stack/",
     "tests/clients/python/test_wheel.py",
+    "tests/bench/",
     _COPIED_HOME,
     _ONE_HOME,
-    "tests/bench/",
 )
-"""Where tests run whole stacks. What must run in one process comes first, so that what is short
-fills the end; in tests/bench each file has a stack of its own. And the demo trains meanwhile."""
+"""Where tests run whole stacks: what takes long in one process at both ends of the queue, so that
+what is short fills the end of the run. Those of the demo's home come last: it trains meanwhile."""
 _ONE_STACK = (
     "tests/clients/python/test_wheel.py",
     "tests/ops/stack/test_doctor.py",

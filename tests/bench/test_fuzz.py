@@ -111,11 +111,11 @@ def test_unwanted_statuses_are_kept_with_their_requests() -> None:
 @pytest.mark.timeout(900)
 def test_no_bad_request_kills_a_process_or_gets_an_unclear_answer(tmp_path: Path) -> None:
     home = build_tiny_home(tmp_path)
-    result = run_fuzz(home, DATASET, 500, 1, Console())
+    result = run_fuzz(home, DATASET, 1200, 1, Console())
     assert result.unwanted == {}
     assert result.died == []
     assert result.holds
-    assert sum(sum(each.values()) for each in result.answers.values()) == 500
+    assert sum(sum(each.values()) for each in result.answers.values()) == 1200
     asked: dict[str, set[str]] = {}
     for name in result.answers:
         place, path = name.split(" ")

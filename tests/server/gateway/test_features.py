@@ -139,9 +139,9 @@ def test_features_that_are_built_again_are_read_from_then_on(
     build_features(home, DATASET, holdout="none")
     wait_until(lambda: read(reader, "w1").watch_count > 0)
     assert read(reader, VIEWER).watch_count == 0
-    # Features that can't be used leave those before.
-    (repo / "feature_store.yaml").write_text("project: [")
     with structlog.testing.capture_logs() as logs:
+        # Features that can't be used leave those before.
+        (repo / "feature_store.yaml").write_text("project: [")
         # The word that the others were opened may come only now.
         unopened = "can't open the features built last"
         wait_until(lambda: bool(read(reader, "w1") and unopened in {log["event"] for log in logs}))
