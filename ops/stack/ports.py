@@ -19,6 +19,7 @@ from vireo.ops.stack.logs import last_lines, start_log
 from vireo.ops.stack.settings import METRICS_PORT_OFFSET, StackSettings
 from vireo.server.errors import VireoError
 
+_BASES = ("port_base", "edge_port")
 _RESERVATIONS = 8
 _reservations: dict[int, ExitStack] = {}
 """Locks on bases of this process: the newest ones, whose ports may not be bound yet, and those
@@ -48,6 +49,7 @@ def free_port_base() -> int:
     """Return a VIREO_PORT_BASE whose ports are all free, with the fourth for the edge.
 
     No other process on this machine gets it meanwhile: its ports look free until they are bound.
+    Those of a stack with the default ones stay free: it may start at any time.
 
     Raises:
         VireoError: there is none.
@@ -61,12 +63,18 @@ def free_port_base() -> int:
 
 
 def _looks_free(base: int) -> bool:
-    """Return whether all ports of a base can be bound."""
+    """Return whether all ports of a base can be bound, and none is a default one."""
+    default, edge = (StackSettings.model_fields[name].default for name in _BASES)
+    ports = _ports(base, base + 3)
     try:
-        check_ports_free(StackSettings(port_base=base, edge_port=base + 3).ports(embedded_s3=True))
+        check_ports_free(ports)
     except PortTakenError:
         return False
-    return True
+    return ports.keys().isdisjoint(_ports(default, edge))
+
+
+def _ports(base: int, edge: int) -> dict[int, str]:
+    return StackSettings(port_base=base, edge_port=edge).ports(embedded_s3=True)
 
 
 def _reserved(base: int) -> bool:

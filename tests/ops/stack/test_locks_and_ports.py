@@ -130,6 +130,11 @@ def test_ports_that_were_bound_are_kept_for_a_server_that_restarts() -> None:
     assert unused not in ports._reservations
 
 
+def test_no_base_is_free_that_has_a_port_of_a_stack_with_the_default_ones() -> None:
+    last_of_s3 = max(ports._ports(8100, 8080))
+    assert not ports._looks_free(last_of_s3 - last_of_s3 % 100)
+
+
 def test_no_base_is_free_whose_ports_are_for_the_metrics_of_another_or_the_reverse() -> None:
     base = ports.free_port_base()
     assert not ports._reserved(base + METRICS_PORT_OFFSET)
