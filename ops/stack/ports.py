@@ -19,7 +19,6 @@ from vireo.ops.stack.logs import last_lines, start_log
 from vireo.ops.stack.settings import METRICS_PORT_OFFSET, StackSettings
 from vireo.server.errors import VireoError
 
-_BASES = ("port_base", "edge_port")
 _RESERVATIONS = 8
 _reservations: dict[int, ExitStack] = {}
 """Locks on bases of this process: the newest ones, whose ports may not be bound yet, and those
@@ -64,17 +63,19 @@ def free_port_base() -> int:
 
 def _looks_free(base: int) -> bool:
     """Return whether all ports of a base can be bound, and none is a default one."""
-    default, edge = (StackSettings.model_fields[name].default for name in _BASES)
-    ports = _ports(base, base + 3)
+    fields, ports = StackSettings.model_fields, _ports(base, base + 3)
     try:
         check_ports_free(ports)
     except PortTakenError:
         return False
-    return ports.keys().isdisjoint(_ports(default, edge))
+    default = _ports(fields["port_base"].default, fields["edge_port"].default)
+    return ports.keys().isdisjoint(default)
 
 
 def _ports(base: int, edge: int) -> dict[int, str]:
-    return StackSettings(port_base=base, edge_port=edge).ports(embedded_s3=True)
+    """Return the ports of a stack, whatever this process's environment says of its own."""
+    settings = StackSettings(port_base=base, edge_port=edge, admin_port=base)
+    return settings.ports(embedded_s3=True)
 
 
 def _reserved(base: int) -> bool:
@@ -113,7 +114,8 @@ def temporary_server(
 ) -> Iterator[int]:
     """Run a server in `folder` for a block, which begins once there is no `problem` any more.
 
-    Yields its process id. At the end all that it has started in its session ends, too.
+    Yields its process id. At the end what it has started ends too, unless that has a process group
+    of its own.
 
     Args:
         command: the server's.

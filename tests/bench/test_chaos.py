@@ -181,7 +181,7 @@ async def test_events_that_are_refused_for_too_long_end_the_recording_with_the_r
                 await asyncio.wait([recorder.running])
 
 
-# Those that no other test causes: 6 and 13 are in tests/ops/stack. Each once, in either layout.
+# Those that no other test causes: kills (1), 6 and 13 are in tests/ops/stack. Each once.
 @pytest.mark.integration
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(

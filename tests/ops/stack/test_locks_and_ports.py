@@ -135,6 +135,15 @@ def test_no_base_is_free_that_has_a_port_of_a_stack_with_the_default_ones() -> N
     assert not ports._looks_free(last_of_s3 - last_of_s3 % 100)
 
 
+def test_a_base_is_free_whatever_port_envoys_admin_interface_has_elsewhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as elsewhere:
+        for port in (elsewhere.getsockname()[1], 8080):
+            monkeypatch.setenv("VIREO_ADMIN_PORT", str(port))
+            assert ports.free_port_base()
+
+
 def test_no_base_is_free_whose_ports_are_for_the_metrics_of_another_or_the_reverse() -> None:
     base = ports.free_port_base()
     assert not ports._reserved(base + METRICS_PORT_OFFSET)
