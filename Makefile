@@ -64,14 +64,14 @@ rest-check: setup ## Have Schemathesis hold REST of a running stack to its OpenA
 	$(BIN)/schemathesis --config-file tests/acceptance/schemathesis.toml run http://$(or $(EDGE),127.0.0.1:8080)/v1/openapi.json
 
 certificates: setup ## Make, or renew, the certificates of `vireo up --secure`
-	$(BIN)/vireo certificates
+	$(BIN)/vireo certificates make
 
 bench: setup h2load bench-peers ## Measure speed, over a bare chain and beside Ray Serve (JSON=1: a line a row)
 	$(BIN)/vireo bench all $(if $(JSON),--json)
 
 # It takes some 30 minutes of one core, and is kept.
 bench-data: setup ## Make and train the catalogue that `make bench` measures
-	test -e .vireo/data/million || $(BIN)/vireo data synth --viewers 200000 --videos 1000000 --events 10000000 --name million
+	test -e .vireo/data/million || $(BIN)/vireo data synth --viewer-count 200000 --video-count 1000000 --event-count 10000000 --data million
 	test -e .vireo/runs/million/release || $(BIN)/vireo train --data million --profile large --no-refit --force
 
 prometheus: ## Install Prometheus and Alertmanager, where they are missing (Debian's packages)

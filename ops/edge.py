@@ -16,7 +16,7 @@ from grpc_status import rpc_status
 
 from vireo.ops.stack.settings import StackSettings
 from vireo.ops.stack.state import ProcessState, StackState, running_stack
-from vireo.server.errors import VireoError
+from vireo.server.errors import NoAnswerError, VireoError
 from vireo.server.home import Home
 from vireo.server.rpc.tls import TlsFiles, open_blocking_channel
 from vireo.server.security.folder import SecurityFolder
@@ -25,6 +25,7 @@ from vireo.v1.release_pb2_grpc import ReleaseServiceStub
 
 Stub = TypeVar("Stub")
 _LOCAL_SECONDS = 3600
+_AWAY = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 _LOCAL_SCOPES = (
     "vireo.read",
     "vireo.batch",
@@ -90,7 +91,8 @@ class Edge:
 
     def failure(self, error: grpc.RpcError, scope: str) -> VireoError:
         """Return what to raise if a call failed that asks for a token of a scope."""
-        return VireoError(_explain(error, self.target, scope))
+        away = cast("grpc.Call", error).code() in _AWAY
+        return (NoAnswerError if away else VireoError)(_explain(error, self.target, scope))
 
 
 def edge_of(target: str = "", ca: Path | None = None, token: str = "") -> Edge:
@@ -139,11 +141,11 @@ def require_stack(alternative: str) -> StackState:
     """Return the stack that runs on this home.
 
     Raises:
-        VireoError: none does; the message offers `alternative` besides `vireo up`.
+        NoAnswerError: none does; the message offers `alternative` besides `vireo up`.
     """
     state = running_stack(Home.current())
     if state is None:
-        raise VireoError(
+        raise NoAnswerError(
             f"no stack runs on {Home.current().root}; start it with: vireo up, or {alternative}"
         )
     return state
@@ -242,7 +244,8 @@ def envoys_of(
         seconds: maximum time to wait for its answer.
 
     Raises:
-        VireoError: the control plane doesn't answer, or a TLS file can't be read.
+        NoAnswerError: the control plane doesn't answer.
+        VireoError: a TLS file can't be read.
     """
     # Imported here, since only these need the extra "control".
     from envoy.admin.v3.config_dump_shared_pb2 import ClientResourceStatus
@@ -258,9 +261,9 @@ def envoys_of(
                 request, timeout=seconds
             )
         except grpc.RpcError as error:
-            raise VireoError(
+            raise NoAnswerError(
                 f"no control plane answers at {target} ({error.code().name}); start one with "
-                "`vireo up` or `vireo control serve`, or name another with --target"
+                "`vireo up` or `vireo control serve`, or name another with --control"
             ) from error
     envoys = []
     for config in answer.config:

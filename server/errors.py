@@ -10,3 +10,9 @@ class VireoError(Exception):
     """
 
     exit_code = 1
+
+
+class NoAnswerError(VireoError):
+    """What was to be asked isn't there, or doesn't answer in time."""
+
+    exit_code = 3

@@ -9,14 +9,14 @@ import (
 
 // The slate as it is printed.
 type slate struct {
-	ViewerID     string   `json:"viewer_id,omitempty"` // only in a batch
-	ReleaseID    string   `json:"release_id"`
+	ViewerID     string   `json:"viewerId,omitempty"` // only in a batch
+	ReleaseID    string   `json:"releaseId"`
 	Degradations []string `json:"degradations"`
 	Items        []item   `json:"items"`
 }
 
 type item struct {
-	VideoID  string  `json:"video_id"`
+	VideoID  string  `json:"videoId"`
 	Position int32   `json:"position"`
 	Score    float32 `json:"score"`
 }

@@ -4,10 +4,10 @@ import vireov1 "vireo.example/client/build/gen/vireo/v1"
 
 // The explanation as it is printed.
 type explanation struct {
-	ReleaseID    string   `json:"release_id"`
+	ReleaseID    string   `json:"releaseId"`
 	Degradations []string `json:"degradations"`
-	VideoID      string   `json:"video_id"`
-	LostAt       string   `json:"lost_at,omitempty"` // absent if it is on the page
+	VideoID      string   `json:"videoId"`
+	LostAt       string   `json:"lostAt,omitempty"` // absent if it is on the page
 	Reason       string   `json:"reason"`
 	Position     int32    `json:"position"` // 0 if it has none
 	Score        float32  `json:"score"`

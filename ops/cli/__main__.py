@@ -7,8 +7,9 @@ import os
 import sys
 from collections.abc import Callable
 from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -17,33 +18,49 @@ from typer.core import TyperGroup
 
 from vireo.server.errors import VireoError
 
-_COMMANDS = {
-    "data": ("data:app", "Fetch, import and show data sets."),
-    "features": ("features:app", "Build and show features in Feast."),
-    "train": ("train:train", "Train both models and stage a release."),
-    "evaluate": ("evaluate:app", "Measure the newest release on held-out watches."),
-    "release": ("release:app", "Publish releases and choose which one is served."),
-    "up": ("up:up", "Serve the channel's release, supervised, until Ctrl-C."),
-    "restart": ("up:restart", "Restart processes of the running stack one after the other."),
-    "layout": ("up:layout", "Move the running stack to separate pods, or to one process."),
-    "status": ("up:status", "Show every process of the running stack."),
-    "doctor": ("doctor:doctor", "Find out what is wrong, and what to do about it."),
-    "top": ("top:top", "Show what the running stack does, until Ctrl-C."),
-    "certificates": ("security:certificates", "Make certificates for `vireo up --secure`."),
-    "token": ("security:token", "Print a token for this home's secured stack."),
-    "control": ("control:app", "Run Envoy's control plane and show its state."),
-    "recommend": ("recommend:recommend", "Show what a viewer should watch next."),
-    "similar": ("recommend:similar", "Show the videos that are most like one."),
-    "rules": ("rules:app", "Check rules of the site."),
-    "explain": ("recommend:explain", "Show why a video is on a viewer's page, or isn't."),
-    "events": ("events:app", "See and replay what viewers did."),
-    "viewers": ("viewers:app", "Erase what is known of a viewer."),
-    "upgrade": ("upgrade:app", "Check that this build reads what a deployment holds."),
-    "backup": ("backup:backup", "Store what can't be made again in a bucket of its own."),
-    "restore": ("backup:restore", "Bring back what a backup has."),
-    "demo": ("demo:demo", "From an empty home to a slate of real videos."),
+_GROUPS = {
+    "Begin": {
+        "demo": ("demo:demo", "From an empty home to a slate of real videos."),
+    },
+    "Data and training": {
+        "data": ("data:app", "Fetch, import, show and remove data sets."),
+        "features": ("features:app", "Build and show features in Feast."),
+        "train": ("train:train", "Train both models and stage a release."),
+        "evaluate": ("evaluate:app", "Measure the newest release on held-out watches."),
+        "release": ("release:app", "Publish releases and choose which one is served."),
+    },
+    "Recommendations": {
+        "recommend": ("recommend:recommend", "Show what a viewer should watch next."),
+        "similar": ("recommend:similar", "Show the videos that are most like one."),
+        "explain": ("recommend:explain", "Show why a video is on a viewer's page, or isn't."),
+        "rules": ("rules:app", "Check rules of the site."),
+    },
+    "What changes while it serves": {
+        "events": ("events:app", "Record, see and replay what viewers did."),
+        "videos": ("videos:app", "Add, change and take down videos."),
+        "viewers": ("viewers:app", "Erase what is known of a viewer."),
+    },
+    "The stack on this machine": {
+        "up": ("up:up", "Serve the channel's release, supervised, until Ctrl-C."),
+        "down": ("up:down", "End the running stack."),
+        "restart": ("up:restart", "Restart processes of the running stack one after the other."),
+        "layout": ("up:layout", "Move the running stack to separate pods, or to one process."),
+        "status": ("up:status", "Show every process of the running stack."),
+        "logs": ("logs:logs", "Show what its processes wrote."),
+        "top": ("top:top", "Show what it does, until Ctrl-C."),
+    },
+    "Operation": {
+        "doctor": ("doctor:doctor", "Find out what is wrong, and what to do about it."),
+        "certificates": ("security:certificates", "Make certificates for `vireo up --secure`."),
+        "tokens": ("security:tokens", "Make tokens for this home's secured stack."),
+        "control": ("control:app", "Run Envoy's control plane and show its state."),
+        "backup": ("backup:backup", "Store what can't be made again in a bucket of its own."),
+        "restore": ("backup:restore", "Bring back what a backup has."),
+        "upgrade": ("upgrade:app", "Check that this build reads what a deployment holds."),
+    },
 }
-"""Where each command is, below this package, and what it does."""
+"""Where each command is, below this package, and what it does, in the groups of `--help`."""
+_COMMANDS = {name: each for group in _GROUPS.values() for name, each in group.items()}
 
 
 class LazyGroup(TyperGroup):
@@ -75,11 +92,31 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-for _name, (_, _help) in _COMMANDS.items():
-    app.command(_name, help=_help)(lambda: None)
+for _group, _commands in _GROUPS.items():
+    for _name, (_, _help) in _commands.items():
+        app.command(_name, help=_help, rich_help_panel=_group)(lambda: None)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"vireo {version('vireo')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    _: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and end."
+        ),
+    ] = False,
+) -> None:
+    """Take the options of the command itself."""
 
 
 @app.command(
+    rich_help_panel="Operation",
     add_help_option=False,
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
 )

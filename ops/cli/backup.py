@@ -12,7 +12,8 @@ import typer
 
 from vireo.ops.backup.archive import Archive
 from vireo.ops.backup.content import Restore, take_backup
-from vireo.ops.cli.output import only_warnings
+from vireo.ops.cli.options import DryRunOption, JsonOption, ReplaceOption, YesOption, confirm
+from vireo.ops.cli.output import only_warnings, print_json, remark, remarks_if
 from vireo.ops.cli.viewers import erase_again
 from vireo.ops.stack.nats import embedded_log
 from vireo.ops.stack.s3 import open_store
@@ -30,52 +31,68 @@ def backup(
     keep: Annotated[
         int, typer.Option(min=1, help="Remove all backups but the last ones, this many.")
     ] = 14,
+    as_json: JsonOption = False,
 ) -> None:
     """Store what can't be made again in the bucket of VIREO_BACKUP_S3_…, while all serves.
 
     That is: the log of events, hides, channels and the releases that they name, the data sets of
     these, rules and certificates. Files that earlier backups have aren't stored again.
+
+    vireo backup --keep 30
     """
     with _opened() as (store, log, archive):
         manifest = take_backup(Home.current(), store, log, archive)
         removed = archive.prune(keep)
     size = sum(each.size for each in manifest.files.values())
+    if as_json:
+        print_json({"backup": manifest.name, "bytes": size, "removed": removed})
+        return
     typer.echo(f"backup {manifest.name}: {size / 1e6:,.1f} MB; {removed} old ones removed")
 
 
 def restore(
-    name: Annotated[str, typer.Argument(help="The backup; the last one if absent.")] = "",
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be done, and change nothing.")
-    ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace what is there already.")
-    ] = False,
+    name: Annotated[
+        str, typer.Argument(metavar="[BACKUP]", help="The backup; the last one if absent.")
+    ] = "",
+    replace: ReplaceOption = False,
+    yes: YesOption = False,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Bring back what a backup has, and build the features; then start the stack.
 
     Whoever was erased since the backup stays erased. A restore that was interrupted is repeated
-    with --overwrite.
+    with --replace.
+
+    vireo restore --dry-run
     """
     home = Home.current()
     if not dry_run and (pid := holder(stack_lock(home))) is not None:
         raise VireoError(
-            f"a stack runs on {home.root} (process {pid}); end it first, with Ctrl-C or: kill {pid}"
+            f"a stack runs on {home.root} (process {pid}); end it first, with: vireo down"
         )
     with _opened() as (store, log, archive):
         found = Restore(archive.manifest(name), archive, home, store.bucket, log)
-        for line in found.plan():
-            typer.echo(line)
-        if dry_run:
-            typer.echo("nothing was changed")
-            return
-        if found.there and not overwrite:
-            raise VireoError(
-                f"{len(found.there)} of its files are there already, such as {min(found.there)}; "
-                "to replace them, or to repeat a restore that was interrupted: --overwrite"
-            )
-        found.run(erase_again)
-    typer.echo(f"restored backup {found.manifest.name}")
+        plan = [*found.plan()]
+        document = {"backup": found.manifest.name, "plan": plan, "restored": not dry_run}
+        for line in plan:
+            (remark if as_json else typer.echo)(line)
+        if not dry_run:
+            if found.there and not replace:
+                raise VireoError(
+                    f"{len(found.there)} of its files are there already, such as "
+                    f"{min(found.there)}; to replace them, or to repeat a restore that was "
+                    "interrupted: --replace"
+                )
+            if found.there:
+                confirm(f"replace {len(found.there)} files that are there?", yes=yes)
+            with remarks_if(as_json):
+                found.run(erase_again)
+    if as_json:
+        print_json(document)
+    else:
+        what = "nothing was changed" if dry_run else f"restored backup {found.manifest.name}"
+        typer.echo(what)
 
 
 @contextmanager

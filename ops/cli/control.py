@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
-from pathlib import Path
-from typing import Annotated
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
-from vireo.ops.cli.output import (
-    AsJson,
+from vireo.ops.cli.options import (
+    CaOption,
     CertificateOption,
+    ControlOption,
+    JsonOption,
     KeyOption,
-    print_json,
-    print_table,
-    table_of,
 )
+from vireo.ops.cli.output import print_json, print_table, remark, table_of
 from vireo.ops.edge import EnvoyStatus, client_files, envoys_of, operator_tls, require_stack
 from vireo.ops.stack.state import StackState
 from vireo.server.errors import VireoError
@@ -33,6 +30,8 @@ def serve() -> None:
     """Run the control plane until Ctrl-C; `vireo up` starts its own.
 
     VIREO_… variables configure it; `python -m vireo.server.control --help` lists them.
+
+    vireo control serve
     """
     from vireo.server.control.control import serve_control
     from vireo.server.control.settings import ControlSettings
@@ -45,27 +44,26 @@ def serve() -> None:
 
 @app.command()
 def snapshot(
-    target: Annotated[
-        str, typer.Option(help="host:port of the control plane; the running stack's if absent.")
-    ] = "",
+    control: ControlOption = "",
     certificate: CertificateOption = None,
     key: KeyOption = None,
-    ca: Annotated[
-        Path | None, typer.Option(help="CA of the certificate and of the target, PEM.")
-    ] = None,
-    as_json: AsJson = False,
+    ca: CaOption = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """Show each Envoy's resources: versions by kind, accepted and rejected ones, and why."""
-    if target:
-        envoys = envoys_of(target, client_files(certificate, key, ca))
+    """Show each Envoy's resources: versions by kind, accepted and rejected ones, and why.
+
+    vireo control snapshot
+    """
+    if control:
+        envoys = envoys_of(control, client_files(certificate, key, ca))
     else:
-        state = require_stack("name a control plane with --target")
+        state = require_stack("name a control plane with --control")
         envoys = envoys_of(control_target(state), operator_tls(state))
     if as_json:
-        print_json([asdict(each) for each in envoys])
+        print_json(envoys)
         return
     if not envoys:
-        typer.echo("no Envoy is connected")
+        remark("no Envoy is connected")
     for envoy in envoys:
         typer.echo(f"{envoy.node}: {envoy.agent}")
         print_table(resource_table(envoy))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -12,8 +13,20 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from vireo.ops.cli.output import AsJson, print_json, print_table, progress_bar, table_of
+from vireo.ops.cli.options import (
+    DataOption,
+    DryRunOption,
+    JsonOption,
+    NewDataOption,
+    RandomSeedOption,
+    ReplaceOption,
+    YesOption,
+    confirm,
+)
+from vireo.ops.cli.output import print_json, print_table, progress_bar, remark, table_of
 from vireo.ops.stack.nats import reachable_log
+from vireo.ops.stack.state import running_stack
+from vireo.server.errors import VireoError
 from vireo.server.event_log.jetstream import open_log, opened_log
 from vireo.server.event_log.log import EVENTS, Position
 from vireo.server.features.activity import USUAL_BOUNCE, Bounce
@@ -29,8 +42,6 @@ from vireo.training.profile import estimate_import
 
 app = typer.Typer(no_args_is_help=True)
 
-_Name = Annotated[str, typer.Option(help="Name of the data set.", show_default=False)]
-_Force = Annotated[bool, typer.Option("--force", help="Replace a data set of that name.")]
 _Bounce = Annotated[
     Bounce | None,
     typer.Option(
@@ -45,15 +56,13 @@ _Bounce = Annotated[
 
 @app.command()
 def synth(
-    viewers: Annotated[int, typer.Option(help="Number of viewers.")] = 5_000,
-    videos: Annotated[int, typer.Option(help="Number of videos.")] = 10_000,
-    events: Annotated[
+    viewer_count: Annotated[int, typer.Option(help="Number of viewers.")] = 5_000,
+    video_count: Annotated[int, typer.Option(help="Number of videos.")] = 10_000,
+    event_count: Annotated[
         int | None,
         typer.Option(help="Number of plays, likes and hides; 40 per viewer if absent."),
     ] = None,
-    seed: Annotated[
-        int, typer.Option(help="Random seed; the same seed and sizes give the same data.")
-    ] = 0,
+    seed: RandomSeedOption = 0,
     days: Annotated[int, typer.Option(help="Number of days that the events span.")] = 90,
     context: Annotated[
         bool,
@@ -68,8 +77,9 @@ def synth(
     repeats: Annotated[
         float, typer.Option(help="Share of events of videos that the viewer comes back to.")
     ] = 0.0,
-    name: _Name = "synth",
-    force: _Force = False,
+    data: NewDataOption = "synth",
+    replace: ReplaceOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Generate a synthetic data set of viewers, videos and interactions, of any size.
 
@@ -78,33 +88,36 @@ def synth(
     over the weeks. Titles, tags and the viewers' countries carry signal for models to learn. The
     result is used like an imported data set:
 
-    vireo data synth --viewers 2000 --videos 5000 && vireo train --data synth
+    vireo data synth --viewer-count 2000 --video-count 5000 && vireo train
 
     A million videos, for the bench profile (minutes, 400 MB of memory):
 
-    vireo data synth --viewers 200000 --videos 1000000 --events 10000000 --name million
+    vireo data synth --data million --viewer-count 200000 --video-count 1000000
     """
-    count = 40 * viewers if events is None else events
-    config = WorldConfig(viewers, videos, count, seed, days, context, drift, repeats)
+    count = 40 * viewer_count if event_count is None else event_count
+    config = WorldConfig(viewer_count, video_count, count, seed, days, context, drift, repeats)
     with progress_bar("events", config.events) as show:
-        info = write_world(Home.current(), name, config, force=force, progress=show)
-    _print(info)
+        info = write_world(Home.current(), data, config, force=replace, progress=show)
+    _print(info, as_json)
 
 
 @app.command()
 def fetch(
-    name: Annotated[str, typer.Argument(help="ml-100k or ml-1m.")],
-    force: Annotated[bool, typer.Option(help="Download again if it is already there.")] = False,
+    data: Annotated[str, typer.Argument(metavar="NAME", help="ml-100k or ml-1m.")],
+    replace: ReplaceOption = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Download MovieLens and import it."""
-    console = Console()
-    with console.status(f"fetching {name}"):
-        info, fetched = fetch_movielens(Home.current(), name, force)
-    if fetched:
-        _print(info)
-    else:
-        typer.echo(f"{name} is here already.")
-    console.print(info.terms, style="dim", highlight=False)
+    """Download MovieLens and import it, unless it is here already.
+
+    vireo data fetch ml-100k
+    """
+    errors = Console(stderr=True, highlight=False)
+    with errors.status(f"fetching {data}"):
+        info, fetched = fetch_movielens(Home.current(), data, replace)
+    if not fetched:
+        remark(f"{data} is here already.")
+    _print(info, as_json)
+    errors.print(info.terms, style="dim")
 
 
 @app.command("import")
@@ -141,11 +154,12 @@ def import_(
             show_default=False,
         ),
     ] = None,
-    name: _Name = "mine",
+    data: NewDataOption = "mine",
     skip_bad_rows: Annotated[
         bool, typer.Option("--skip-bad-rows", help="Drop and count bad rows.")
     ] = False,
-    force: _Force = False,
+    replace: ReplaceOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Import your own data; docs/data.md describes the files.
 
@@ -153,27 +167,29 @@ def import_(
     attributes that --attribute declares. A video has any number of labels of one: a list, or text
     with | between them, for example CH|DE. With :number it has a number, to compare by bounds.
 
-    vireo data import ... --attribute language --attribute region=countries --attribute age:number
+    vireo data import --interactions watched.csv --videos videos.csv
+
+    vireo data import … --attribute language --attribute region=countries --attribute age:number
     """
-    console = Console()
+    console = Console(stderr=True)
     attributes = tuple(AttributeColumn.parse(text) for text in attribute or ())
     request = ImportRequest(
-        name,
+        data,
         interactions,
         videos,
         viewers,
         skip_bad_rows,
-        force,
+        replace,
         attributes,
         bounce or USUAL_BOUNCE,
         rating_scale,
     )
     size, memory = estimate_import(request)
-    console.print(f"{name}: {size}: {memory}", highlight=False, markup=False)
+    console.print(f"{data}: {size}: {memory}", highlight=False, markup=False)
     with console.status("checking and importing"):
         positions = None if log_lag is None else partial(_positions_in_log, log_lag)
         info = import_dataset(Home.current(), request, positions)
-    _print(info)
+    _print(info, as_json)
 
 
 def _positions_in_log(lag: float, last: float) -> LogPositions:
@@ -185,25 +201,29 @@ def _positions_in_log(lag: float, last: float) -> LogPositions:
 
     position, partitions = asyncio.run(find()), range(settings.event_partitions)
     if not position.sequence:
-        print("the log doesn't have all since then, so builds of features read all of it")
+        remark("the log doesn't have all since then, so builds of features read all of it")
     return LogPositions(partitions=dict.fromkeys(partitions, position))
 
 
 @app.command("from-events")
 def from_events(
-    name: _Name,
+    data: NewDataOption = "mine",
     base: Annotated[
         str | None,
         typer.Option(help="The data set to begin with; may be the one that is replaced."),
     ] = None,
-    force: _Force = False,
+    replace: ReplaceOption = False,
     accept_gap: Annotated[
         bool,
         typer.Option("--accept-gap", help="Go on without events that the log keeps no longer."),
     ] = False,
     bounce: _Bounce = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """Make a data set of the events and the catalogue's changes in the log, up to now."""
+    """Make a data set of the events and the catalogue's changes in the log, up to now.
+
+    vireo data from-events --base mine --replace
+    """
     home = Home.current()
     settings = reachable_log()
     event_log = open_log(settings)
@@ -211,45 +231,48 @@ def from_events(
     with progress_bar("messages of the log") as show:
         info = data_from_events(
             home,
-            name,
+            data,
             base,
             event_log,
             settings.event_partitions,
-            force=force,
+            force=replace,
             accept_gap=accept_gap,
             bounce=bounce,
             progress=show,
         )
-    _print(info)
+    _print(info, as_json)
 
 
 @app.command("list")
-def list_(as_json: AsJson = False) -> None:
-    """List the data sets."""
+def list_(as_json: JsonOption = False) -> None:
+    """List the data sets of this home.
+
+    vireo data list
+    """
     infos = list_datasets(Home.current())
     if as_json:
-        print_json([info.model_dump(mode="json") for info in infos])
+        print_json(infos)
         return
-    console = Console()
     if not infos:
-        console.print("No data sets yet; get one with: vireo data fetch ml-100k", highlight=False)
+        remark("no data sets yet; get one with: vireo data fetch ml-100k")
         return
     numbers = ("interactions", "videos", "viewers")
     table = table_of("data set", *numbers, "from", "to", numbers=numbers)
     for info in infos:
         counts = (f"{count:,}" for count in (info.interactions, info.videos, info.viewers))
         table.add_row(info.name, *counts, f"{info.first:%Y-%m-%d}", f"{info.last:%Y-%m-%d}")
-    print_table(table, console)
+    print_table(table)
 
 
 @app.command()
-def show(
-    name: Annotated[str, typer.Argument(help="Which data set.")], as_json: AsJson = False
-) -> None:
-    """Show the contents of a data set, and what the import repaired or dropped."""
-    info = describe_dataset(Home.current(), name)
+def show(data: DataOption = "", as_json: JsonOption = False) -> None:
+    """Show the contents of a data set, and what the import repaired or dropped.
+
+    vireo data show --data ml-100k
+    """
+    info = describe_dataset(Home.current(), data)
     if as_json:
-        print(info.model_dump_json(indent=2))
+        print_json(info)
         return
     table = Table(show_header=False)
     declared = ", ".join(f"{name} ({kind})" for name, kind in info.attributes.items())
@@ -271,8 +294,50 @@ def show(
     Console().print(table)
 
 
-def _print(info: DatasetInfo) -> None:
+@app.command()
+def rm(
+    data: Annotated[
+        str, typer.Option("--data", metavar="NAME", help="The data set.", show_default=False)
+    ],
+    yes: YesOption = False,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove a data set with its features, trainings and staged release; what is published stays.
+
+    vireo data rm --data synth
+    """
+    home = Home.current()
+    folders = [
+        folder
+        for each in (home, home.measuring)
+        for folder in (each.data(data), each.features(data), each.run(data))
+        if folder.exists()
+    ]
+    if not folders:
+        raise VireoError(f"there is nothing of a data set {data} in {home.root}")
+    if (state := running_stack(home)) is not None and home.features(data) in folders:
+        raise VireoError(
+            f"a stack runs on {home.root} (process {state.pid}), and may serve by these features; "
+            "end it first, with: vireo down"
+        )
+    for folder in folders:
+        remark(f"{'would remove' if dry_run else 'removes'} {folder}")
+    if not dry_run:
+        confirm(f"remove data set {data} from {home.root}?", yes=yes)
+        for folder in folders:
+            shutil.rmtree(folder)
+    if as_json:
+        print_json({"data": data, "folders": folders, "removed": not dry_run})
+    elif not dry_run:
+        typer.echo(f"removed data set {data}")
+
+
+def _print(info: DatasetInfo, as_json: bool) -> None:
     """Print a line with the size of a data set, and what its import repaired or dropped."""
+    if as_json:
+        print_json(info)
+        return
     typer.echo(
         f"{info.name}: {info.interactions:,} interactions of {info.viewers:,} viewers "
         f"with {info.videos:,} videos."

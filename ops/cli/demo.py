@@ -57,6 +57,8 @@ def demo(
 
     Each step is a command of its own, shown as it runs. Steps that an earlier demo finished are
     skipped.
+
+    vireo demo --once
     """
     console = Console(highlight=False)
     first = not (Home.current().staged_release(DATASET) / "manifest.json").exists()
@@ -82,7 +84,7 @@ def demo(
     rates = _measured_rates(console) if measured else {}
 
     def ready(state: StackState) -> None:
-        announce(f"recommend --viewer {VIEWER}")
+        announce(f"recommend {VIEWER}")
         _show_slate_and_events(console)
         for layout, rate in rates.items():
             console.print(f"{layout}: {rate:.0f} slates a second on this machine")

@@ -4,28 +4,27 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
-from vireo.ops.cli.output import (
-    AsJson,
+from vireo.ops.cli.options import (
     CaOption,
     CertificateOption,
+    ControlOption,
+    JsonOption,
     KeyOption,
+    TargetOption,
     TokenOption,
-    only_warnings,
-    print_json,
-    printable,
 )
+from vireo.ops.cli.output import document_of, only_warnings, print_json, printable
 from vireo.ops.doctor.conditions import Finding
 from vireo.ops.doctor.deployment import ask_all, split
 from vireo.ops.doctor.diagnose import diagnose
 from vireo.ops.doctor.facts import Facts
-from vireo.server.errors import VireoError
+from vireo.server.errors import NoAnswerError, VireoError
 
 _STYLES = {"failing": "bold red", "risk": "yellow", "note": "dim"}
 _ANSWERS_SECONDS = 7.0
@@ -89,8 +88,8 @@ InstallationOption = Annotated[
 
 
 def doctor(
-    edge: Annotated[str, _part("the edge")] = "",
-    control: Annotated[str, _part("the control plane")] = "",
+    target: TargetOption = "",
+    control: ControlOption = "",
     envoy: Annotated[str, _part("Envoy's admin interface")] = "",
     metrics: MetricsOption = None,
     prometheus: PrometheusOption = "",
@@ -102,16 +101,18 @@ def doctor(
     seconds: Annotated[
         float, typer.Option(min=0.2, max=60, help="How long to watch what processes count.")
     ] = 2.0,
-    as_json: AsJson = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Find out what is wrong, the likeliest cause first, and what to do about it.
 
     Without options it asks the stack that runs on this home. For a deployment elsewhere name its
-    parts: --edge, --control, --envoy, and --metrics of each process or --prometheus; S3, log and
+    parts: --target, --control, --envoy, and --metrics of each process or --prometheus; S3, log and
     features are those of VIREO_S3_…, VIREO_NATS_URL and VIREO_FEATURES.
 
-    It ends with 0 if nothing fails or is about to, 1 if something does, 2 if nothing could be
+    It ends with 0 if nothing fails or is about to, 1 if something does, 3 if nothing could be
     asked.
+
+    vireo doctor
     """
     only_warnings()
     # It is for findings to say what fails: gRPC's own lines, from its import on, would hide them.
@@ -121,8 +122,8 @@ def doctor(
 
     try:
         deployment = deployment_of(
-            edge=edge,
-            control=control,
+            edge=_address(target),
+            control=_address(control),
             envoy=envoy,
             metrics=metrics,
             prometheus=prometheus,
@@ -139,7 +140,7 @@ def doctor(
         else:
             problem = Text.assemble(("error: ", "bold red"), str(error))
             Console(stderr=True, highlight=False).print(problem, soft_wrap=True)
-        raise typer.Exit(2) from error
+        raise typer.Exit(NoAnswerError.exit_code) from error
     logging.disable(logging.CRITICAL)
     facts = ask_all([*probes_of(deployment)], seconds + _ANSWERS_SECONDS)
     findings = diagnose(facts)
@@ -148,7 +149,7 @@ def doctor(
     else:
         print_findings(facts, findings, Console(highlight=False))
     if not facts.answered():
-        raise typer.Exit(2)
+        raise typer.Exit(NoAnswerError.exit_code)
     if any(each.level != "note" for each in findings):
         raise typer.Exit(1)
 
@@ -158,8 +159,8 @@ def document(facts: Facts, findings: list[Finding]) -> dict[str, object]:
     healthy = None if not facts.answered() else all(each.level == "note" for each in findings)
     return {
         "healthy": healthy,
-        "findings": [{**asdict(each), "runbook": each.runbook} for each in findings],
-        "unasked": [asdict(each) for each in facts.unasked],
+        "findings": [{**document_of(each), "runbook": each.runbook} for each in findings],
+        "unasked": document_of(facts.unasked),
     }
 
 

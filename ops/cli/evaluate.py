@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import nullcontext
-from dataclasses import asdict
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -12,9 +10,11 @@ from typing import Annotated, Any
 
 import typer
 import yaml
+from click.core import ParameterSource
 from rich.console import Console
 
-from vireo.ops.cli.output import CaOption, TokenOption, print_json, print_table, table_of
+from vireo.ops.cli.options import CaOption, DataOption, JsonOption, TargetOption, TokenOption
+from vireo.ops.cli.output import print_json, print_table, remark, table_of
 from vireo.ops.cli.own_stack import served_release
 from vireo.ops.edge import Edge, edge_of
 from vireo.ops.stack.s3 import access, external_s3
@@ -31,9 +31,6 @@ from vireo.training.evaluation.served import Stack, evaluate_served
 from vireo.training.progress import heartbeat
 from vireo.training.run import measuring_home
 from vireo.training.studies import Studies
-
-DataOption = Annotated[str, typer.Option(help="Name of the data set.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 _RANKER = {
     "auc": "AUC",
@@ -56,16 +53,19 @@ app = typer.Typer(invoke_without_command=True)
 @app.callback()
 def evaluate(
     context: typer.Context,
-    data: DataOption = "ml-100k",
+    data: DataOption = "",
     baselines: _Baselines = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure the newest release on held-out watches, beside popularity, item-kNN and EASE."""
-    command = context.invoked_subcommand
+    """Measure the newest release on held-out watches, beside popularity, item-kNN and EASE.
+
+    vireo evaluate --data mine
+    """
+    command, given = context.invoked_subcommand, ParameterSource.COMMANDLINE
     if command is None:
         measure_offline(data, baselines=baselines, as_json=as_json)
-    elif (data, baselines, as_json) != ("ml-100k", False, False):
-        raise VireoError(f"options of {command} go after its name: vireo evaluate {command} …")
+    elif any(context.get_parameter_source(name) is given for name in context.params):
+        raise typer.BadParameter(f"options of {command} go after its name")
 
 
 def measure_offline(dataset: str, *, baselines: bool = False, as_json: bool = False) -> None:
@@ -80,12 +80,12 @@ def measure_offline(dataset: str, *, baselines: bool = False, as_json: bool = Fa
         found = evaluate_staged(home, dataset, BASELINES if baselines else QUICK)
     _print(found, as_json)
     if not as_json:
-        typer.echo(f"report: {home.run(dataset) / 'report' / 'index.html'}")
+        remark(f"report: {home.run(dataset) / 'report' / 'index.html'}")
 
 
 @app.command()
 def served(
-    data: DataOption = "ml-100k",
+    data: DataOption = "",
     lists: Annotated[
         Path | None,
         typer.Option(
@@ -93,13 +93,7 @@ def served(
             "in the run's report."
         ),
     ] = None,
-    target: Annotated[
-        str,
-        typer.Option(
-            help="host:port of the edge of a running stack that serves a measured release and "
-            "its features; by default a stack is started for the evaluation."
-        ),
-    ] = "",
+    target: TargetOption = "",
     ca: CaOption = None,
     token: TokenOption = "",
     concurrency: Annotated[
@@ -111,7 +105,13 @@ def served(
     baselines: _Baselines = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure end to end: request every viewer's recommendations from a stack, through Envoy."""
+    """Measure end to end: request every viewer's recommendations from a stack, through Envoy.
+
+    A stack is started for it, unless --target names one that serves the measured release and its
+    features.
+
+    vireo evaluate served --data mine --lists lists.jsonl
+    """
     home, errors = measuring_home(Home.current()), Console(stderr=True)
     report = home.run(data) / "report"
     path = lists or report / "served.jsonl"
@@ -124,9 +124,9 @@ def served(
         found = evaluate_served(home, data, stack, path, stored, errors, names)
     _print(found, as_json)
     if not as_json:
-        typer.echo(f"lists: {path}")
+        remark(f"lists: {path}")
         if found.agreement:
-            typer.echo(f"report: {report / 'index.html'}")
+            remark(f"report: {report / 'index.html'}")
 
 
 @app.command()
@@ -135,11 +135,18 @@ def page(
         Path | None,
         typer.Argument(help="File to write; by default index.html in the run's report."),
     ] = None,
-    data: DataOption = "ml-100k",
+    data: DataOption = "",
+    as_json: JsonOption = False,
 ) -> None:
-    """Write one page with the results of all evaluations so far."""
-    home = measuring_home(Home.current())
-    typer.echo(f"page: {write_report_page(home, data, file)}")
+    """Write one page with the results of all evaluations so far.
+
+    vireo evaluate page report.html
+    """
+    written = write_report_page(measuring_home(Home.current()), data, file)
+    if as_json:
+        print_json({"page": written})
+    else:
+        typer.echo(f"page: {written}")
 
 
 def stored_manifest(home: Home, release_id: str) -> Manifest:
@@ -160,7 +167,7 @@ def stored_manifest(home: Home, release_id: str) -> Manifest:
 def _print(evaluated: Evaluated, as_json: bool) -> None:
     """Print JSON, or a table of the systems and a line for each other result."""
     if as_json:
-        typer.echo(json.dumps(asdict(evaluated), indent=2))
+        print_json(evaluated)
         return
 
     console = Console(highlight=False)
@@ -209,7 +216,7 @@ def study(
         list[str] | None,
         typer.Argument(help="For ablations: sources, or inputs of the ranker."),
     ] = None,
-    data: DataOption = "ml-100k",
+    data: DataOption = "",
     profile: Annotated[str, typer.Option(help="Settings to train with.")] = "demo",
     minutes: Annotated[
         float | None, typer.Option(min=0.01, help="For cold-start: maximum minutes of a training.")
@@ -235,6 +242,8 @@ def study(
     - cold-start: towers trained without some viewers and videos, measured on these.
 
     The last two train, and resume if they were interrupted.
+
+    vireo evaluate study sources --data mine
     """
     if (name is StudyName.ABLATIONS) != bool(without):
         raise typer.BadParameter("name what to do without, for ablations alone")
@@ -252,4 +261,4 @@ def study(
         print_json({method: document})
         return
     typer.echo(yaml.safe_dump(document, sort_keys=False))
-    typer.echo(f"report: {home.run(data) / 'report'}")
+    remark(f"report: {home.run(data) / 'report'}")

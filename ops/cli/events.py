@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
@@ -17,17 +19,28 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import DecodeError
 from rich.console import Console
 
+from vireo.ops.cli.json_lines import in_batches, messages_in
+from vireo.ops.cli.options import (
+    CaOption,
+    DataOption,
+    JsonOption,
+    TargetOption,
+    TokenOption,
+    YesOption,
+    confirm,
+)
 from vireo.ops.cli.output import (
-    AsJson,
     only_warnings,
     print_json,
     print_table,
     printable,
     progress_bar,
+    remark,
     table_of,
 )
+from vireo.ops.edge import edge_of
 from vireo.ops.stack.nats import reachable_log
-from vireo.server.errors import VireoError
+from vireo.server.errors import NoAnswerError
 from vireo.server.event_log.jetstream import EVENT_KINDS, JetStreamLog, opened_log
 from vireo.server.event_log.log import (
     BEGIN,
@@ -45,26 +58,34 @@ from vireo.server.event_log.log import (
 from vireo.server.event_log.streams import Limits
 from vireo.server.home import Home
 from vireo.v1 import event_pb2, log_pb2
+from vireo.v1.event_pb2_grpc import EventServiceStub
 
 app = typer.Typer(no_args_is_help=True)
 T = TypeVar("T")
 
 _BATCH = 500
 """Number of events that are appended together."""
+_SECONDS = 10.0
+"""Deadline of a call that records some."""
 _CONCURRENT = 4
 """Number of such batches at a time."""
 
 
 @app.command()
 def tail(
-    viewer: Annotated[str, typer.Option(help="Only events of this viewer.")] = "",
-    as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON each.")] = False,
+    viewer: Annotated[
+        str, typer.Argument(metavar="[VIEWER]", help="The viewer whose events to print, if one.")
+    ] = "",
     begin: Annotated[
         bool, typer.Option("--begin", help="Begin with the oldest event that is kept.")
     ] = False,
     follow: Annotated[bool, typer.Option(help="Wait for further events, until Ctrl-C.")] = True,
+    as_json: JsonOption = False,
 ) -> None:
-    """Print events as they are recorded."""
+    """Print events as they are recorded; with --json a line each, as `record` takes them.
+
+    vireo events tail 1 --begin --no-follow
+    """
     console = Console(highlight=False)
 
     def show(event: event_pb2.Event) -> None:
@@ -100,9 +121,12 @@ def tail(
     _with_log(show_all)
 
 
-@app.command()
-def dead(as_json: AsJson = False) -> None:
-    """List the events that couldn't be applied to features, and why."""
+@app.command("list-dead")
+def list_dead(as_json: JsonOption = False) -> None:
+    """List the events that couldn't be applied to features, and why.
+
+    vireo events list-dead
+    """
     letters = _with_log(lambda event_log: dead_letters(event_log, _partitions()))
     if as_json:
         described = [
@@ -129,30 +153,80 @@ def dead(as_json: AsJson = False) -> None:
         )
     print_table(table)
     if not all(letter.replayed for letter in letters):
-        typer.echo("once the reason is mended: vireo events replay --dead")
+        remark("once the reason is mended: vireo events replay-dead")
+
+
+_Rate = Annotated[float, typer.Option(min=0, help="Maximum events a second; 0 for none.")]
 
 
 @app.command()
-def replay(
-    dead: Annotated[
-        bool, typer.Option("--dead", help="Events that were set aside, once the reason is mended.")
-    ] = False,
-    data: Annotated[
-        str, typer.Option(help="The interactions of this data set, at their own times.")
-    ] = "",
-    rate: Annotated[float, typer.Option(min=0, help="Maximum events a second; 0 for none.")] = 0,
-) -> None:
-    """Record events in the log once more: of a data set, or those that were set aside.
+def replay(data: DataOption = "", rate: _Rate = 0, as_json: JsonOption = False) -> None:
+    """Record the interactions of a data set in the log, at their own times.
 
     It writes to the log itself, without a gateway, whose bounds on times don't hold. Each event
-    counts once, however often it is replayed; what was set aside is replayed once.
+    counts once, however often it is replayed.
+
+    vireo events replay --data ml-100k --rate 1000
     """
-    if dead == bool(data):
-        raise typer.BadParameter("say either --dead or --data NAME")
+    _replayed(partial(_replay_data, data=data, rate=rate), as_json)
+
+
+@app.command("replay-dead")
+def replay_dead(rate: _Rate = 0, as_json: JsonOption = False) -> None:
+    """Record events that were set aside in the log again, once the reason is mended.
+
+    What was set aside is replayed once.
+
+    vireo events replay-dead
+    """
+    _replayed(partial(_replay_dead, rate=rate), as_json)
+
+
+def _replayed(replay: Callable[[JetStreamLog], Awaitable[int]], as_json: bool) -> None:
     began = time.monotonic()
-    replayed = partial(_replay_data, data=data) if data else _replay_dead
-    recorded = _with_log(partial(replayed, rate=rate))
-    typer.echo(f"recorded {recorded:,} events in {time.monotonic() - began:.1f} s")
+    recorded = _with_log(replay)
+    seconds = time.monotonic() - began
+    if as_json:
+        print_json({"recorded": recorded, "seconds": seconds})
+    else:
+        typer.echo(f"recorded {recorded:,} events in {seconds:.1f} s")
+
+
+@app.command()
+def record(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="Events as JSON, one a line; - for input.")
+    ],
+    as_json: JsonOption = False,
+    target: TargetOption = "",
+    ca: CaOption = None,
+    token: TokenOption = "",
+) -> None:
+    """Record events of a file through the edge, as a site does; what is repeated counts once.
+
+    A line is an event as REST takes it, for example
+    {"kind": "EVENT_KIND_PLAY", "viewerId": "1", "videoId": "50"}. Without a time it happens now;
+    without an eventId it gets one that follows from what it says.
+
+    vireo events record events.jsonl
+    """
+    events = messages_in(file, event_pb2.Event)
+    for event in events:
+        if not event.HasField("time"):
+            event.time.GetCurrentTime()
+        event.event_id = event.event_id or _id_of(event)
+    with edge_of(target, ca, token).calls(EventServiceStub, "vireo.events") as service:
+        for some in in_batches(events, "events", _BATCH):
+            service.RecordEvents(event_pb2.RecordEventsRequest(events=some), timeout=_SECONDS)
+    if as_json:
+        print_json({"recorded": len(events)})
+    else:
+        typer.echo(f"recorded {len(events):,} events")
+
+
+def _id_of(event: event_pb2.Event) -> str:
+    """Return an id that the same event has again."""
+    return hashlib.sha256(event.SerializeToString(deterministic=True)).hexdigest()[:32]
 
 
 @app.command()
@@ -161,17 +235,27 @@ def limits(
         bool,
         typer.Option("--apply", help="Set those of the settings, even if that deletes messages."),
     ] = False,
+    yes: YesOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Show how full the log's streams are, and for how long they keep messages.
 
     Consumers set the limits of the settings (VIREO_EVENT_RETENTION, VIREO_EVENT_MAX_BYTES and
     VIREO_EVENT_REPLICAS) when they start, unless that would delete something.
+
+    vireo events limits
     """
+    if apply:
+        confirm("set the limits of the settings, and delete what is beyond them?", yes=yes)
 
     async def described(event_log: JetStreamLog) -> list[dict[str, Any]]:
         return [await event_log.describe(stream) for stream in STREAMS]
 
-    for info in _with_log(described, "force" if apply else "keep"):
+    found = _with_log(described, "force" if apply else "keep")
+    if as_json:
+        print_json([_limits_of(info) for info in found])
+        return
+    for info in found:
         state, config = info["state"], info["config"]
         since = f" since {state['first_ts']}" if state["messages"] else ""
         most = f" of {config['max_bytes']:,}" if config["max_bytes"] > 0 else ""
@@ -182,6 +266,20 @@ def limits(
             f"{most}; kept{f' for {length}' if seconds else ''} by {servers} "
             f"server{'s' if servers > 1 else ''}"
         )
+
+
+def _limits_of(info: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how full a stream is, and its limits."""
+    state, config = info["state"], info["config"]
+    return {
+        "stream": config["name"],
+        "messages": state["messages"],
+        "bytes": state["bytes"],
+        "since": state["first_ts"] if state["messages"] else None,
+        "maxBytes": max(0, config["max_bytes"]),
+        "maxSeconds": config["max_age"] / 1e9,
+        "replicas": config["num_replicas"],
+    }
 
 
 def _with_log(work: Callable[[JetStreamLog], Awaitable[T]], limits: Limits = "keep") -> T:
@@ -200,7 +298,7 @@ def _with_log(work: Callable[[JetStreamLog], Awaitable[T]], limits: Limits = "ke
     try:
         return asyncio.run(run())
     except LogAwayError as error:
-        raise VireoError(f"{error}; is the stack up? Start it with: vireo up") from error
+        raise NoAnswerError(f"{error}; is the stack up? Start it with: vireo up") from error
 
 
 async def _replay_data(event_log: JetStreamLog, data: str, rate: float) -> int:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from vireo.ops.cli.output import AsJson, print_json, print_table, table_of
+from vireo.ops.cli.options import DataOption, JsonOption, ViewerArgument
+from vireo.ops.cli.output import print_json, print_table, remark, table_of
 from vireo.ops.stack.state import running_stack
 from vireo.server.features.keys import video_keys
 from vireo.server.features.online_store import read_viewer
@@ -24,35 +24,37 @@ app = typer.Typer(no_args_is_help=True)
 
 
 @app.command()
-def build(
-    name: Annotated[str, typer.Argument(help="Which data set.")],
-) -> None:
+def build(data: DataOption = "", as_json: JsonOption = False) -> None:
     """Build the features for serving, as of now, replacing any earlier ones.
 
     Measuring on held-out watches uses separate features, which `vireo train` builds.
+
+    vireo features build --data mine
     """
-    home, console = Home.current(), Console()
-    need = features_memory(describe_dataset(home, name))
-    console.print(f"{name}: {need}", highlight=False, soft_wrap=True)
-    with heartbeat(console, f"features of {name}"), progress_bars(console) as progress:
-        build_features(home, name, "none", progress)
-    console.print(f"{name}: features built from every event.", highlight=False)
+    home, console = Home.current(), Console(stderr=True, highlight=False)
+    need = features_memory(describe_dataset(home, data))
+    console.print(f"{data}: {need}", soft_wrap=True)
+    with heartbeat(console, f"features of {data}"), progress_bars(console) as progress:
+        build_features(home, data, "none", progress)
     if running_stack(home) is not None:
-        console.print("The stack that is running reads them from now on.", highlight=False)
+        remark("the stack that is running reads them from now on")
+    if as_json:
+        print_json({"data": data, "folder": home.features(data)})
+    else:
+        typer.echo(f"{data}: features built from every event")
 
 
 @app.command()
-def show(
-    name: Annotated[str, typer.Argument(help="Which data set.")],
-    viewer: Annotated[str, typer.Option(help="Id of the viewer.", show_default=False)],
-    as_json: AsJson = False,
-) -> None:
-    """Show a viewer's values in the online store."""
+def show(viewer: ViewerArgument, data: DataOption = "", as_json: JsonOption = False) -> None:
+    """Show a viewer's values in the online store.
+
+    vireo features show 1
+    """
     home = Home.current()
-    found = read_viewer(home.features(name), viewer)
+    found = read_viewer(home.features(data), viewer)
     ids = dict[int, str]()
     if found.watch_count or found.hidden_keys:
-        videos = load_dataset(home, name).videos
+        videos = load_dataset(home, data).videos
         known = videos["video_id"].tolist()
         ids = dict(zip(video_keys(known).tolist(), known, strict=True))
     # A video that came since the data set was made is shown by its key.
@@ -60,16 +62,16 @@ def show(
     hidden_ids = [ids.get(key, str(key)) for key in found.hidden_keys]
     if as_json:
         shown = {
-            "viewer_id": viewer,
-            "history_ids": history_ids,
-            "hidden_ids": hidden_ids,
+            "viewerId": viewer,
+            "historyIds": history_ids,
+            "hiddenIds": hidden_ids,
             "attributes": [*found.attributes],
-            "history_times": [*found.history_times],
-            "watched_keys": [*found.watched_keys],
-            "viewer_watch_count": found.watch_count,
-            "viewer_like_count": found.like_count,
-            "hidden_keys": [*found.hidden_keys],
-            "hidden_times": [*found.hidden_times],
+            "historyTimes": [*found.history_times],
+            "watchedKeys": [*found.watched_keys],
+            "viewerWatchCount": found.watch_count,
+            "viewerLikeCount": found.like_count,
+            "hiddenKeys": [*found.hidden_keys],
+            "hiddenTimes": [*found.hidden_times],
         }
         print_json(shown)
         return

@@ -1,16 +1,17 @@
-"""Options that commands share, and output: tables whose names are never truncated, and JSON."""
+"""Output of commands: tables whose names are never truncated, progress, and JSON."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Annotated, Any
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, redirect_stdout
+from typing import Any
 
 import structlog
 import typer
+from pydantic.alias_generators import to_camel
+from pydantic_core import to_jsonable_python
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -80,32 +81,6 @@ def progress_bar(what: str, total: int | None = None) -> Iterator[Progressed]:
         yield show
 
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
-TargetOption = Annotated[
-    str, typer.Option(help="host:port of the edge; that of VIREO_HOME's stack if absent.")
-]
-CertificateOption = Annotated[
-    Path | None,
-    typer.Option(help="Client certificate for mutual TLS with the control plane, PEM."),
-]
-KeyOption = Annotated[Path | None, typer.Option(help="Key of the certificate, PEM.")]
-CaOption = Annotated[
-    Path | None,
-    typer.Option(
-        envvar="VIREO_CA",
-        help="CA of the edge's certificate, PEM; the connection then uses TLS.",
-    ),
-]
-TokenOption = Annotated[
-    str,
-    typer.Option(
-        envvar="VIREO_TOKEN",
-        show_envvar=True,
-        help="Bearer token. Prefer the variable: other users can see a command's options.",
-    ),
-]
-
-
 def only_warnings() -> None:
     """Log warnings and errors alone, on standard error: standard output is the command's."""
     if not structlog.is_configured():
@@ -115,9 +90,40 @@ def only_warnings() -> None:
         )
 
 
+def document_of(value: Any) -> Any:
+    """Return a value as JSON has it: its fields in lowerCamelCase, as REST's are.
+
+    Keys of mappings that aren't fields, such as names of metrics, stay as they are.
+    """
+    return _spelled(value, to_jsonable_python(value))
+
+
+def _spelled(value: Any, document: Any) -> Any:
+    if isinstance(document, list):
+        return [_spelled(*pair) for pair in zip(value, document, strict=True)]
+    if not isinstance(document, dict):
+        return document
+    if isinstance(value, Mapping):
+        inner = zip(document.items(), value.values(), strict=True)
+        return {name: _spelled(one, each) for (name, each), one in inner}
+    return {to_camel(name): _spelled(getattr(value, name), each) for name, each in document.items()}
+
+
 def print_json(document: Any) -> None:
-    """Print a document, indented."""
-    typer.echo(json.dumps(document, indent=2))
+    """Print a result, indented; see `document_of`."""
+    typer.echo(json.dumps(document_of(document), indent=2))
+
+
+@contextmanager
+def remarks_if(as_json: bool) -> Iterator[None]:
+    """Have what a block prints on standard error if the result is to be JSON."""
+    with redirect_stdout(sys.stderr) if as_json else nullcontext():
+        yield
+
+
+def remark(text: str) -> None:
+    """Print what isn't the result, on standard error."""
+    typer.echo(text, err=True)
 
 
 def words(enum: Any, number: int) -> str:

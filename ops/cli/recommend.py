@@ -12,23 +12,18 @@ from google.protobuf.message import Message
 from rich.console import Console
 from rich.text import Text
 
-from vireo.ops.cli.output import (
-    AsJson,
+from vireo.ops.cli.options import (
     CaOption,
+    DataOption,
+    JsonOption,
     TargetOption,
     TokenOption,
-    print_table,
-    table_of,
-    words,
-)
-from vireo.ops.cli.recommend_all import (
-    AllOption,
-    DataOption,
-    OutOption,
+    VideoArgument,
+    ViewerArgument,
     ViewersOption,
-    chosen_viewers,
-    recommend_all,
 )
+from vireo.ops.cli.output import print_table, table_of, words
+from vireo.ops.cli.recommend_all import AllOption, OutOption, chosen_viewers, recommend_all
 from vireo.ops.edge import Edge, edge_of
 from vireo.server.errors import VireoError
 from vireo.v1 import filter_pb2, viewer_pb2
@@ -64,16 +59,18 @@ FilterOption = Annotated[
 RegionOption = Annotated[
     str, typer.Option(help="Where the viewer is, for the site's rules: for example DE.")
 ]
-ExcludeOption = Annotated[list[str] | None, typer.Option(help="Video not to return.")]
-VideoArgument = Annotated[str, typer.Argument(help="Your id of the video.")]
+PlayingOption = Annotated[
+    str, typer.Option(metavar="VIDEO", help="Video that is playing: what comes next?")
+]
+ExcludeOption = Annotated[
+    list[str] | None, typer.Option(metavar="VIDEO", help="Video not to return; repeat it.")
+]
 
 
 def recommend(
-    viewer: Annotated[
-        str | None, typer.Option(help="Your id of the viewer; unknown ids work too.")
-    ] = None,
+    viewer: ViewerArgument = "",
     page_size: PageSizeOption = 10,
-    seed: Annotated[str, typer.Option(help="Video that is playing: what comes next?")] = "",
+    playing: PlayingOption = "",
     exclude: ExcludeOption = None,
     asked: FilterOption = None,
     region: RegionOption = "",
@@ -82,25 +79,30 @@ def recommend(
     data: DataOption = "",
     viewers: ViewersOption = None,
     out: OutOption = None,
-    as_json: AsJson = False,
+    as_json: JsonOption = False,
     target: TargetOption = "",
     ca: CaOption = None,
     token: TokenOption = "",
 ) -> None:
-    """Show what a viewer should watch next; or write it for all viewers to a file."""
+    """Show what a viewer should watch next; or write it for many viewers to a file.
+
+    vireo recommend 1 --page-size 5
+
+    vireo recommend --all --out slates.parquet
+    """
     many = everyone or viewers is not None
-    if many != (out is not None) or many == (viewer is not None):
-        raise typer.BadParameter("say --viewer ID; or --out FILE with --all or --viewers FILE")
-    if many and (seed or exclude or pages > 1 or as_json):
-        raise typer.BadParameter("--out goes with --page-size, --filter and --region only")
+    if many != (out is not None) or many == bool(viewer):
+        raise typer.BadParameter("name a VIEWER; or --out FILE with --all or --viewers FILE")
+    if many and (playing or exclude or pages > 1):
+        raise typer.BadParameter("--out goes with --page-size, --filter, --region and --json only")
     edge = edge_of(target, ca, token)
     with _messages():
-        request = _slate_request(viewer or "", page_size, seed, exclude, asked, region)
+        request = _slate_request(viewer, page_size, playing, exclude, asked, region)
         batch = pb.BatchRecommendRequest(
             page_size=page_size, filter=asked, context=_context(region)
         )
     if out is not None:
-        recommend_all(chosen_viewers(data, viewers), batch, edge, out)
+        recommend_all(chosen_viewers(data, viewers), batch, edge, out, as_json=as_json)
         return
     request.explain = not as_json
     for _ in range(pages):
@@ -117,12 +119,15 @@ def similar(
     exclude: ExcludeOption = None,
     asked: FilterOption = None,
     region: RegionOption = "",
-    as_json: AsJson = False,
+    as_json: JsonOption = False,
     target: TargetOption = "",
     ca: CaOption = None,
     token: TokenOption = "",
 ) -> None:
-    """Show the videos that are most like one."""
+    """Show the videos that are most like one.
+
+    vireo similar 50
+    """
     with _messages():
         request = pb.SimilarVideosRequest(
             video_id=video,
@@ -137,21 +142,24 @@ def similar(
 
 
 def explain(
+    viewer: ViewerArgument,
     video: VideoArgument,
-    viewer: Annotated[str, typer.Option(help="Your id of the viewer; unknown ids work too.")],
     page_size: PageSizeOption = 10,
-    seed: Annotated[str, typer.Option(help="Video that is playing.")] = "",
+    playing: PlayingOption = "",
     exclude: ExcludeOption = None,
     asked: FilterOption = None,
     region: RegionOption = "",
-    as_json: AsJson = False,
+    as_json: JsonOption = False,
     target: TargetOption = "",
     ca: CaOption = None,
     token: TokenOption = "",
 ) -> None:
-    """Show why a video is on a viewer's page, or isn't."""
+    """Show why a video is on a viewer's page, or isn't.
+
+    vireo explain 1 50
+    """
     with _messages():
-        slate = _slate_request(viewer, page_size, seed, exclude, asked, region)
+        slate = _slate_request(viewer, page_size, playing, exclude, asked, region)
         request = pb.ExplainVideoRequest(request=slate, video_id=video)
     with edge_of(target, ca, token).calls(RecommendationServiceStub, "vireo.explain") as service:
         response = service.ExplainVideo(request, timeout=SECONDS)
@@ -178,7 +186,7 @@ def _messages() -> Iterator[None]:
 def _slate_request(
     viewer: str,
     page_size: int,
-    seed: str,
+    playing: str,
     exclude: list[str] | None,
     asked: filter_pb2.Filter | None,
     region: str,
@@ -186,8 +194,8 @@ def _slate_request(
     return pb.RecommendRequest(
         viewer_id=viewer,
         page_size=page_size,
-        surface=pb.SURFACE_UP_NEXT if seed else pb.SURFACE_HOME,
-        seed_video_id=seed,
+        surface=pb.SURFACE_UP_NEXT if playing else pb.SURFACE_HOME,
+        seed_video_id=playing,
         excluded_video_ids=exclude or (),
         filter=asked,
         context=_context(region),

@@ -13,7 +13,7 @@ import grpc
 import typer
 from google.rpc import error_details_pb2
 
-from vireo.ops.cli.output import progress_bar, words
+from vireo.ops.cli.output import print_json, progress_bar, words
 from vireo.ops.edge import Edge, unpack_detail
 from vireo.server.errors import VireoError
 from vireo.server.home import Home
@@ -46,19 +46,18 @@ AllOption = Annotated[
     bool,
     typer.Option("--all", help="Slates of all viewers of a data set instead, into --out."),
 ]
-DataOption = Annotated[
-    str, typer.Option(help="Data set of --all; this home's if there is only one.")
-]
-ViewersOption = Annotated[
-    Path | None, typer.Option(help="Slates of the viewers in a file, one id a line, into --out.")
-]
 OutOption = Annotated[
     Path | None, typer.Option(help="Parquet file to write, with a row a viewer.", dir_okay=False)
 ]
 
 
 def recommend_all(
-    viewers: Sequence[str], request: pb.BatchRecommendRequest, edge: Edge, out: Path
+    viewers: Sequence[str],
+    request: pb.BatchRecommendRequest,
+    edge: Edge,
+    out: Path,
+    *,
+    as_json: bool = False,
 ) -> None:
     """Write a row for each viewer to `out`, which is there only once it is whole.
 
@@ -67,6 +66,7 @@ def recommend_all(
         request: what to ask for each.
         edge: where.
         out: the Parquet file.
+        as_json: whether to print what was written as JSON.
 
     Raises:
         VireoError: a call failed, and repeating it didn't help; or `out` has no folder.
@@ -109,6 +109,10 @@ def recommend_all(
     finally:
         partial.unlink(missing_ok=True)
     seconds = time.monotonic() - began
+    if as_json:
+        counts = {"viewers": len(viewers), "filterUnmet": unmet, "degradations": dict(degraded)}
+        print_json({"out": out, **counts})
+        return
     typer.echo(f"wrote the slates of {len(viewers):,} viewers to {out} in {seconds:.1f} s")
     if unmet:
         typer.echo(f"no video meets the filter and the site's rules: {unmet:,} empty slates")
@@ -150,23 +154,13 @@ def batched(
 
 
 def viewers_of(dataset: str) -> list[str]:
-    """Return the ids of a data set's viewers, each once; of the only one if the name is empty.
-
-    Raises:
-        VireoError: there is no such data set, or several and none is named.
-    """
+    """Return the ids of a data set's viewers, each once; raise VireoError if it can't be read."""
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    from vireo.training.data.dataset import list_datasets, load_dataset
+    from vireo.training.data.dataset import load_dataset
 
     home = Home.current()
-    if not dataset:
-        names = [each.name for each in list_datasets(home)]
-        if len(names) != 1:
-            there = f"there are {', '.join(names)}" if names else "there is none"
-            raise VireoError(f"say whose viewers with --data NAME: {there} in {home.root}")
-        [dataset] = names
     folder = load_dataset(home, dataset).folder
     found: dict[str, None] = {}
     for table in ("interactions", "viewers"):

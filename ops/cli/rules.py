@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import random
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from vireo.ops.cli.recommend_all import DataOption, ViewersOption, chosen_viewers
+from vireo.ops.cli.options import DataOption, JsonOption, MaxViewersOption, ViewersOption
+from vireo.ops.cli.output import print_json
+from vireo.ops.cli.recommend import PlayingOption, RegionOption
+from vireo.ops.cli.recommend_all import chosen_viewers
 from vireo.ops.edge import require_stack
 from vireo.server.errors import VireoError
 from vireo.server.gateway.rules import read_rules
@@ -28,35 +30,40 @@ def check(
     ] = False,
     data: DataOption = "",
     viewers: ViewersOption = None,
-    sample: Annotated[int, typer.Option(min=1, help="Number of viewers to compare for.")] = 200,
-    region: Annotated[str, typer.Option(help="Region of the requests.")] = "",
-    seed: Annotated[str, typer.Option(help="Video that they follow, for surface up_next.")] = "",
-    target: Annotated[
-        str, typer.Option(help="CANDIDATE,RANKING: host:port of pods; the stack's if absent.")
+    max_viewers: MaxViewersOption = 200,
+    region: RegionOption = "",
+    playing: PlayingOption = "",
+    pods: Annotated[
+        str,
+        typer.Option(
+            metavar="CANDIDATE,RANKING", help="host:port of two pods; the stack's if absent."
+        ),
     ] = "",
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Check a file of rules; with a running stack, show what it would change.
 
     Slates of some viewers are made by the stack's pods with the rules and without, or with those of
     --against. Nothing that the stack serves changes.
+
+    vireo rules check rules.toml --against rules.old.toml
     """
     asked, before = read_rules(file), read_rules(against) if against else None
     if offline:
         result: dict[str, Any] = {"file": str(file), "rules": len(asked)}
     else:
-        targets = target.split(",") if target else _targets()
+        targets = pods.split(",") if pods else _targets()
         if len(targets) != 2:
-            raise typer.BadParameter("--target must be CANDIDATE,RANKING")
+            raise typer.BadParameter("--pods must be CANDIDATE,RANKING")
         # Imported here, since a file alone is checked without the extra "gateway".
         from vireo.ops.cli.rules_preview import preview
 
         ids = chosen_viewers(data, viewers)
-        chosen = random.Random(0).sample(ids, min(sample, len(ids)))  # noqa: S311
-        found = preview(asked, before, chosen, targets, region=region, seed=seed)
+        chosen = random.Random(0).sample(ids, min(max_viewers, len(ids)))  # noqa: S311
+        found = preview(asked, before, chosen, targets, region=region, seed=playing)
         result = {"file": str(file), "rules": len(asked), **found}
     if as_json:
-        typer.echo(json.dumps(result))
+        print_json(result)
         return
     typer.echo(f"{file}: {len(asked)} rules, valid")
     if offline:
@@ -73,7 +80,7 @@ def check(
 
 def _targets() -> list[str]:
     """Return host:port of a candidate and a ranking pod of the running stack."""
-    state = require_stack("name its pods with --target, or check the file alone with --offline")
+    state = require_stack("name its pods with --pods, or check the file alone with --offline")
     if state.secure:
         raise VireoError("pods of a secured stack ask for certificates; use --offline")
     ports = {each.name.partition("-")[0]: each.port for each in state.processes}

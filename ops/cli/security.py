@@ -1,4 +1,4 @@
-"""`vireo certificates` and `vireo token`: credentials of a secured stack."""
+"""`vireo certificates` and `vireo tokens`: credentials of a secured stack."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from vireo.ops.cli.options import JsonOption
+from vireo.ops.cli.output import print_json
 from vireo.ops.stack.envoy import write_envoy_secrets
 from vireo.ops.stack.settings import StackSettings
 from vireo.server.errors import VireoError
@@ -14,40 +16,55 @@ from vireo.server.security.certificates import DAYS, Certificates
 from vireo.server.security.folder import SecurityFolder
 from vireo.server.security.tokens import TokenSigner
 
+certificates = typer.Typer(no_args_is_help=True)
+tokens = typer.Typer(no_args_is_help=True)
 
-def certificates(
+
+@certificates.command("replace-authority")
+def replace_authority(as_json: JsonOption = False) -> None:
+    """Make another CA, trusted beside the one in use; then `make` twice finishes the change.
+
+    vireo certificates replace-authority
+    """
+    folder = SecurityFolder(Home.current().security)
+    Certificates(folder).replace_authority()
+    if as_json:
+        print_json({"authority": folder.authority})
+    else:
+        typer.echo(f"callers and processes trust {folder.authority}, which has both authorities")
+
+
+@certificates.command("make")
+def make_certificates(
     host: Annotated[
         list[str] | None,
         typer.Option(help="Host name or address of the edge for callers, besides localhost."),
     ] = None,
-    new_authority: Annotated[
-        bool,
-        typer.Option(
-            "--new-authority",
-            help="Make another CA, trusted beside the one in use; renew twice to finish.",
-        ),
-    ] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Make certificates for `vireo up --secure`, or renew them while it runs.
 
     Each kind of process gets a certificate signed by this home's CA. Running processes reload
     renewed ones. Keys are readable only by their owner.
+
+    vireo certificates make --host rec.example.com
     """
     folder = SecurityFolder(Home.current().security)
-    if new_authority:
-        Certificates(folder).replace_authority()
-        typer.echo(f"callers and processes trust {folder.authority}, which has both authorities")
-        return
     try:
         Certificates(folder).renew(host or [])
     except ValueError as error:
         raise VireoError(f"invalid host name or address: {error}") from error
     TokenSigner(folder).ensure()
     write_envoy_secrets(folder)
-    typer.echo(f"made for {DAYS} days: {folder.current}\ncallers trust {folder.authority}")
+    if as_json:
+        made = {"certificates": folder.current, "authority": folder.authority, "days": DAYS}
+        print_json(made)
+    else:
+        typer.echo(f"made for {DAYS} days: {folder.current}\ncallers trust {folder.authority}")
 
 
-def token(
+@tokens.command("make")
+def make_token(
     scope: Annotated[
         list[str] | None,
         typer.Option(
@@ -64,8 +81,12 @@ def token(
     minutes: Annotated[float, typer.Option(min=0, help="Lifetime in minutes.")] = 60.0,
     issuer: Annotated[str, typer.Option(help="The stack's VIREO_JWT_ISSUER if absent.")] = "",
     audience: Annotated[str, typer.Option(help="The stack's VIREO_JWT_AUDIENCE if absent.")] = "",
+    as_json: JsonOption = False,
 ) -> None:
-    """Print a token for this home's secured stack: `export VIREO_TOKEN=$(vireo token)`."""
+    """Print a token for this home's secured stack.
+
+    export VIREO_TOKEN=$(vireo tokens make --scope vireo.read)
+    """
     settings = StackSettings.load()
     made = TokenSigner(settings.security).token(
         subject=subject,
@@ -75,4 +96,7 @@ def token(
         seconds=60 * minutes,
         more={settings.viewer_claim: viewer} if viewer else None,
     )
-    typer.echo(made)
+    if as_json:
+        print_json({"token": made})
+    else:
+        typer.echo(made)

@@ -15,11 +15,12 @@ from rich.table import Table
 from rich.text import Text
 
 from vireo.ops.cli.doctor import InstallationOption, MetricsOption, PrometheusOption
-from vireo.ops.cli.output import AsJson, print_json, print_table, table_of
+from vireo.ops.cli.options import JsonOption
+from vireo.ops.cli.output import print_json, print_table, table_of
 from vireo.ops.doctor.deployment import ask_all
 from vireo.ops.doctor.facts import Page
 from vireo.ops.doctor.parts import deployment_of, metrics_probes
-from vireo.server.errors import VireoError
+from vireo.server.errors import NoAnswerError
 
 _NUMBERS = {
     "calls/s": ("calls", 1, 1),
@@ -27,7 +28,7 @@ _NUMBERS = {
     "shed/s": ("shed", 1, 1),
     "p50 ms": ("p50", 1000, 1),
     "p99 ms": ("p99", 1000, 1),
-    "at once": ("in_flight", 1, 0),
+    "at once": ("inFlight", 1, 0),
     "MiB": ("memory", 1 / (1 << 20), 0),
     "cores": ("cores", 1, 2),
 }
@@ -50,12 +51,14 @@ def top(
         float, typer.Option(min=0.5, max=60, help="Seconds between two tables.")
     ] = 2.0,
     once: Annotated[bool, typer.Option("--once", help="Print one table and end.")] = False,
-    as_json: AsJson = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Show what the running stack does, until Ctrl-C: rates, percentiles, degradations, pods.
 
     For a deployment elsewhere name the metrics of each process with --metrics, or --prometheus.
     --json prints one document and ends.
+
+    vireo top --once
     """
     console = Console(highlight=False)
 
@@ -89,7 +92,7 @@ def _seen(
     )
     facts = ask_all([*metrics_probes(deployment)], seconds + _ANSWERS_SECONDS)
     if not facts.pages and deployment.state is None:
-        raise VireoError("; ".join(f"{each.what}: {each.why}" for each in facts.unasked))
+        raise NoAnswerError("; ".join(f"{each.what}: {each.why}" for each in facts.unasked))
     processes = deployment.state.processes if deployment.state else ()
     return overview(facts.pages, {each.name: each.state for each in processes})
 
@@ -186,7 +189,7 @@ def _row(page: Page, state: str) -> dict[str, Any]:
         "shed": page.increase("vireo_rpcs_shed_total") / seconds,
         "p50": quantile([page], _SECONDS, 0.5),
         "p99": quantile([page], _SECONDS, 0.99),
-        "in_flight": page.value("vireo_rpcs_in_flight"),
+        "inFlight": page.value("vireo_rpcs_in_flight"),
         "memory": page.value("process_resident_memory_bytes"),
         "cores": page.increase("process_cpu_seconds_total") / seconds,
     }

@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from vireo.ops.cli.options import DataOption, JsonOption
+from vireo.ops.cli.output import print_json
 from vireo.server.home import Home
 from vireo.training.data.dataset import DatasetInfo, describe_dataset
 from vireo.training.fit import train_all
@@ -22,7 +24,7 @@ _FEW_WATCHES = 20
 
 
 def train(
-    data: Annotated[str, typer.Option(help="Name of the data set.")] = "ml-100k",
+    data: DataOption = "",
     profile: Annotated[
         str,
         typer.Option(
@@ -51,9 +53,12 @@ def train(
             help="Stage the release even if its towers are worse than the most watched videos.",
         ),
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Train both models and stage a release; after Ctrl-C, run it again to resume."""
+    """Train both models and stage a release; after Ctrl-C, run it again to resume.
+
+    vireo train --data mine
+    """
     home, errors = Home.current(), Console(stderr=True, highlight=False)
     info = describe_dataset(home, data)
     if not profile:
@@ -66,7 +71,7 @@ def train(
     if lost := shortfall(manifest.metrics, info):
         errors.print(f"[bold red]{lost}[/]", soft_wrap=True)
     if as_json:
-        typer.echo(manifest.model_dump_json(indent=2))
+        print_json(manifest)
         return
     console = Console(highlight=False)
     figures = _ndcg_10(manifest.metrics)

@@ -6,36 +6,40 @@ import asyncio
 import errno
 import os
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict
 from datetime import UTC
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from google.protobuf.json_format import MessageToDict
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from vireo.ops.cli.control import control_target, summary
-from vireo.ops.cli.output import AsJson, print_json, print_table, table_of
+from vireo.ops.cli.options import JsonOption
+from vireo.ops.cli.output import document_of, print_json, print_table, remark, table_of
 from vireo.ops.doctor.conditions import ago
 from vireo.ops.edge import EnvoyStatus, envoys_of, operator_tls, require_stack, serving_releases
 from vireo.ops.stack.settings import StackSettings
 from vireo.ops.stack.stack import Stack
-from vireo.ops.stack.state import Layout, ProcessState, StackState, move
+from vireo.ops.stack.state import Layout, ProcessState, StackState, move, stack_lock
 from vireo.ops.stack.state import restart as restart_processes
-from vireo.server.errors import VireoError
+from vireo.server.errors import NoAnswerError, VireoError
+from vireo.server.file_lock import holder
 from vireo.server.home import Home
 from vireo.server.security.folder import SecurityFolder
 from vireo.v1.release_pb2 import GetServingReleaseResponse
 
 Releases = Mapping[str, GetServingReleaseResponse | None]
+_POLL_SECONDS = 0.1
 _MAX_TAKEDOWNS_AGE = 60.0
 """Seconds; while the log responds they are younger."""
 _STYLES = {
@@ -78,14 +82,17 @@ def up(
 ) -> None:
     """Serve the channel's release: S3, pods, gateway and Envoy, supervised, until Ctrl-C.
 
-    It goes on if its terminal is closed: end it with `kill` and the process id in `vireo status`.
+    It goes on if its terminal is closed: end it with `vireo down`. Each process logs to its own
+    file, which `vireo logs` shows.
 
     Ports and pod counts are settings, for example VIREO_EDGE_PORT, VIREO_PORT_BASE and
-    VIREO_CANDIDATE_PODS. Each process logs to its own file below VIREO_HOME/logs.
+    VIREO_CANDIDATE_PODS.
+
+    vireo up --layout together
     """
     switched = {"secure": secure, "observe": observe, "durable": durable, "layout": layout}
     run_stack_in_terminal(show_endpoints, **{name: each for name, each in switched.items() if each})
-    typer.echo("stopped")
+    remark("stopped")
 
 
 def run_stack_in_terminal(ready: Callable[[StackState], None], **chosen: bool | str) -> None:
@@ -135,32 +142,81 @@ def _show_nothing() -> None:
     os.close(nowhere)
 
 
-def layout(
-    wanted: Annotated[Layout, typer.Argument(help="separate or together; see: vireo up --help")],
+layout = typer.Typer(no_args_is_help=True)
+
+
+@layout.command("set")
+def set_layout(
+    wanted: Annotated[
+        Layout,
+        typer.Argument(metavar="LAYOUT", help="separate or together; see: vireo up --help"),
+    ],
+    as_json: JsonOption = False,
 ) -> None:
     """Move the running stack to another layout: no call fails, and none is degraded.
 
     The pods of the new layout serve beside those of the old, and then alone. It holds until the
     stack ends; VIREO_LAYOUT or `vireo up --layout` says with which the next one begins.
+
+    vireo layout set together
     """
     settings = StackSettings.load()
     move(settings.home_folder, wanted, settings.start_timeout)
-    typer.echo(f"slates are made {'together' if wanted == 'together' else 'in separate pods'}")
+    if as_json:
+        print_json({"layout": wanted})
+    else:
+        where = "together" if wanted == "together" else "in separate pods"
+        typer.echo(f"slates are made {where}")
+
+
+def down(
+    seconds: Annotated[
+        float, typer.Option(min=0, help="Maximum seconds to wait until all has ended.")
+    ] = 60.0,
+    as_json: JsonOption = False,
+) -> None:
+    """End the stack that runs on this home, as Ctrl-C does; calls under way are answered.
+
+    vireo down
+    """
+    home = Home.current()
+    pid = holder(stack_lock(home))
+    if pid is None:
+        raise NoAnswerError(f"no stack runs on {home.root}")
+    os.kill(pid, signal.SIGTERM)
+    deadline = time.monotonic() + seconds
+    while holder(stack_lock(home)) == pid:
+        if time.monotonic() > deadline:
+            raise VireoError(f"process {pid} hasn't ended within {seconds:g} s; see: vireo status")
+        time.sleep(_POLL_SECONDS)
+    if as_json:
+        print_json({"pid": pid, "stopped": True})
+    else:
+        typer.echo("stopped")
 
 
 def restart(
     names: Annotated[
         list[str] | None,
-        typer.Argument(help="Processes, or kinds: gateway-1, candidate; all but S3, log, Envoy."),
+        typer.Argument(
+            metavar="[PROCESS]…",
+            help="Processes, or kinds: gateway-1, candidate; all but S3, log, Envoy if absent.",
+        ),
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Restart processes of the running stack one after the other: of two of a kind one serves.
 
     `VIREO_…` variables that are set here replace those that the stack was started with.
+
+    vireo restart gateway ranking-1
     """
     settings = StackSettings.load()
-    restart_processes(settings.home_folder, names or [], settings.start_timeout)
-    typer.echo("restarted")
+    restarted = restart_processes(settings.home_folder, names or [], settings.start_timeout)
+    if as_json:
+        print_json({"restarted": restarted})
+    else:
+        typer.echo(f"restarted {', '.join(restarted)}")
 
 
 class _ChangePrinter:
@@ -226,21 +282,21 @@ def show_endpoints(state: StackState) -> None:
         typer.echo(f"""{ready}
 They use TLS, and everything but health checks needs a token.
 
-  export VIREO_CA={ca} VIREO_TOKEN=$({vireo} token --scope vireo.read)
-  {vireo} recommend --viewer 1 --target {edge}
+  export VIREO_CA={ca} VIREO_TOKEN=$({vireo} tokens make --scope vireo.read)
+  {vireo} recommend 1 --target {edge}
   curl --cacert $VIREO_CA -H "authorization: Bearer $VIREO_TOKEN" \\
     'https://{edge}/v1/viewers/1/recommendations?page_size=10'
   {grpcurl} -cacert $VIREO_CA -H 'authorization: Bearer ${{VIREO_TOKEN}}' -expand-headers \\
-    -protoset {descriptors} -d '{{"viewer_id": "1"}}' \\
+    -protoset {descriptors} -d '{{"viewerId": "1"}}' \\
     {edge} vireo.v1.RecommendationService/Recommend
 
 {logs}""")
         return
     typer.echo(f"""{ready}
 
-  {vireo} recommend --viewer 1
+  {vireo} recommend 1
   curl 'http://{edge}/v1/viewers/1/recommendations?page_size=10'
-  {grpcurl} -plaintext -d '{{"viewer_id": "1"}}' {edge} vireo.v1.RecommendationService/Recommend
+  {grpcurl} -plaintext -d '{{"viewerId": "1"}}' {edge} vireo.v1.RecommendationService/Recommend
   {python} -c '
 import grpc
 from vireo.v1 import recommendation_pb2, recommendation_pb2_grpc
@@ -265,8 +321,11 @@ def _from_here(path: Path) -> str:
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
-def status(as_json: AsJson = False) -> None:
-    """Show every process of the running stack; exit with 1 if no stack runs."""
+def status(as_json: JsonOption = False) -> None:
+    """Show every process of the running stack; exit with 3 if no stack runs.
+
+    vireo status
+    """
     state = require_stack("set VIREO_HOME to the home of the stack you mean")
     releases, envoys = serving_releases(state), list[EnvoyStatus]()
     with suppress(VireoError):  # the table shows the control plane's state
@@ -274,12 +333,11 @@ def status(as_json: AsJson = False) -> None:
     if not as_json:
         print_status(state, releases, envoys)
         return
-    fields = ("release_id", "origin", "last_failure")
-    document = state.model_dump(mode="json")
+    document = document_of(state)
     for process in document["processes"]:
         release = releases.get(process["name"])
-        process["release"] = {name: getattr(release, name) for name in fields} if release else None
-    print_json(document | {"envoys": [asdict(envoy) for envoy in envoys]})
+        process["release"] = MessageToDict(release) if release else None
+    print_json({**document, "envoys": document_of(envoys)})
 
 
 def print_status(state: StackState, releases: Releases, envoys: list[EnvoyStatus]) -> None:

@@ -13,11 +13,12 @@ import typer
 from google.protobuf.message import DecodeError
 from rich.console import Console
 
-from vireo.ops.cli.output import AsJson, only_warnings, print_json, print_table, table_of
+from vireo.ops.cli.options import JsonOption
+from vireo.ops.cli.output import only_warnings, print_json, print_table, table_of
 from vireo.ops.stack.nats import known_log
 from vireo.ops.stack.s3 import external_s3, open_store
 from vireo.ops.stack.state import running_stack
-from vireo.server.errors import VireoError
+from vireo.server.errors import NoAnswerError, VireoError
 from vireo.server.event_log.jetstream import EVENT_KINDS, JetStreamLog, opened_log
 from vireo.server.event_log.log import EVENTS, Position
 from vireo.server.features.activity import EventRules
@@ -37,7 +38,7 @@ app = typer.Typer(
     "does, and says what it can't read.",
 )
 
-_NOT_READ, _NOT_ASKED = 1, 2
+_NOT_READ, _NOT_ASKED = 1, NoAnswerError.exit_code
 """Exit codes."""
 _STORE_SECONDS = 5.0
 _LOG_SECONDS = 10.0
@@ -51,9 +52,9 @@ _EFFECTS = {
     "channel": "set the channel again: vireo release promote",
     "event rules": f"consumers wait; {_REBUILD}",
     "online store": f"gateways go without features, and consumers wait; {_REBUILD}",
-    "event messages": "consumers set them aside; once upgraded: vireo events replay --dead",
+    "event messages": "consumers set them aside; once upgraded: vireo events replay-dead",
     "stack state": "commands don't find the stack: stop it with the build that started it",
-    "data set": "fetch or import the data set again with --force",
+    "data set": "fetch or import the data set again with --replace",
     "features": "`vireo train` builds them again by itself; or: vireo features build",
 }
 """What happens if something can't be read, and what to do, by format."""
@@ -75,14 +76,16 @@ class Held:
 
 
 @app.command()
-def check(as_json: AsJson = False) -> None:
+def check(as_json: JsonOption = False) -> None:
     """Check what this deployment holds: home, S3, online stores and the log.
 
     Parts are found by the same settings as by every command: `VIREO_HOME`, `VIREO_S3_…` and
     `VIREO_NATS_URL`. Nothing is changed. Run it by the new build before an upgrade, and by the
     old one before a rollback.
 
-    Exit code 0: this build reads everything. 1: it doesn't. 2: a part couldn't be asked.
+    Exit code 0: this build reads everything. 1: it doesn't. 3: a part couldn't be asked.
+
+    vireo upgrade check
     """
     only_warnings()
     held, away = dict[str, list[Held]](), dict[str, str]()

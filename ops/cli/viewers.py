@@ -13,7 +13,8 @@ import typer
 
 from vireo.ops.backup.archive import store_tombstone
 from vireo.ops.cli.events import dead_letters, mark_replayed
-from vireo.ops.cli.output import only_warnings
+from vireo.ops.cli.options import DryRunOption, JsonOption, YesOption, confirm
+from vireo.ops.cli.output import only_warnings, print_json, remarks_if
 from vireo.ops.stack.nats import known_log
 from vireo.server.errors import VireoError
 from vireo.server.event_log.jetstream import JetStreamLog, opened_log
@@ -50,25 +51,58 @@ _MARKS = {"data": "dataset.json", "features": "feature_store.yaml", "runs": "che
 
 @app.command()
 def erase(
-    viewer: Annotated[str, typer.Argument(help="The viewer's id, as events have it.")],
-    yes: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False,
+    viewer: Annotated[
+        str, typer.Argument(metavar="VIEWER", help="Your id of the viewer, as events have it.")
+    ],
     data: Annotated[
         list[str] | None,
-        typer.Option(help="Erase from this data set and its features; repeat it. Default: all."),
+        typer.Option(
+            metavar="NAME", help="Data set to erase from; repeat it. By default all of them."
+        ),
     ] = None,
+    yes: YesOption = False,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Erase a viewer: from the online store, the data sets, and all that is built from the log.
 
     Events that come later count anew. It may be repeated, and should be if it fails halfway. What
     it can't erase from doesn't keep it from the rest.
+
+    vireo viewers erase 1
     """
     home = Home.current()
     if not 0 < len(viewer.encode()) <= ID_BYTES:  # its tombstone would have no valid name
         raise VireoError(f"{viewer!r} is no viewer's id: these have 1 to {ID_BYTES} bytes")
-    if not yes:
-        typer.confirm(f"erase all that {home.root} and its log know of {viewer!r}?", abort=True)
     only_warnings()
     settings = known_log(home)
+    if dry_run:
+        places = [str(each) for each in _places(home, data)] + ["the log"] * (settings is not None)
+        if as_json:
+            print_json({"viewerId": viewer, "places": places, "erased": False})
+        else:
+            typer.echo("\n".join(f"would erase it from {place}" for place in places))
+        return
+    confirm(f"erase all that {home.root} and its log know of {viewer!r}?", yes=yes)
+    with remarks_if(as_json):
+        failures = _erase(home, settings, viewer, data)
+    if failures:
+        raise VireoError(f"not erased everywhere; mend this and repeat it: {'; '.join(failures)}")
+    if as_json:
+        print_json({"viewerId": viewer, "places": [*_places(home, data)], "erased": True})
+
+
+def _places(home: Home, data: list[str] | None) -> Iterator[Path]:
+    """Yield the folders that may have something of a viewer."""
+    for each in (home, home.measuring):
+        for kind in _MARKS:
+            yield from _folders([each], kind, data)
+
+
+def _erase(
+    home: Home, settings: EventLogSettings | None, viewer: str, data: list[str] | None
+) -> list[str]:
+    """Erase a viewer, saying where; return what failed."""
     failures: list[str] = []
     # Rows first: what viewers do after the log's word counts anew.
     for folder in _folders((home, home.measuring), "features", data):
@@ -88,8 +122,7 @@ def erase(
         with _noted(failures):
             asyncio.run(_after(settings, viewer, position))
     _print_what_remains(settings)
-    if failures:
-        raise VireoError(f"not erased everywhere; mend this and repeat it: {'; '.join(failures)}")
+    return failures
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from vireo.server.rpc.tls import TlsFiles
 _PARTS: tuple[tuple[str, str, Callable[[Deployment], Facts], str], ...] = (
     ("Envoy", "envoy", envoy.ask_envoy, "name its admin interface with --envoy"),
     ("the control plane", "control", services.ask_control, "name it with --control"),
-    ("the edge", "edge", services.ask_edge, "name it with --edge"),
+    ("the edge", "edge", services.ask_edge, "name it with --target"),
     ("the log of events", "log", services.ask_log, "set VIREO_NATS_URL"),
     (
         "the online store",
@@ -119,7 +119,7 @@ def deployment_of(
         if (state := running_stack(home)) is None:
             raise VireoError(
                 f"no stack runs on {home.root}: start it with vireo up, set VIREO_HOME to the home "
-                "of the one you mean, or name a deployment with --edge, --control and --metrics, "
+                "of the one you mean, or name a deployment with --target, --control and --metrics, "
                 "or --prometheus"
             )
         return stack_deployment(state, seconds)

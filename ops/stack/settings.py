@@ -124,7 +124,7 @@ class StackSettings(EnvironmentSettings):
     """Whether to require certificates and tokens everywhere, as `vireo up --secure` does."""
     jwks: str = ""
     """File or https URL of the keys that a secured edge verifies tokens with; by default those of
-    `vireo token`."""
+    `vireo tokens make`."""
     jwt_issuer: str = "vireo"
     """Required issuer of tokens (`iss`)."""
     jwt_audience: str = "vireo"

@@ -178,7 +178,7 @@ class Stack:
         await asyncio.gather(self._supervisor.watch(), self._follow_layout())
 
     async def _follow_layout(self) -> None:
-        """Move to another layout whenever `vireo layout` asks for one."""
+        """Move to another layout whenever `vireo layout set` asks for one."""
         file = layout_file(self._home)
         while True:
             await asyncio.sleep(_LOOK_SECONDS)
@@ -398,5 +398,5 @@ def _check_release(settings: StackSettings, server: S3Settings) -> None:
     if not (folder / "feature_store.yaml").exists():
         raise VireoError(
             f"release {channel.release_id} needs the features of data set {dataset}, and "
-            f"{folder} has none; build them with: vireo features build {dataset}"
+            f"{folder} has none; build them with: vireo features build --data {dataset}"
         )

@@ -15,7 +15,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from vireo.server.errors import VireoError
+from vireo.server.errors import NoAnswerError, VireoError
 from vireo.server.file_lock import file_lock, holder
 from vireo.server.home import Home, replace_private
 
@@ -177,8 +177,10 @@ def move(home: Home, layout: Layout, patience: float) -> None:
         raise VireoError(f"the stack keeps its layout: {reason}")
 
 
-def restart(home: Home, names: Sequence[str], patience: float) -> None:
+def restart(home: Home, names: Sequence[str], patience: float) -> list[str]:
     """Restart processes of a home's stack, with the `VIREO_…` variables of this process.
+
+    Returns their names.
 
     Args:
         home: of the stack.
@@ -207,6 +209,7 @@ def restart(home: Home, names: Sequence[str], patience: float) -> None:
                 raise VireoError(
                     f"the stack can't use these settings; its own output says why: {name}"
                 )
+    return wanted
 
 
 def _restart(home: Home, name: str, patience: float) -> None:
@@ -228,7 +231,7 @@ def _restart(home: Home, name: str, patience: float) -> None:
 
 def _processes(home: Home) -> dict[str, ProcessState]:
     if (state := running_stack(home)) is None:
-        raise VireoError(f"no stack runs on {home.root}; start one with: vireo up")
+        raise NoAnswerError(f"no stack runs on {home.root}; start one with: vireo up")
     return {process.name: process for process in state.processes}
 
 

@@ -10,14 +10,14 @@ from typing import Annotated
 import xxhash
 from pydantic import PlainSerializer, PlainValidator
 
-from vireo.server.errors import VireoError
+from vireo.server.errors import NoAnswerError
 
 _TEXT = re.compile(r"(\d{1,20})(?:@([^@#\s]+))?(?:#([0-9a-f]{16}))?")
 MAX_MESSAGE_BYTES = 1_000_000
 """Maximum size of a message: NATS takes 1 MiB with all that it adds, unless told else."""
 
 
-class LogAwayError(VireoError):
+class LogAwayError(NoAnswerError):
     """The log can't be reached, or stored nothing; the same append may be repeated."""
 
 

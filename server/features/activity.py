@@ -87,5 +87,5 @@ class EventRules(BaseModel):
         except (OSError, ValidationError) as error:
             raise VireoError(
                 f"cannot read {path}: {error}; build the features again with: "
-                f"vireo features build {folder.name}"
+                f"vireo features build --data {folder.name}"
             ) from error

@@ -19,7 +19,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from vireo.server.errors import VireoError
+from vireo.server.errors import NoAnswerError
 from vireo.server.event_log.log import Position
 from vireo.server.features.viewer_rows import (
     POSITION,
@@ -46,7 +46,7 @@ VIEWERS_AT_A_TIME = 500
 """Viewers whose rows are read at a time; bounds the memory."""
 
 
-class StoreAwayError(VireoError):
+class StoreAwayError(NoAnswerError):
     """The online store can't be read or written now; the same may be tried again."""
 
 

@@ -60,7 +60,7 @@ class FeatureReader:
             if not is_away(error.__cause__):
                 raise VireoError(
                     f"the online store of {repo} can't be read ({error}); "
-                    f"build it again with: vireo features build {repo.name}"
+                    f"build it again with: vireo features build --data {repo.name}"
                 ) from error
             log.warning("the online store can't be reached", repo=str(repo), reason=str(error))
 

@@ -15,7 +15,7 @@ from minio.credentials import Credentials, IamAwsProvider, Provider, StaticProvi
 from minio.error import MinioException, S3Error
 from prometheus_client import Counter
 
-from vireo.server.errors import VireoError
+from vireo.server.errors import NoAnswerError, VireoError
 from vireo.server.releases.manifest import MAX_DOCUMENT_BYTES, shown
 from vireo.server.releases.s3 import S3Settings
 
@@ -52,6 +52,7 @@ class StoreUnavailableError(StoreError):
     """S3 can't be reached, or fails: the same request may succeed later."""
 
     outcome = "unavailable"
+    exit_code = NoAnswerError.exit_code
 
 
 class NotInStoreError(StoreError):

@@ -20,9 +20,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from statistics import NormalDist
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -123,10 +123,6 @@ class GateResult:
             return tuple(others)
         latest = BestFigures(held_out=self.held_out, figures=figures)
         return (latest, *others)[:MAX_BEST_FIGURES]
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the result as `--json` prints it."""
-        return {**asdict(self), "passed": self.passed, "findings": list(self.findings)}
 
 
 def judge(

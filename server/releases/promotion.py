@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from vireo.server.errors import VireoError
 from vireo.server.releases.bucket import NotInStoreError
@@ -28,7 +27,7 @@ own measured twin. The flag says whether it replaces that release in its channel
 class PromotionRefusedError(VireoError):
     """The gate refused a release; nothing was changed."""
 
-    exit_code = 3
+    exit_code = 4
     """Exit code of a refusal alone, so that the chart repeats other failures, and not this one."""
 
 
@@ -44,6 +43,8 @@ class PromotionRequest:
     share: float | None = None
     force: bool = False
     reason: str = ""
+    dry_run: bool = False
+    """Whether to ask the gate alone, and change nothing."""
 
     def __post_init__(self) -> None:
         """Raise VireoError on contradictory options."""
@@ -84,23 +85,9 @@ class Promotion:
         now = self.pointer or (self.before.pointer if self.before else None)
         return now.share if now else 0.0
 
-    def as_json(self) -> dict[str, Any]:
-        """Return the outcome as `--json` prints it."""
-        document = {
-            "channel": self.request.channel,
-            "release_id": self.release_id,
-            "previous": self.before.release_id if self.before else None,
-            "promoted": self.gate is not None and self.pointer is not None,
-            "forced": self.forced,
-            "share": self.share,
-        }
-        if self.gate is None:
-            return {**document, "gate": None}
-        return {**document, "compared_with": self.compared, "gate": self.gate.as_json()}
-
     def check(self) -> None:
         """Raise PromotionRefusedError if the gate refused the release."""
-        if self.gate is None or self.pointer is not None:
+        if self.gate is None or self.gate.passed or self.pointer is not None:
             return
         release_id, channel = self.release_id, self.request.channel
         now = self.before.release_id if self.before else "nothing"
@@ -147,7 +134,7 @@ def promote(
     """
     before = store.read_channel(request.channel)
     if before is not None and before.release_id == release_id:
-        if request.share in (None, before.pointer.share):
+        if request.dry_run or request.share in (None, before.pointer.share):
             return Promotion(request, release_id, before)
         change = Change(
             release_id,
@@ -172,7 +159,7 @@ def promote(
     else:
         result = gate(current, current is before)
     compared = current.release_id if current else None
-    if not (result.passed or request.force):
+    if request.dry_run or not (result.passed or request.force):
         return Promotion(request, release_id, before, compared, result)
     change = Change(
         release_id,

@@ -205,7 +205,7 @@ class Certificates:
             VireoError: there are no certificates yet.
         """
         if not (self._current / "ca.crt").exists():
-            raise VireoError(f"{self._current} has no certificates; make some: vireo certificates")
+            raise VireoError(f"{self._current} has no certificates; make some: vireo certificates make")
         before = _issuers(self._current)
         (self._folder / "authority.key").unlink(missing_ok=True)  # it signs nothing more
         fresh = self._new_authority()
@@ -244,7 +244,7 @@ class Certificates:
         in_use = self._current / "ca.crt"
         if not certificate.exists() and not in_use.exists():
             return self._new_authority()
-        begin_anew = "to go on with another authority: vireo certificates --new-authority"
+        begin_anew = "to go on with another authority: vireo certificates replace-authority"
         for path in (key, certificate):
             if not path.exists():
                 copy = f" ({in_use} is a copy)" if path == certificate and in_use.exists() else ""

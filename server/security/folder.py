@@ -10,7 +10,7 @@ from vireo.server.rpc.tls import TlsFiles
 
 @dataclass(frozen=True)
 class SecurityFolder:
-    """The security files of one home, created by `vireo certificates`."""
+    """The security files of one home, created by `vireo certificates make`."""
 
     root: Path
 

@@ -87,7 +87,7 @@ class TokenSigner:
             return load_key(self._key)
         except FileNotFoundError as error:
             raise VireoError(
-                f"the signing key {self._key} is missing; create it with: vireo certificates"
+                f"the signing key {self._key} is missing; create it with: vireo certificates make"
             ) from error
 
 

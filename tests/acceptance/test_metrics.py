@@ -18,7 +18,7 @@ from vireo.ops.stack.settings import METRICS_PORT_OFFSET
 @pytest.fixture(scope="module")
 def shown(stack: Stack) -> dict[str, dict[str, Metric]]:
     """What each kind of process shows after a slate, by the documented names."""
-    asked = [str(BIN / "vireo"), "recommend", "--viewer", "1"]
+    asked = [str(BIN / "vireo"), "recommend", "1"]
     subprocess.run(asked, env=stack.environment, check=True, capture_output=True)
     ports = {
         process.name.rpartition("-")[0] or process.name: process.port + METRICS_PORT_OFFSET

@@ -100,7 +100,7 @@ def test_the_first_requests_work_and_give_one_and_the_same_slate(stack: Stack) -
     )
     assert done.returncode == 0, done.stderr
     assert [line.split()[1] for line in done.stdout.splitlines()] == expected
-    cli = run("vireo recommend --viewer 1 --json", stack.environment)
+    cli = run("vireo recommend 1 --json", stack.environment)
     assert [item["videoId"] for item in json.loads(cli)["items"]] == expected
 
 
@@ -118,7 +118,7 @@ def test_the_requests_that_a_ready_stack_prints_work_as_they_are(
         timeout=300,
     )
     assert answers.returncode == 0, answers.stderr
-    first = json.loads(run("vireo recommend --viewer 1 --json", stack.environment))["items"][0]
+    first = json.loads(run("vireo recommend 1 --json", stack.environment))["items"][0]
     assert answers.stdout.count(f'"videoId":"{first["videoId"]}"') == 1, "curl"
     assert answers.stdout.count(f'"videoId": "{first["videoId"]}"') == 1, "grpcurl"
     assert answers.stdout.count(f'video_id: "{first["videoId"]}"') == 1, "Python"
@@ -232,7 +232,7 @@ async def test_own_data_replaces_the_demo_while_it_runs_and_after_a_restart(
 
 def own_slate(stack: Stack, watched: set[str]) -> bool:
     """Whether the slate is of the user's videos: all of them, in full, none of those watched."""
-    slate = json.loads(run("vireo recommend --viewer 0 --json", stack.environment))
+    slate = json.loads(run("vireo recommend 0 --json", stack.environment))
     assert "degradations" not in slate
     ids = {item["videoId"] for item in slate["items"]}
     assert len(ids) == 10

@@ -210,11 +210,11 @@ def test_commands_find_their_way_in(secured: SecuredStack) -> None:
     releases = [each["release"] for each in status["processes"] if each["name"] != "s3"]
     assert sum(release is not None for release in releases) == 4
     assert len(status["envoys"]) == 1
-    assert len(json.loads(secured.vireo("recommend", "--viewer", "1", "--json"))["items"]) == 10
-    token = secured.vireo("token", "--scope", "vireo.read").strip()
+    assert len(json.loads(secured.vireo("recommend", "1", "--json"))["items"]) == 10
+    token = secured.vireo("tokens", "make", "--scope", "vireo.read").strip()
     further = {"VIREO_TOKEN": token, "VIREO_CA": str(secured.folder.authority)}
     slate = secured.vireo(
-        "recommend", "--viewer", "1", "--json", "--target", secured.stack.edge, **further
+        "recommend", "1", "--json", "--target", secured.stack.edge, **further
     )
     assert len(json.loads(slate)["items"]) == 10
 
@@ -404,7 +404,7 @@ def pids(secured: SecuredStack) -> dict[str, int | None]:
 
 def renew(secured: SecuredStack) -> None:
     """Renew all certificates, and wait until every process shows its new one."""
-    secured.vireo("certificates")
+    secured.vireo("certificates", "make")
     wanted = {role: serial(secured.folder.tls(role)) for role, _ in places(secured)}
     operator = secured.folder.tls("operator")
 
@@ -430,7 +430,7 @@ def test_another_authority_takes_over_without_a_restart_and_no_slate_is_lost(
     leaving = shutil.copytree(secured.folder.current, tmp_path / "leaving")
     token = secured.tokens.good(subject="authority", seconds=3600)
     with asking(lambda: secured.recommend(token)) as counts:  # a handshake each
-        secured.vireo("certificates", "--new-authority")
+        secured.vireo("certificates", "replace-authority")
         signer = Certificates(secured.folder).signing_authority()
         trusts = secured.folder.authority
         ours = role_files(tmp_path / "new", signer, "operator", trusts=trusts)

@@ -118,7 +118,7 @@ def test_the_wheel_claims_one_top_level_name_and_works_beside_envoys_protos(
 
 def test_a_full_slate_is_served(serving: Stack, environment: Path) -> None:
     done = subprocess.run(
-        [environment / "vireo", "recommend", "--viewer", "1", "--json"],
+        [environment / "vireo", "recommend", "1", "--json"],
         env=serving.environment,
         cwd=environment,
         capture_output=True,

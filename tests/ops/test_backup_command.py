@@ -241,8 +241,8 @@ def test_what_was_interrupted_is_no_backup_and_a_restore_goes_on(
     with monkeypatch.context() as broken:
         broken.setattr("vireo.server.event_log.jetstream.JetStreamLog.restore", _fails_after(1))
         assert isinstance(site.vireo("restore").exception, ConnectionResetError)
-    assert "--overwrite" in str(site.vireo("restore").exception)
-    site.restore("--overwrite")
+    assert "--replace" in str(site.vireo("restore").exception)
+    site.restore("--replace", "--yes")
     assert {stream: site.stored(stream) for stream in STREAMS} == before
     channel = ReleaseStore(site.releases).read_channel("production")
     assert channel is not None
@@ -278,7 +278,7 @@ def test_what_is_there_is_overwritten_only_if_told_and_what_was_changed_is_refus
     assert "nothing was changed" in said
     assert "already" in str(site.vireo("restore").exception)
     assert (site.interactions(), len(site.stored())) == (there, 3)
-    site.restore("--overwrite")
+    site.restore("--replace", "--yes")
     assert site.interactions() > there
     assert len(site.stored()) == 2
     part = manifest.files["log/events"]
@@ -342,7 +342,7 @@ def test_nothing_is_restored_under_a_stack(site: Site) -> None:
     site.backup()
     shutil.rmtree(site.home.data(DATASET))
     with file_lock(stack_lock(site.home)):
-        assert "a stack runs on" in str(site.vireo("restore", "--overwrite").exception)
+        assert "a stack runs on" in str(site.vireo("restore", "--replace", "--yes").exception)
         assert "there already: 0" in site.restore("--dry-run")
     assert not site.home.data(DATASET).exists()
 

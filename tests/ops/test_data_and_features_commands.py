@@ -41,28 +41,28 @@ def test_own_data_goes_from_files_to_a_viewers_online_features(files: list[str])
     listed = vireo("data", "list")
     assert "mine" in listed.output
     assert "2023-11-14" in listed.output
-    assert "40 play, 10 like" in vireo("data", "show", "mine").output
-    shown = json.loads(vireo("data", "show", "mine", "--json").output)
+    assert "40 play, 10 like" in vireo("data", "show", "--data", "mine").output
+    shown = json.loads(vireo("data", "show", "--data", "mine", "--json").output)
     assert shown["events"] == {"play": 40, "like": 10}
     assert json.loads(vireo("data", "list", "--json").output) == [shown]
 
-    built = vireo("features", "build", "mine")
+    built = vireo("features", "build", "--data", "mine")
     assert built.exit_code == 0, built.output
     assert built.output.startswith("mine: takes about 0.9 GB of memory, ")
     assert "mine: features built from every event." in built.output
-    viewer = json.loads(vireo("features", "show", "mine", "--viewer", "03", "--json").output)
+    viewer = json.loads(vireo("features", "show", "03", "--data", "mine", "--json").output)
     assert viewer["viewer_id"] == "03"
     assert viewer["history_ids"] == ["v3", "v4", "v5", "v6", "v7"]
     assert viewer["viewer_like_count"] == 1
-    table = vireo("features", "show", "mine", "--viewer", "03").output
+    table = vireo("features", "show", "03", "--data", "mine").output
     assert "[bold]Title 7" in table
-    assert "cold start" in vireo("features", "show", "mine", "--viewer", "3").output
+    assert "cold start" in vireo("features", "show", "3", "--data", "mine").output
 
 
 def test_events_become_data_and_a_hide_is_shown(
     files: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    missing = vireo("data", "from-events", "--name", "live")
+    missing = vireo("data", "from-events", "--data", "live")
     assert isinstance(missing.exception, VireoError)
     assert "has no log of events yet; start the stack with: vireo up" in str(missing.exception)
     assert vireo("data", "import", *files).exit_code == 0
@@ -73,11 +73,11 @@ def test_events_become_data_and_a_hide_is_shown(
         with_log(nats, lambda log: log.append(EVENTS, "0", message([hide])))
         for name, text in log_environment(settings_of(nats)).items():
             monkeypatch.setenv(name, text)
-        done = vireo("data", "from-events", "--name", "live", "--base", "mine")
+        done = vireo("data", "from-events", "--data", "live", "--base", "mine")
     assert done.exit_code == 0, done.output
     assert "live: 51 interactions of 10 viewers with 8 videos." in done.output
-    assert vireo("features", "build", "live").exit_code == 0
-    shown = json.loads(vireo("features", "show", "live", "--viewer", "03", "--json").output)
+    assert vireo("features", "build", "--data", "live").exit_code == 0
+    shown = json.loads(vireo("features", "show", "03", "--data", "live", "--json").output)
     assert (shown["hidden_ids"], shown["hidden_times"]) == (["v1"], [1_700_001_000])
 
 
@@ -86,10 +86,10 @@ def test_repaired_rows_are_reported(files: list[str], tmp_path: Path) -> None:
     refused = vireo("data", "import", *files)
     assert isinstance(refused.exception, VireoError)
     assert "i.csv, row 52, column video_id: video 'nothing'" in str(refused.exception)
-    done = vireo("data", "import", *files, "--skip-bad-rows", "--name", "other")
+    done = vireo("data", "import", *files, "--skip-bad-rows", "--data", "other")
     assert "1 bad interactions left out" in done.output
     assert "1 repeated interactions dropped" in done.output
-    assert "1 repeated interactions dropped" in vireo("data", "show", "other").output
+    assert "1 repeated interactions dropped" in vireo("data", "show", "--data", "other").output
 
 
 def test_attributes_are_declared_by_options_and_shown(files: list[str], tmp_path: Path) -> None:
@@ -98,10 +98,10 @@ def test_attributes_are_declared_by_options_and_shown(files: list[str], tmp_path
     declared = ["--attribute", "language=spoken", "--attribute", "age:number"]
     done = vireo("data", "import", *files, *declared)
     assert done.exit_code == 0, done.output
-    assert "language (labels), age (number)" in vireo("data", "show", "mine").output
-    shown = json.loads(vireo("data", "show", "mine", "--json").output)
+    assert "language (labels), age (number)" in vireo("data", "show", "--data", "mine").output
+    shown = json.loads(vireo("data", "show", "--data", "mine", "--json").output)
     assert shown["attributes"] == {"language": "labels", "age": "number"}
-    refused = vireo("data", "import", *files, "--force", "--attribute", "land")
+    refused = vireo("data", "import", *files, "--replace", "--attribute", "land")
     assert "has no column land for the attribute land" in str(refused.exception)
     assert "--attribute region=countries" in vireo("data", "import", "--help").output
 
@@ -109,10 +109,10 @@ def test_attributes_are_declared_by_options_and_shown(files: list[str], tmp_path
 def test_a_home_without_data_says_how_to_get_some(files: list[str]) -> None:
     assert "vireo data fetch ml-100k" in vireo("data", "list").output
     assert vireo("data", "list", "--json").output == "[]\n"
-    for command in (["data", "show", "ml-1m"], ["features", "build", "ml-1m"]):
+    for command in (["data", "show", "--data", "ml-1m"], ["features", "build", "--data", "ml-1m"]):
         assert "make it with: vireo data fetch ml-1m" in str(vireo(*command).exception)
-    unbuilt = vireo("features", "show", "ml-1m", "--viewer", "1")
-    assert "build them with: vireo features build ml-1m" in str(unbuilt.exception)
+    unbuilt = vireo("features", "show", "1", "--data", "ml-1m")
+    assert "build them with: vireo features build --data ml-1m" in str(unbuilt.exception)
 
 
 def test_wrong_usage_exits_with_2(files: list[str]) -> None:
@@ -121,12 +121,12 @@ def test_wrong_usage_exits_with_2(files: list[str]) -> None:
 
 
 def test_a_made_up_world_is_a_data_set_like_any_other(files: list[str]) -> None:
-    sizes = ["--viewers", "20", "--videos", "30", "--events", "400"]
+    sizes = ["--viewer-count", "20", "--video-count", "30", "--event-count", "400"]
     done = vireo("data", "synth", *sizes)
     assert done.exit_code == 0, done.output
     assert "synth: 400 interactions of 20 viewers with 30 videos." in done.output
-    assert vireo("features", "build", "synth").exit_code == 0
-    assert "pass --force" in str(vireo("data", "synth", *sizes).exception)
+    assert vireo("features", "build", "--data", "synth").exit_code == 0
+    assert "pass --replace" in str(vireo("data", "synth", *sizes).exception)
     assert "region" in vireo("data", "synth", "--help").output
 
 
@@ -144,11 +144,11 @@ def test_an_import_that_names_its_place_in_the_log_has_builds_read_what_came_sin
 
     def built() -> set[int]:
         """Build the features; return what viewer 00 has watched."""
-        done = vireo("features", "build", "mine")
+        done = vireo("features", "build", "--data", "mine")
         assert done.exit_code == 0, done.output
         return set(read_viewer(tmp_path / "home/features/mine", "00").watched_keys)
 
-    imports = ["data", "import", *files, "--force", "--log-lag", "0"]
+    imports = ["data", "import", *files, "--replace", "--log-lag", "0"]
     with running_nats(tmp_path / "nats") as nats:
         for name, value in log_environment(settings_of(nats)).items():
             monkeypatch.setenv(name, value)

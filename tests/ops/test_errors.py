@@ -44,7 +44,7 @@ def test_a_read_only_home_is_reported(command: tuple[str, ...], tmp_path: Path) 
 def test_a_request_that_no_message_can_hold_or_nobody_serves_is_reported(
     request_: tuple[str | bytes, ...], words: str, tmp_path: Path
 ) -> None:
-    assert words in error_of(tmp_path, "recommend", "--viewer", *request_)
+    assert words in error_of(tmp_path, "recommend", *request_)
 
 
 def test_a_missing_release_is_reported_with_an_existing_command(tmp_path: Path) -> None:

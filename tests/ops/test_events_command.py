@@ -85,7 +85,7 @@ def test_tail_prints_what_is_recorded(vireo: Callable[..., Result], nats: Runnin
         ]
     )
     with_log(nats, lambda log: log.append(EVENTS, "0", sent.SerializeToString()))
-    shown = vireo("tail", "--begin", "--no-follow", "--viewer", "[bold]tail")
+    shown = vireo("tail", "--begin", "--no-follow", "[bold]tail")
     assert shown.exit_code == 0, shown.output
     assert "play            [bold]tail  a video  50%  at 3  de" in shown.output
     lines = vireo("tail", "--begin", "--no-follow", "--json").output.splitlines()
@@ -100,7 +100,7 @@ def test_tail_prints_what_is_recorded(vireo: Callable[..., Result], nats: Runnin
 def test_dead_events_are_listed_and_replayed(
     vireo: Callable[..., Result], nats: RunningNats
 ) -> None:
-    assert vireo("dead", "--json").output.strip() == "[]"
+    assert vireo("list-dead", "--json").output.strip() == "[]"
     whole = RecordedEvents(events=[play("d1"), play("d2")]).SerializeToString()
     # Of another viewer, whose ids are its own; and one that was set aside twice.
     again = RecordedEvents(events=[play("d1", "other"), play("d2")]).SerializeToString()
@@ -111,8 +111,8 @@ def test_dead_events_are_listed_and_replayed(
     ]
     for letter in letters:
         with_log(nats, partial(set_aside, letter))
-    assert "a reason" in vireo("dead").output
-    shown = json.loads(vireo("dead", "--json").output)
+    assert "a reason" in vireo("list-dead").output
+    shown = json.loads(vireo("list-dead", "--json").output)
     assert [(each["position"], each["reason"]) for each in shown] == [
         (7, "a reason"),
         (8, "no message"),
@@ -120,7 +120,7 @@ def test_dead_events_are_listed_and_replayed(
     ]
     assert [len(each["events"] or []) for each in shown] == [2, 0, 2]
     end = with_log(nats, lambda log: log.end(EVENTS))
-    done = vireo("replay", "--dead")
+    done = vireo("replay-dead")
     assert "recorded 3 events" in done.output
     assert [(each.viewer_id, each.event_id) for each in stored(nats, end)] == [
         ("viewer", "d1"),
@@ -132,22 +132,22 @@ def test_dead_events_are_listed_and_replayed(
 def test_what_was_replayed_is_not_replayed_again(
     vireo: Callable[..., Result], nats: RunningNats
 ) -> None:
-    vireo("replay", "--dead")
-    assert "recorded 0 events" in vireo("replay", "--dead").output
-    assert "vireo events replay" not in vireo("dead").output
+    vireo("replay-dead")
+    assert "recorded 0 events" in vireo("replay-dead").output
+    assert "vireo events replay" not in vireo("list-dead").output
     recorded = RecordedEvents(events=[play("later")]).SerializeToString()
     with_log(nats, partial(set_aside, DeadEvents(recorded=recorded, reason="a reason")))
-    assert [each["replayed"] for each in json.loads(vireo("dead", "--json").output)][-1] is False
-    assert "vireo events replay" in vireo("dead").output
-    assert "recorded 1 events" in vireo("replay", "--dead").output
-    assert all(each["replayed"] for each in json.loads(vireo("dead", "--json").output))
+    assert [each["replayed"] for each in json.loads(vireo("list-dead", "--json").output)][-1] is False
+    assert "vireo events replay" in vireo("list-dead").output
+    assert "recorded 1 events" in vireo("replay-dead").output
+    assert all(each["replayed"] for each in json.loads(vireo("list-dead", "--json").output))
 
 
 def test_what_a_log_that_was_replaced_since_has_set_aside_is_replayed(
     vireo: Callable[..., Result], nats: RunningNats
 ) -> None:
-    vireo("replay", "--dead")
-    before = len(json.loads(vireo("dead", "--json").output))
+    vireo("replay-dead")
+    before = len(json.loads(vireo("list-dead", "--json").output))
 
     async def replace(log: JetStreamLog) -> None:
         await log.end(DEAD)
@@ -159,10 +159,10 @@ def test_what_a_log_that_was_replaced_since_has_set_aside_is_replayed(
 
     with_log(nats, replace)
     structlog.reset_defaults()  # each command has its own standard error
-    replayed = vireo("replay", "--dead")
+    replayed = vireo("replay-dead")
     assert f"recorded {before + 2} events" in replayed.output
     assert "the log lost messages, or is another one" in replayed.stderr
-    assert "recorded 0 events" in vireo("replay", "--dead").output
+    assert "recorded 0 events" in vireo("replay-dead").output
 
 
 def test_tail_shows_no_character_that_a_terminal_obeys_and_skips_what_it_cannot_read(
@@ -191,7 +191,7 @@ def test_replay_asks_what_to_replay(vireo: Callable[..., Result]) -> None:
 
 def test_without_a_log_the_message_says_how_to_have_one(tmp_path: Path) -> None:
     for url, said in (("", "vireo up"), ("nats://127.0.0.1:1", "is the stack up?")):
-        failed = run("events", "dead", VIREO_HOME=str(tmp_path), VIREO_NATS_URL=url)
+        failed = run("events", "list-dead", VIREO_HOME=str(tmp_path), VIREO_NATS_URL=url)
         assert said in str(failed.exception)
 
 
@@ -212,7 +212,7 @@ def test_limits_show_how_full_streams_are_and_apply_what_would_delete_messages_b
     time.sleep(1.1)  # The message must be older than that.
     with pytest.raises(VireoError, match="vireo events limits --apply"):
         asyncio.run(consumers_start())
-    done = vireo("limits", "--apply")
+    done = vireo("limits", "--apply", "--yes")
     assert "kept for 1 s by 1 server\n" in done.output
 
 

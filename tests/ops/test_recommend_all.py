@@ -127,9 +127,9 @@ def test_a_call_that_fails_for_good_leaves_the_file_as_it_was(ids: Path, tmp_pat
         [],
         ["--all"],
         ["--out", "f"],
-        ["--viewer", "1", "--out", "f"],
-        ["--viewer", "1", "--all", "--out", "f"],
-        ["--all", "--out", "f", "--seed", "v"],
+        ["1", "--out", "f"],
+        ["1", "--all", "--out", "f"],
+        ["--all", "--out", "f", "--playing", "v"],
         ["--all", "--out", "f", "--json"],
     ],
 )

@@ -105,7 +105,7 @@ async def test_pages_are_asked_for_by_token_until_there_are_no_more() -> None:
             pb.RecommendResponse(items=[pb.SlateItem(video_id=name)], next_page_token=token)
             for name, token in (("video-1", "one"), ("video-2", "two"), ("video-3", ""))
         ]
-        printed = await run(gateway, "recommend", "--viewer", "1", "--pages", "9")
+        printed = await run(gateway, "recommend", "1", "--pages", "9")
         assert [request.page_token for request in gateway.requests] == ["", "one", "two"]
     assert printed.index("video-1") < printed.index("video-2") < printed.index("video-3")
 
@@ -116,7 +116,7 @@ async def test_a_filter_is_json_of_its_message() -> None:
         none=[filter_pb2.Filter()],
     )
     async with fake_gateway() as gateway:
-        await run(gateway, "recommend", "--viewer", "1", "--filter", FILTER)
+        await run(gateway, "recommend", "1", "--filter", FILTER)
         await run(gateway, "similar", "v", "--filter", FILTER, "--page-size", "3")
         [request], [similar] = gateway.requests, gateway.similar
     assert request.filter == asked
@@ -126,7 +126,7 @@ async def test_a_filter_is_json_of_its_message() -> None:
 @pytest.mark.parametrize("text", ["{", '{"condition": []}', '{"conditions": 3}', "3"])
 async def test_a_filter_that_is_none_is_refused_before_anything_is_asked(text: str) -> None:
     async with fake_gateway() as gateway:
-        for command in (("recommend", "--viewer", "1"), ("similar", "v")):
+        for command in (("recommend", "1"), ("similar", "v")):
             with pytest.raises(VireoError, match=r"^--filter isn't a Filter message"):
                 await run(gateway, *command, "--filter", text)
         assert not gateway.requests
@@ -137,7 +137,7 @@ async def test_a_token_that_lacks_the_scope_is_told_which() -> None:
     async with fake_gateway() as gateway:
         gateway.answers = [RpcError(grpc.StatusCode.PERMISSION_DENIED, "not for you")]
         with pytest.raises(VireoError, match=r"not for you.* with the scope vireo\.read"):
-            await run(gateway, "recommend", "--viewer", "1")
+            await run(gateway, "recommend", "1")
 
 
 async def test_similar_videos_are_printed_with_their_degradations() -> None:
@@ -147,7 +147,7 @@ async def test_similar_videos_are_printed_with_their_degradations() -> None:
         with pytest.raises(VireoError, match="'nowhere' is not in the release"):
             await run(gateway, "similar", "nowhere")
         with pytest.raises(VireoError, match="viewer_id: must be at least 1 bytes"):
-            await run(gateway, "recommend", "--viewer", "")
+            await run(gateway, "recommend", "")
     assert "degraded: ranking skipped" in printed
     assert "release r" in printed
     assert document["items"] == [{"videoId": "v", "position": 1}]
@@ -156,9 +156,9 @@ async def test_similar_videos_are_printed_with_their_degradations() -> None:
 async def test_an_explanation_is_printed_with_ranks_scores_and_inputs() -> None:
     async with fake_gateway() as gateway:
         printed = await run(
-            gateway, "explain", "w", "--viewer", "1", "--seed", "v", "--filter", FILTER
+            gateway, "explain", "1", "w", "--playing", "v", "--filter", FILTER
         )
-        document = json.loads(await run(gateway, "explain", "w", "--viewer", "1", "--json"))
+        document = json.loads(await run(gateway, "explain", "1", "w", "--json"))
         [asked, _] = gateway.explained
     assert asked.video_id == "w"
     assert asked.request.viewer_id == "1"
@@ -185,9 +185,9 @@ def test_a_video_on_the_page_is_printed_with_its_place(
 async def test_a_region_is_asked_for_by_each_command() -> None:
     region = ("--region", "CH")
     async with fake_gateway() as gateway:
-        await run(gateway, "recommend", "--viewer", "1", *region)
+        await run(gateway, "recommend", "1", *region)
         await run(gateway, "similar", "v", *region)
-        await run(gateway, "explain", "w", "--viewer", "1", *region)
+        await run(gateway, "explain", "1", "w", *region)
         contexts = [request.context for request in gateway.requests]
         contexts += [request.context for request in gateway.similar]
         contexts += [request.request.context for request in gateway.explained]

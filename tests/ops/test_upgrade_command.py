@@ -103,9 +103,9 @@ def test_what_another_build_wrote_is_named_with_why_it_is_not_read_and_what_happ
         "train again with this build",
         "channels/bad.json: can't read this channel: ",
         "events.0: can't read this event messages: ",
-        "vireo events replay --dead",
+        "vireo events replay-dead",
         "data/tiny/dataset.json: can't read this data set: ",
-        "import the data set again with --force",
+        "import the data set again with --replace",
     ):
         assert line in done.output
 

@@ -38,7 +38,7 @@ from vireo.training.data.schema import (
 DESCRIPTION = "dataset.json"
 _TABLES = ("interactions", "videos", "viewers")
 _VIEWER = "viewer_id"
-_REMEDY = "fetch or import the data set again with --force"
+_REMEDY = "fetch or import the data set again with --replace"
 
 
 class DatasetMissingError(VireoError):
@@ -196,7 +196,7 @@ def _missing(home: Home, name: str) -> str:
     command = (
         f"vireo data fetch {name}"
         if name in fetched
-        else f"vireo data import --name {name} --interactions FILE --videos FILE"
+        else f"vireo data import --data {name} --interactions FILE --videos FILE"
     )
     return f"there is no data set {name} in {home.root}; make it with: {command}"
 
@@ -205,8 +205,8 @@ def check_name_is_free(home: Home, name: str, *, force: bool) -> None:
     """Raise VireoError if there is a data set of that name, unless it may be replaced."""
     if home.data(name).exists() and not force:
         raise VireoError(
-            f"there is a data set {name} already; pass --force to replace it, "
-            "or --name to choose another name"
+            f"there is a data set {name} already; pass --replace to replace "
+            "it, or --data to choose another name"
         )
 
 

@@ -97,7 +97,7 @@ def documents(asking: Client, asked: argparse.Namespace) -> Iterator[dict[str, A
             asked.viewers, page_size=asked.page_size, filter=tagged, patience=asked.timeout
         )
         for viewer_id, slate in slates:
-            yield {"viewer_id": viewer_id, **slate_document(slate)}
+            yield {"viewerId": viewer_id, **slate_document(slate)}
     else:
         pages = asking.pages(viewer, page_size=asked.page_size, filter=tagged)
         for slate in islice(pages, asked.pages):
@@ -107,10 +107,10 @@ def documents(asking: Client, asked: argparse.Namespace) -> Iterator[dict[str, A
 def slate_document(slate: Slate) -> dict[str, Any]:
     """Return what is printed of a slate."""
     return {
-        "release_id": slate.release_id,
+        "releaseId": slate.release_id,
         "degradations": [f"DEGRADATION_{each.name}" for each in slate.degradations],
         "items": [
-            {"video_id": item.video_id, "position": item.position, "score": item.score}
+            {"videoId": item.video_id, "position": item.position, "score": item.score}
             for item in slate.items
         ],
     }
@@ -119,10 +119,10 @@ def slate_document(slate: Slate) -> dict[str, Any]:
 def explanation_document(video_id: str, told: VideoExplanation) -> dict[str, Any]:
     """Return what is printed of an explanation; `lost_at` is absent if the video is on the page."""
     return {
-        "release_id": told.release_id,
+        "releaseId": told.release_id,
         "degradations": [f"DEGRADATION_{each.name}" for each in told.degradations],
-        "video_id": video_id,
-        **({"lost_at": f"LOST_AT_{told.lost_at.name}"} if told.lost_at else {}),
+        "videoId": video_id,
+        **({"lostAt": f"LOST_AT_{told.lost_at.name}"} if told.lost_at else {}),
         "reason": told.reason,
         "position": told.position,
         "score": told.score,

@@ -15,18 +15,18 @@ export function slateJson(response: RecommendResponse | SimilarVideosResponse): 
 
 /** The slate of one viewer of many. */
 export function batchJson({ viewerId, slate }: BatchRecommendResponse): string {
-  return JSON.stringify({ viewer_id: viewerId, ...(slate && slateOf(slate)) });
+  return JSON.stringify({ viewerId, ...(slate && slateOf(slate)) });
 }
 
 /** At which stage a video was lost, and why, or its position. */
 export function explanationJson(videoId: string, response: ExplainVideoResponse): string {
   const { lostAt } = response;
   return JSON.stringify({
-    release_id: response.releaseId,
+    releaseId: response.releaseId,
     degradations: namesOf(response.degradations),
-    video_id: videoId,
+    videoId,
     // Absent if it is on the page.
-    lost_at: lostAt === LostAt.UNSPECIFIED ? undefined : (LostAtSchema.value[lostAt]?.name ?? String(lostAt)),
+    lostAt: lostAt === LostAt.UNSPECIFIED ? undefined : (LostAtSchema.value[lostAt]?.name ?? String(lostAt)),
     reason: response.reason,
     position: response.position,
     score: response.score,
@@ -35,10 +35,10 @@ export function explanationJson(videoId: string, response: ExplainVideoResponse)
 
 function slateOf(response: RecommendResponse | SimilarVideosResponse) {
   return {
-    release_id: response.releaseId,
+    releaseId: response.releaseId,
     degradations: namesOf(response.degradations),
     items: response.items.map((item) => ({
-      video_id: item.videoId,
+      videoId: item.videoId,
       position: item.position,
       score: item.score,
     })),

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 from rich.text import Text
 
-from vireo.ops.cli.output import AsJson, print_json, print_table, table_of
+from vireo.ops.cli.options import (
+    DryRunOption,
+    ForceOption,
+    JsonOption,
+    MaxViewersOption,
+    TrainedOption,
+)
+from vireo.ops.cli.output import document_of, print_json, print_table, remark, table_of
 from vireo.ops.stack.s3 import open_store
-from vireo.server.errors import VireoError
 from vireo.server.home import Home
 from vireo.server.releases import promotion
 from vireo.server.releases.cache import ReleaseCache
@@ -23,8 +29,10 @@ from vireo.server.releases.manifest import Manifest
 from vireo.server.releases.promotion import PromotionRequest, roll_back
 from vireo.server.releases.store import ReleaseStore
 
-Channel = Annotated[str, typer.Option(envvar="VIREO_CHANNEL", help="The channel to change.")]
-ReleaseId = Annotated[str, typer.Argument(help="Id of a published release.")]
+Channel = Annotated[str, typer.Option(help="Name of the channel.")]
+ReleaseArgument = Annotated[
+    str, typer.Argument(metavar="RELEASE", help="Id of a published release.")
+]
 Share = Annotated[
     float | None,
     typer.Option(
@@ -34,91 +42,100 @@ Share = Annotated[
         show_default=False,
     ),
 ]
-Force = Annotated[
-    bool,
-    typer.Option("--force", help="Override the gate's refusal; needs --reason, and is recorded."),
-]
-Reason = Annotated[str, typer.Option(help="Reason, recorded in the channel's history.")]
-Viewers = Annotated[
-    int, typer.Option(min=1, help="Maximum number of test viewers; larger sets are sampled.")
+Reason = Annotated[
+    str, typer.Option(help="Reason, recorded in the channel's history; --force needs one.")
 ]
 MAX_VIEWERS = 2000
 """Default maximum of test viewers: measures NDCG@10 to about .01 within a minute."""
 
 
 def publish(
-    data: Annotated[
-        str, typer.Option(help="Data set whose newest run to publish; if absent, the only one.")
-    ] = "",
+    data: TrainedOption = "",
     channel: Channel = "production",
     promote: Annotated[
         bool, typer.Option(help="Also point the channel at it, so that pods serve it.")
     ] = True,
     share: Share = None,
-    force: Force = False,
+    force: ForceOption = False,
     reason: Reason = "",
-    viewers: Viewers = MAX_VIEWERS,
+    max_viewers: MaxViewersOption = MAX_VIEWERS,
+    as_json: JsonOption = False,
 ) -> None:
     """Upload the release of the newest training run, and promote it if the gate agrees.
 
     The gate is that of `vireo release promote`; a refused release stays published. With
     --no-promote the release is uploaded and no channel changes.
+
+    vireo release publish --data mine
     """
     request = PromotionRequest(channel, share, force, reason)
-    home = Home.current()
-    folder = home.trained_release(data or _only_run(home))
+    folder = Home.current().trained_release(data)
     size = sum(entry.size for entry in Manifest.read(folder).files.values())
     with open_store(needed_bytes=size) as store:
-        bar = Progress(TextColumn("uploading"), BarColumn(), DownloadColumn())
+        errors = Console(stderr=True)
+        bar = Progress(TextColumn("uploading"), BarColumn(), DownloadColumn(), console=errors)
         with bar:
             task = bar.add_task("upload", total=size)
             manifest = store.publish(folder, lambda count: bar.advance(task, count))
-        typer.echo(f"published release {manifest.release_id} of data set {manifest.dataset}")
+        release_id = manifest.release_id
+        published = f"published release {release_id} of data set {manifest.dataset}"
         if promote:
-            promote_through_gate(store, manifest.release_id, request, viewers)
+            (remark if as_json else typer.echo)(published)
+            promote_through_gate(store, release_id, request, max_viewers, as_json=as_json)
+        elif as_json:
+            print_json({"releaseId": release_id, "data": manifest.dataset, "promoted": False})
         else:
-            typer.echo(f"serve it with: vireo release promote {manifest.release_id}")
+            typer.echo(published)
+            remark(f"serve it with: vireo release promote {release_id}")
 
 
 def promote(
-    release_id: ReleaseId,
+    release_id: ReleaseArgument,
     channel: Channel = "production",
     share: Share = None,
-    force: Force = False,
+    force: ForceOption = False,
     reason: Reason = "",
-    viewers: Viewers = MAX_VIEWERS,
-    as_json: AsJson = False,
+    max_viewers: MaxViewersOption = MAX_VIEWERS,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Point a channel at a published release, if the gate agrees; pods load it within seconds.
 
     The gate measures the release and the channel's current one on the watches that their
     measured twins hold out: NDCG@10, Recall@100, coverage, calibration of the probabilities, and
     median inference time. It refuses a loss that is shown to exceed its margin, and a release that
-    differs from its measured twin more than seeds do; then the exit code is 3 and nothing changes.
+    differs from its measured twin more than seeds do; then the exit code is 4 and nothing changes.
     A canary, and the first release of a channel, is compared with production's; the first of all
     with its measured twin alone. There is no comparison for shadow, which serves no viewer, nor for
     a release of another data set that replaces one of example data, such as the demo's.
 
+    With --dry-run only the gate's verdict is printed.
+
     For the canary's current release, --share changes only the share:
-    vireo release promote ID --channel canary --share 0.1
+
+    vireo release promote RELEASE --channel canary --share 0.1
     """
-    request = PromotionRequest(channel, share, force, reason)
+    request = PromotionRequest(channel, share, force, reason, dry_run=dry_run)
     with open_store() as store:
-        promote_through_gate(store, release_id, request, viewers, as_json=as_json)
+        promote_through_gate(store, release_id, request, max_viewers, as_json=as_json)
 
 
-def rollback(channel: Channel = "production", reason: Reason = "", as_json: AsJson = False) -> None:
+def rollback(
+    channel: Channel = "production", reason: Reason = "", as_json: JsonOption = False
+) -> None:
     """Point a channel back at its last good release; pods still have it in their cache.
 
     This is the release before the current one, skipping releases that were themselves rolled
     back: two rollbacks undo two promotions. The gate isn't consulted.
+
+    vireo release rollback --reason "plays fell"
     """
     with open_store() as store:
         done = roll_back(store, channel, reason)
     if as_json:
         document = {
             "channel": channel,
-            "release_id": done.pointer.release_id,
+            "releaseId": done.pointer.release_id,
             "previous": done.before.release_id,
             "revision": done.pointer.revision,
             "share": done.pointer.share,
@@ -127,7 +144,7 @@ def rollback(channel: Channel = "production", reason: Reason = "", as_json: AsJs
         print_json(document)
         return
     if done.gone:
-        typer.echo(f"skipped, no longer in the store: {', '.join(done.gone)}")
+        remark(f"skipped, no longer in the store: {', '.join(done.gone)}")
     typer.echo(
         f"channel {channel} names {done.pointer.release_id} again instead of "
         f"{done.before.release_id}"
@@ -154,11 +171,14 @@ def promote_through_gate(
 
     done = promotion.promote(store, release_id, request, gate)
     if as_json:
-        print_json(done.as_json())
+        print_json(_promoted(done))
     elif done.gate is not None:
         print_gate(done.gate, done.compared, release_id)
     done.check()
     if as_json:
+        return
+    if request.dry_run and done.gate is not None:
+        typer.echo(f"the gate passes it; channel {request.channel} stays as it is (--dry-run)")
         return
     if done.pointer is None:
         typer.echo(f"channel {request.channel} names {release_id} already")
@@ -171,10 +191,30 @@ def promote_through_gate(
     if done.share:
         typer.echo(f"{done.share:.1%} of the viewers get it")
     else:
-        typer.echo(
+        remark(
             "no viewer gets it yet; give it some with: "
             f"vireo release promote {release_id} --channel canary --share 0.1"
         )
+
+
+def _promoted(done: promotion.Promotion) -> dict[str, Any]:
+    """Return the outcome of a promotion as `--json` prints it."""
+    document = {
+        "channel": done.request.channel,
+        "releaseId": done.release_id,
+        "previous": done.before.release_id if done.before else None,
+        "promoted": done.gate is not None and done.pointer is not None,
+        "forced": done.forced,
+        "share": done.share,
+    }
+    if done.gate is None:
+        return {**document, "gate": None}
+    verdict = {"passed": done.gate.passed, "findings": done.gate.findings}
+    return {
+        **document,
+        "comparedWith": done.compared,
+        "gate": {**document_of(done.gate), **verdict},
+    }
 
 
 def _compared(
@@ -208,16 +248,6 @@ def _compared(
             return comparison.compare(release_id, now_id, best, replaces=replaces)
     finally:
         cache.prune()
-
-
-def _only_run(home: Home) -> str:
-    """Return the only data set that has a training run."""
-    runs = sorted(path.parent.name for path in (home.root / "runs").glob("*/release"))
-    if not runs:
-        raise VireoError("there is no trained release yet; make one with: vireo train")
-    if len(runs) > 1:
-        raise VireoError(f"name the data set with --data; there are runs of {', '.join(runs)}")
-    return runs[0]
 
 
 _LESS_IS_BETTER = ("log_loss", "miscalibration", "p50")

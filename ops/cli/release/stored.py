@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,8 +15,10 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from vireo.ops.cli.output import AsJson, print_json, print_table, table_of
-from vireo.ops.cli.release.promote import ReleaseId
+from vireo.ops.cli.options import DryRunOption, JsonOption, YesOption, confirm
+from vireo.ops.cli.output import document_of, print_json, print_table, remark, table_of
+from vireo.ops.cli.release.promote import Channel as ChannelOption
+from vireo.ops.cli.release.promote import ReleaseArgument
 from vireo.ops.edge import serving_releases
 from vireo.ops.stack.s3 import open_store
 from vireo.ops.stack.state import running_stack
@@ -27,15 +28,18 @@ from vireo.server.releases.bucket import StoreError
 from vireo.server.releases.channels import Channel, ChannelPointer
 from vireo.server.releases.layout import ATTRIBUTES
 from vireo.server.releases.manifest import Manifest
-from vireo.server.releases.store import ListedRelease, collect, plan_collection
+from vireo.server.releases.store import ListedRelease, Plan, collect, plan_collection
 
 Pods = dict[str, dict[str, Any] | None]
 """What each pod says that it serves; None if it doesn't answer."""
-_SHOWN = {"release_id", "created_at", "dataset", "holdout", "metrics"}
+_SHOWN = ("createdAt", "dataset", "holdout", "metrics")
 
 
-def list_(as_json: AsJson = False) -> None:
-    """List published releases, newest first, and the channels that name them."""
+def list_(as_json: JsonOption = False) -> None:
+    """List published releases, newest first, and the channels that name them.
+
+    vireo release list
+    """
     with open_store() as store:
         releases = store.list()
         channels = {name: channel.release_id for name, channel in store.channels.all().items()}
@@ -48,8 +52,8 @@ def list_(as_json: AsJson = False) -> None:
     if as_json:
         documents = [
             {
-                "release_id": each.release_id,
-                **(each.manifest.model_dump(mode="json", include=_SHOWN) if each.manifest else {}),
+                "releaseId": each.release_id,
+                **_shown(each.manifest),
                 "channels": named[each.release_id],
                 "problem": each.problem,
             }
@@ -58,9 +62,14 @@ def list_(as_json: AsJson = False) -> None:
         print_json(documents)
         return
     if not releases:
-        typer.echo("no releases yet; publish one with: vireo release publish")
+        remark("no releases yet; publish one with: vireo release publish")
         return
     print_releases(releases, named)
+
+
+def _shown(manifest: Manifest | None) -> dict[str, Any]:
+    document = document_of(manifest) if manifest else {}
+    return {name: document[name] for name in _SHOWN if name in document}
 
 
 def print_releases(
@@ -84,14 +93,17 @@ def print_releases(
             typer.echo(f"{each.release_id}: {each.problem}")
 
 
-def show(release_id: ReleaseId, as_json: AsJson = False) -> None:
-    """Show what a release consists of, and its metrics."""
+def show(release_id: ReleaseArgument, as_json: JsonOption = False) -> None:
+    """Show what a release consists of, and its metrics.
+
+    vireo release show RELEASE
+    """
     with open_store() as store:
         manifest = store.manifest(release_id)
         text = b"".join(store.read(release_id, ATTRIBUTES))
         attributes = Declared.parse(text, f"{release_id}/{ATTRIBUTES}")
     if as_json:
-        print_json(manifest.model_dump(mode="json") | {"attributes": asdict(attributes)})
+        print_json(document_of(manifest) | {"attributes": document_of(attributes)})
         return
     names = f"{', '.join(attributes.labels)}; numbers: {', '.join(attributes.numbers)}"
     table = Table(box=None, show_header=False, pad_edge=False)
@@ -116,20 +128,21 @@ def megabytes(manifest: Manifest) -> str:
 
 
 def history(
-    channel: Annotated[
-        str, typer.Option(envvar="VIREO_CHANNEL", help="Name of the channel.")
-    ] = "production",
+    channel: ChannelOption = "production",
     last: Annotated[int, typer.Option(min=1, help="Number of changes to show.")] = 20,
-    as_json: AsJson = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Show the changes of a channel, newest first: who, when, from, to and why."""
+    """Show the changes of a channel, newest first: who, when, from, to and why.
+
+    vireo release history --channel canary
+    """
     with open_store() as store:
         records = tuple(reversed(store.channels.history(channel, last)))
     if as_json:
-        print_json([record.model_dump(mode="json") for record in records])
+        print_json(records)
         return
     if not records:
-        typer.echo(f"channel {channel} was never set")
+        remark(f"channel {channel} was never set")
         return
     print_history(records)
 
@@ -146,31 +159,31 @@ def print_history(records: Sequence[ChannelPointer]) -> None:
         typer.echo(f"      by {record.updated_by}{instead}{f': {why}' if why else ''}")
 
 
-def status(as_json: AsJson = False) -> None:
+def status(as_json: JsonOption = False) -> None:
     """Show which release each channel names, and which one each pod of the stack serves.
 
     If no stack runs on VIREO_HOME, only the channels are shown.
+
+    vireo release status
     """
     with open_store() as store:
         channels = store.channels.all()
     pods: Pods | None = None
     if (state := running_stack(Home.current())) is not None:
         pods = {
-            name: answer and MessageToDict(answer, preserving_proto_field_name=True)
+            name: answer and MessageToDict(answer)
             for name, answer in serving_releases(state).items()
         }
     if as_json:
         document = {
-            "channels": {
-                name: channel.pointer.model_dump(mode="json") for name, channel in channels.items()
-            },
+            "channels": {name: channel.pointer for name, channel in channels.items()},
             "pods": pods,
         }
         print_json(document)
         return
     print_channels(channels)
     if pods is None:
-        typer.echo(f"no stack runs on {Home.current().root}")
+        remark(f"no stack runs on {Home.current().root}")
     else:
         print_pods(pods, {name: channel.release_id for name, channel in channels.items()})
         print_comparisons(pods)
@@ -197,7 +210,7 @@ def print_pods(pods: Pods, named: dict[str, str]) -> None:
         if pod is None:
             table.add_row(name, "", Text("doesn't answer", style="red"))
             continue
-        pool, serves = pod.get("channel", ""), pod.get("release_id", "")
+        pool, serves = pod.get("channel", ""), pod.get("releaseId", "")
         behind = serves != named.get(pool)
         table.add_row(
             name,
@@ -209,7 +222,7 @@ def print_pods(pods: Pods, named: dict[str, str]) -> None:
     for name, pod in pods.items():
         if loading := _loading((pod or {}).get("loading")):
             typer.echo(f"{name}: {loading}")
-        if failure := (pod or {}).get("last_failure"):
+        if failure := (pod or {}).get("lastFailure"):
             typer.echo(f"{name}: {failure}")
 
 
@@ -218,11 +231,11 @@ def print_comparisons(pods: Pods) -> None:
     for name, pod in pods.items():
         if shadow := (pod or {}).get("shadow"):
             counts = [f"{shadow.get(each, 0)} {each}" for each in ("compared", "failed", "dropped")]
-            served, other = (shadow.get(f"{side}_time", "0s") for side in ("served", "shadow"))
+            served, other = (shadow.get(f"{side}Time", "0s") for side in ("served", "shadow"))
             typer.echo(
-                f"{name}'s shadow pool, {shadow.get('release_id') or 'no release yet'}: "
-                f"{', '.join(counts)}; of ten videos {shadow.get('mean_overlap_10', 0.0):.1%} are "
-                f"the same, scores differ by {shadow.get('mean_score_shift', 0.0):+.4f}; served in "
+                f"{name}'s shadow pool, {shadow.get('releaseId') or 'no release yet'}: "
+                f"{', '.join(counts)}; of ten videos {shadow.get('meanOverlap10', 0.0):.1%} are "
+                f"the same, scores differ by {shadow.get('meanScoreShift', 0.0):+.4f}; served in "
                 f"{served}, by the shadow in {other}"
             )
 
@@ -232,8 +245,8 @@ def _loading(loading: dict[str, Any] | None) -> str:
     if not loading:
         return ""
     stage = str(loading.get("stage", "")).removeprefix("LOAD_STAGE_").lower()
-    done, total = (int(loading.get(f"bytes_{name}", 0)) / 1e6 for name in ("done", "total"))
-    return f"{stage} {done:,.1f} of {total:,.1f} MB of {loading.get('release_id', '')}"
+    done, total = (int(loading.get(f"bytes{name}", 0)) / 1e6 for name in ("Done", "Total"))
+    return f"{stage} {done:,.1f} of {total:,.1f} MB of {loading.get('releaseId', '')}"
 
 
 _PLANNED = {
@@ -243,67 +256,72 @@ _PLANNED = {
 
 
 def gc(
-    yes: Annotated[
-        bool, typer.Option("--yes", help="Remove the releases; without it, only show them.")
-    ] = False,
     history: Annotated[
         int, typer.Option(min=0, help="Keep the releases of this many last changes per channel.")
     ] = 5,
     grace_hours: Annotated[
         float, typer.Option(min=0, help="Keep releases written within this many hours.")
     ] = 24.0,
-    as_json: AsJson = False,
+    yes: YesOption = False,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Remove releases that no channel needs, and leftovers of incomplete uploads.
 
     Releases are kept if a channel names them or would roll back to them, if its last changes
-    name them, or if they were written recently. Nothing is removed without --yes.
+    name them, or if they were written recently.
+
+    vireo release gc --dry-run
     """
     removed: list[str] = []
     failed: dict[str, str] = {}
-    lines: list[tuple[str, str, str]] = []
     with open_store() as store:
         plan = plan_collection(store, history, timedelta(hours=grace_hours))
-        lines += ((release_id, "", f"kept: {why}") for release_id, why in plan.kept.items())
-        for each in plan.garbage:
-            done = _PLANNED[each.kind]
-            try:
-                if yes and collect(store, each, history):
-                    removed.append(each.release_id)
-                    done = "removed"
-                elif yes:
-                    done = "kept: needed or changed just now"
-            except StoreError as error:  # reported below; the others are still removed
-                failed[each.release_id] = str(error)
-                done = f"failed: {error}"
-            lines.append((each.release_id, f"{each.size / 1e6:,.1f} MB", done))
+        if not as_json:
+            _print_plan(plan)
+        if plan.garbage and not dry_run:
+            confirm(f"remove {len(plan.garbage)} of them?", yes=yes)
+            for each in plan.garbage:
+                try:
+                    gone = collect(store, each, history)
+                except StoreError as error:  # reported below; the others are still removed
+                    failed[each.release_id] = str(error)
+                    remark(f"{each.release_id}: failed: {error}")
+                    continue
+                if not gone:
+                    remark(f"{each.release_id}: kept: needed or changed just now")
+                removed += [each.release_id] * gone
     if as_json:
         garbage = [
-            {"release_id": each.release_id, "kind": each.kind, "size": each.size}
+            {"releaseId": each.release_id, "kind": each.kind, "size": each.size}
             for each in plan.garbage
         ]
         kept = dict(plan.kept)
         print_json({"kept": kept, "garbage": garbage, "removed": removed, "failed": failed})
-    else:
-        table = table_of("release", "size", "", numbers={"size"}, texts={""})
-        for line in lines:
-            table.add_row(*line)
-        print_table(table)
-        if plan.garbage and not yes:
-            size = sum(each.size for each in plan.garbage) / 1e6
-            typer.echo(f"{size:,.1f} MB would be freed; do it with the same options and --yes")
+    elif not dry_run:
+        typer.echo(f"removed {len(removed)} of {len(plan.garbage)}")
     if failed:
         raise typer.Exit(1)
 
 
+def _print_plan(plan: Plan) -> None:
+    table = table_of("release", "size", "", numbers={"size"}, texts={""})
+    for release_id, why in plan.kept.items():
+        table.add_row(release_id, "", f"kept: {why}")
+    for each in plan.garbage:
+        table.add_row(each.release_id, f"{each.size / 1e6:,.1f} MB", _PLANNED[each.kind])
+    print_table(table)
+
+
 def verify(
     release_id: Annotated[
-        str, typer.Argument(help="Id of a release; if absent, all that channels name.")
+        str,
+        typer.Argument(
+            metavar="[RELEASE]", help="Id of a release; if absent, all that channels name."
+        ),
     ] = "",
-    channel: Annotated[
-        str, typer.Option(help="Verify the release of this channel.", show_default=False)
-    ] = "",
-    as_json: AsJson = False,
+    channel: ChannelOption = "",
+    as_json: JsonOption = False,
 ) -> None:
     """Check a release as pods would: every digest in the store, then a load with golden replay.
 
@@ -312,6 +330,8 @@ def verify(
 
     Small golden differences on another processor architecture than the release was built on are
     reported, but don't fail the release.
+
+    vireo release verify --channel production
     """
     from vireo.ops.cli.release.verification import named_releases, verify_release
 
@@ -331,8 +351,7 @@ def verify(
                 found.append(verify_release(store, each, Path(scratch)))
     failed = bool(problems) or any(each.problems for each in found)
     if as_json:
-        documents = [asdict(each) for each in found]
-        print_json({"ok": not failed, "channels": list(problems), "releases": documents})
+        print_json({"ok": not failed, "channels": problems, "releases": document_of(found)})
     else:
         lines = [("[bold red]wrong[/] ", problem) for problem in problems]
         for one in found:

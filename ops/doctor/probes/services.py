@@ -171,7 +171,7 @@ def ask_store(deployment: Deployment) -> Facts:
     else:
         repositories = [each.parent for each in deployment.features.glob(f"*/{CONFIGURATION}")]
     if not repositories:
-        problem = "it has no features; build them with: vireo features build DATASET"
+        problem = "it has no features; build them with: vireo features build --data DATASET"
         return Facts.of_part("store", str(deployment.features), "missing", problem)
     return Facts.merged(_asked(each, deployment.answer) for each in repositories)
 

@@ -31,8 +31,8 @@ async def test_a_batch_is_resumed_after_its_last_slate_and_without_any_is_given_
             example.run(Target(breaking), viewers, "--tag", "cat"),
             example.run(Target(away), viewers),
         )
-    assert [slate["viewer_id"] for slate in resumed.slates] == viewers
-    shown = [slate["items"][0]["video_id"] for slate in resumed.slates]
+    assert [slate["viewerId"] for slate in resumed.slates] == viewers
+    shown = [slate["items"][0]["videoId"] for slate in resumed.slates]
     assert shown == [f"for {viewer}" for viewer in viewers]
     assert [each.resume_token for each in breaks.requests] == ["", "2", "4", "6", "8"]
     assert {each.page_size for each in breaks.requests} == {20}

@@ -48,7 +48,7 @@ async def test_a_request_that_cannot_be_served_is_sent_three_times(
     async with fake_gateway() as gateway:
         gateway.answers = [DRAINING, DRAINING, SLATE]
         slate = (await grpc_client.recommend(Target(gateway.address), "1")).slate
-    assert [item["video_id"] for item in slate["items"]] == ["v"]
+    assert [item["videoId"] for item in slate["items"]] == ["v"]
     assert len(gateway.requests) == 3
     assert len(gateway.peers) == 1
 
@@ -93,7 +93,7 @@ async def test_over_tls_a_token_goes_along(
     async with secure_gateway(grpc.ssl_server_credentials([server.pair])) as gateway:
         target = Target(gateway.address, root.certificate, "a.b.c")
         slate = (await grpc_client.recommend(target, "1")).slate
-    assert slate["release_id"] == "r"
+    assert slate["releaseId"] == "r"
     assert [each["authorization"] for each in gateway.metadata] == ["Bearer a.b.c"]
 
 
@@ -141,7 +141,7 @@ async def test_a_browser_reports_overloads_and_deadlines(
 ) -> None:
     async with running_edge(tmp_path, gateway_count=1) as edge:
         target = Target(edge.address)
-        assert (await browser.recommend(target, "1")).slate["release_id"] == "gateway-0"
+        assert (await browser.recommend(target, "1")).slate["releaseId"] == "gateway-0"
         edge.gateways[0].failure = ShedError(ShedReason.QUEUE)
         code, retry = (await browser.recommend(target, "1")).errors.splitlines()
         assert code.startswith("RESOURCE_EXHAUSTED: ")
@@ -165,7 +165,7 @@ async def test_over_tls_a_browser_sends_a_token_to_a_trusted_edge(
         assert "ERR_CERT_AUTHORITY_INVALID" in refused.errors
         assert not edge.gateways[0].requests
         slate = (await browser.recommend(Target(address, root.certificate, "a.b.c"), "1")).slate
-        assert slate["release_id"] == "gateway-0"
+        assert slate["releaseId"] == "gateway-0"
         assert edge.gateways[0].metadata["authorization"] == "Bearer a.b.c"
 
 

@@ -49,7 +49,7 @@ def edge(request: pytest.FixtureRequest, home: Home) -> Iterator[Target]:
         with running_secured_stack(home) as secured:
             scopes = ("vireo.read", "vireo.batch", "vireo.explain", "vireo.events")
             options = [option for scope in scopes for option in ("--scope", scope)]
-            token = secured.vireo("token", *options).strip()
+            token = secured.vireo("tokens", "make", *options).strip()
             yield Target(secured.stack.edge, secured.folder.authority, token)
 
 
@@ -75,10 +75,10 @@ async def test_all_get_the_same_slate(
         # Some print the number that is stored, some the shortest that means it.
         item["score"] = np.float32(item["score"])
     assert slate == {
-        "release_id": "tiny-1",
+        "releaseId": "tiny-1",
         "degradations": [],
         "items": [
-            {"video_id": item.video_id, "position": item.position, "score": np.float32(item.score)}
+            {"videoId": item.video_id, "position": item.position, "score": np.float32(item.score)}
             for item in expected.items
         ],
     }
@@ -118,16 +118,16 @@ async def test_all_tell_similar_videos_and_why_a_video_is_on_the_page_or_is_not(
     like = pb.SimilarVideosRequest(video_id="video-5", page_size=4, filter=CATS)
     expected = stub.SimilarVideos(like, timeout=60)
     assert _shown(similar) == [item.video_id for item in expected.items]
-    assert (len(_shown(similar)), similar["release_id"]) == (4, "tiny-1")
+    assert (len(_shown(similar)), similar["releaseId"]) == (4, "tiny-1")
 
-    assert "lost_at" not in on_page
+    assert "lostAt" not in on_page
     assert (on_page["position"], np.float32(on_page["score"])) == (2, np.float32(second.score))
     why = pb.ExplainVideoRequest(request=request, video_id=WATCHED[0])
     assert lost == {
-        "release_id": "tiny-1",
+        "releaseId": "tiny-1",
         "degradations": [],
-        "video_id": WATCHED[0],
-        "lost_at": "LOST_AT_BLOCKED",
+        "videoId": WATCHED[0],
+        "lostAt": "LOST_AT_BLOCKED",
         "reason": stub.ExplainVideo(why, timeout=60).reason,
         "position": 0,
         "score": 0,
@@ -142,15 +142,15 @@ async def test_a_batch_has_the_slate_of_each_viewer(
 ) -> None:
     example.build()
     slates = (await example.run(edge, ["of no history", VIEWER], *FOUR_CATS)).slates
-    assert [slate["viewer_id"] for slate in slates] == ["of no history", VIEWER]
+    assert [slate["viewerId"] for slate in slates] == ["of no history", VIEWER]
     for slate in slates:
-        request = pb.RecommendRequest(viewer_id=slate["viewer_id"], page_size=4, filter=CATS)
+        request = pb.RecommendRequest(viewer_id=slate["viewerId"], page_size=4, filter=CATS)
         expected = stub.Recommend(request, timeout=60)
         assert _shown(slate) == [item.video_id for item in expected.items]
 
 
 def _shown(slate: Any) -> list[str]:
-    return [item["video_id"] for item in slate["items"]]
+    return [item["videoId"] for item in slate["items"]]
 
 
 async def test_what_all_clients_record_is_in_the_next_slates(

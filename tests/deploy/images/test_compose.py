@@ -37,7 +37,7 @@ async def test_the_services_of_the_file_serve_slates(tmp_path: Path) -> None:
         await compose.healthy("control", *PODS, "gateway", "edge", "consumer")
 
         command = ("recommend", "--target", f"{compose.address('edge')}:8080", "--json")
-        answer = json.loads(compose.call([BIN / "vireo", *command, "--viewer", VIEWER]))
+        answer = json.loads(compose.call([BIN / "vireo", *command, VIEWER]))
         assert answer["items"]
         assert not answer.get("degradations")
         for name in ("gateway", *PODS):

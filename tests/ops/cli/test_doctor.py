@@ -44,14 +44,14 @@ def test_without_a_stack_it_says_what_to_name(vireo: Callable[..., Result]) -> N
 def test_an_edge_that_is_down_comes_first_and_what_was_not_asked_names_its_option(
     vireo: Callable[..., Result], closed: str
 ) -> None:
-    result = vireo("--edge", closed, "--json")
+    result = vireo("--target", closed, "--json")
     assert result.exit_code == 1, result.output
     document = json.loads(result.stdout)
     first = document["findings"][0]
     assert (first["cause"], first["level"]) == ("edge-down", "failing")
     assert first["runbook"] == "docs/runbooks/VireoEdgeDown.md"
     assert {each["what"] for each in document["unasked"]} >= {"the control plane", "Envoy", "S3"}
-    output = vireo("--edge", closed).stdout
+    output = vireo("--target", closed).stdout
     assert "not asked:" in output
     for option in ("--control", "--envoy", "--metrics", "VIREO_S3_ENDPOINT", "VIREO_NATS_URL"):
         assert option in output
@@ -79,11 +79,11 @@ def test_it_ends_with_2_if_nothing_could_be_asked(
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["--edge", "nowhere"],
+        ["--target", "nowhere"],
         ["--control", "localhost:http"],
         ["--metrics", "pod.example:9000"],
         ["--prometheus", "prometheus.example"],
-        ["--edge", "h:1", "--certificate", "a.crt"],
+        ["--target", "h:1", "--certificate", "a.crt"],
         ["--seconds", "0"],
     ],
 )

@@ -22,8 +22,8 @@ def promote(store: ReleaseStore, channel: str, *release_ids: str) -> Channel:
     return found
 
 
-def planned(vireo: Vireo, *arguments: str) -> Any:
-    done = vireo("gc", "--json", *arguments)
+def planned(vireo: Vireo, *arguments: str, act: str = "--dry-run") -> Any:
+    done = vireo("gc", "--json", act, *arguments)
     assert done.exit_code == 0, done.output
     return json.loads(done.stdout)
 
@@ -43,14 +43,16 @@ def test_current_and_recent_releases_of_channels_are_kept_and_others_removed(
         "d": "production names it",
         "e": "canary names it",
     }
-    assert [each["release_id"] for each in plan["garbage"]] == ["a", "b", "f"]
+    assert [each["releaseId"] for each in plan["garbage"]] == ["a", "b", "f"]
     assert {each["kind"] for each in plan["garbage"]} == {"release"}
     assert all(each["size"] > 1000 for each in plan["garbage"])
     assert plan["removed"] == []
-    assert len(store.list()) == 6, "nothing is removed without --yes"
+    assert len(store.list()) == 6, "it was a dry run"
 
-    dry = vireo("gc", "--grace-hours", "0", "--history", "2")
-    assert "the same options and --yes" in dry.stdout
+    asked = vireo("gc", "--grace-hours", "0", "--history", "2")
+    assert asked.exit_code == 1, "nobody answers"
+    assert "remove 3 of them?" in asked.output
+    assert len(store.list()) == 6
     done = vireo("gc", "--grace-hours", "0", "--history", "2", "--yes")
     assert done.exit_code == 0, done.output
     assert {each.release_id for each in store.list()} == {"c", "d", "e"}
@@ -60,7 +62,7 @@ def test_current_and_recent_releases_of_channels_are_kept_and_others_removed(
 
 def test_recently_written_releases_are_kept(publish: Publish, vireo: Vireo) -> None:
     publish("a")
-    plan = planned(vireo, "--yes")
+    plan = planned(vireo, act="--yes")
     assert plan["kept"] == {"a": "written recently"}
     assert plan["removed"] == []
 
@@ -70,8 +72,8 @@ def test_remains_of_an_interrupted_upload_are_removed(
 ) -> None:
     publish("half")
     store.bucket.remove("releases/half/manifest.json")
-    [leftover] = planned(vireo, "--grace-hours", "0", "--yes")["garbage"]
-    assert (leftover["release_id"], leftover["kind"]) == ("half", "leftover")
+    [leftover] = planned(vireo, "--grace-hours", "0", act="--yes")["garbage"]
+    assert (leftover["releaseId"], leftover["kind"]) == ("half", "leftover")
     assert not store.bucket.objects("releases/", recursive=True)
 
 
@@ -90,8 +92,8 @@ def test_a_release_that_cannot_be_removed_is_reported_and_others_are_removed(
         done = vireo("gc", "--grace-hours", "0", "--yes")
         asked = vireo("gc", "--grace-hours", "0", "--yes", "--json")
     assert done.exit_code == 1
-    assert done.stdout.count("removed") == 2
-    assert "failed: S3 at" in done.stdout
+    assert "removed 2 of 3" in done.stdout
+    assert "b: failed: S3 at" in done.stderr
     assert [each.release_id for each in store.list()] == ["b"]
     assert asked.exit_code == 1
     assert list(json.loads(asked.stdout)["failed"]) == ["b"]

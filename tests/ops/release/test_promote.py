@@ -315,7 +315,7 @@ def untrained(store: ReleaseStore, vireo: Vireo, publish: Publish, tmp_path: Pat
 
 
 def test_without_the_data_set_on_this_machine_the_gate_says_how_to_get_it(untrained: Ring) -> None:
-    assert "vireo features build tiny" in untrained.refusal("b")
+    assert "vireo features build --data tiny" in untrained.refusal("b")
 
 
 def test_logs_hear_that_releases_are_being_compared(

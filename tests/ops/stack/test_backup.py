@@ -115,7 +115,7 @@ async def test_all_that_is_lost_comes_back_but_for_viewers_who_were_erased(
             "VIREO_RULES": str(rules),
             **ONE_POD_EACH,
         }
-        publish = f"vireo certificates && vireo release publish --data {DATASET}"
+        publish = f"vireo certificates make && vireo release publish --data {DATASET}"
         with running_stack(home.root, prepare=publish, settings=settings) as stack:
             live(stack)
             vireo(stack.environment, "viewers", "erase", ERASED_BEFORE, "--yes")

@@ -44,7 +44,7 @@ async def test_it_moves_to_separate_pods_and_back_and_no_slate_fails_or_is_degra
 
     async def move(answers: Answers) -> None:
         for layout in ("separate", "together"):
-            moved = await asyncio.to_thread(vireo, stack.environment, "layout", layout)
+            moved = await asyncio.to_thread(vireo, stack.environment, "layout", "set", layout)
             assert moved.returncode == 0, moved.stderr
             found.append(kinds(stack))
             await answers.until_more(50)
@@ -62,7 +62,7 @@ async def test_a_layout_whose_pods_cannot_start_is_left_and_the_one_before_goes_
     with socket.create_server(("127.0.0.1", port - 30)):  # the first candidate pod's
 
         async def move(answers: Answers) -> None:
-            moved = await asyncio.to_thread(vireo, stack.environment, "layout", "separate", code=1)
+            moved = await asyncio.to_thread(vireo, stack.environment, "layout", "set", "separate", code=1)
             assert "keeps its layout" in moved.stderr
             await answers.until_more(20)
 

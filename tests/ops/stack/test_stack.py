@@ -64,7 +64,7 @@ def test_one_slate_comes_from_grpc_rest_and_the_command_line(stack: Stack) -> No
             answer = stub.Recommend(pb.RecommendRequest(viewer_id="1"))
         with urllib.request.urlopen(url) as response:
             by_rest = Parse(response.read(), pb.RecommendResponse())
-        done = vireo(stack.environment, "recommend", "--viewer", "1", "--json")
+        done = vireo(stack.environment, "recommend", "1", "--json")
         return [answer, by_rest, Parse(done.stdout, pb.RecommendResponse())]
 
     def one_slate() -> bool:
@@ -246,7 +246,7 @@ def test_keys_of_s3_and_the_logs_token_are_replaced_and_no_slate_is_lost(stack: 
     }
     # Commands read them from the same files: the stores know the new ones alone.
     vireo(stack.environment, "release", "list")
-    vireo(stack.environment, "events", "dead")
+    vireo(stack.environment, "events", "list-dead")
 
 
 def node(stack: Stack) -> str:
@@ -314,7 +314,7 @@ def test_the_control_plane_shows_metrics_of_envoy_and_pods(stack: Stack) -> None
 def test_without_a_control_plane_snapshot_says_how_to_start_one(tmp_path: Path) -> None:
     done = vireo(stack_environment(tmp_path), "control", "snapshot", code=1)
     assert "vireo up" in done.stderr
-    aimed = ("control", "snapshot", "--target", "127.0.0.1:1")
+    aimed = ("control", "snapshot", "--control", "127.0.0.1:1")
     assert (
         "no control plane answers at 127.0.0.1:1"
         in vireo(stack_environment(tmp_path), *aimed, code=1).stderr
@@ -332,4 +332,4 @@ def test_without_the_releases_features_up_says_how_to_build_them(tmp_path: Path)
     environment = stack_environment(tmp_path)
     vireo(environment, "release", "publish")
     done = vireo(environment, "up", code=1)
-    assert f"vireo features build {DATASET}" in done.stderr
+    assert f"vireo features build --data {DATASET}" in done.stderr

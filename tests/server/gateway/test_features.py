@@ -94,7 +94,7 @@ def test_the_time_of_the_last_change_is_the_same_in_every_time_zone(
 def test_features_that_are_missing_or_unreadable_are_reported_at_once(
     features: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(VireoError, match="vireo features build mine"):
+    with pytest.raises(VireoError, match="vireo features build --data mine"):
         FeatureReader(tmp_path / "mine", 1.0)
     shutil.copytree(features, tmp_path / "copy")
     (tmp_path / "copy" / DATASET / "online.db").write_bytes(b"not a database" * 100)

@@ -67,7 +67,7 @@ def test_a_release_is_compared_with_the_one_that_its_viewers_would_get(
     done = promote(own, release_id, PromotionRequest(channel), gate)
     done.check()
     assert asked == ([compared] if compared else [])
-    assert done.as_json()["promoted"]
+    assert done.pointer is not None
     after = own.read_channel(channel)
     assert after is not None
     assert after.release_id == release_id
@@ -78,7 +78,7 @@ def test_a_refused_release_is_promoted_only_with_a_reason(own: ReleaseStore) -> 
     refused = promote(own, "b", PromotionRequest(PRODUCTION), lambda *_: REFUSED)
     with pytest.raises(PromotionRefusedError, match="refuses b, and production still names a"):
         refused.check()
-    assert not refused.as_json()["promoted"]
+    assert refused.pointer is None
     assert own.channels.history(PRODUCTION)[-1].release_id == "a"
     with pytest.raises(VireoError, match="give a reason with --reason"):
         PromotionRequest(PRODUCTION, force=True)

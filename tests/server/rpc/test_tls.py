@@ -181,7 +181,7 @@ async def test_a_file_that_is_missing_at_the_start_is_named(
             tls_certificate=Path("/nowhere.crt"), tls_key=files.key, tls_ca=files.authority
         )
     )
-    with pytest.raises(VireoError, match=r"/nowhere\.crt.*vireo certificates"):
+    with pytest.raises(VireoError, match=r"/nowhere\.crt.*vireo certificates make"):
         await server.start()
 
 

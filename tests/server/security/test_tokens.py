@@ -61,7 +61,7 @@ def test_published_keys_hold_nothing_secret(signer: TokenSigner, folder: Securit
 
 
 def test_without_a_key_the_command_that_makes_it_is_named(folder: SecurityFolder) -> None:
-    with pytest.raises(VireoError, match="vireo certificates"):
+    with pytest.raises(VireoError, match="vireo certificates make"):
         token(TokenSigner(folder))
 
 

@@ -62,7 +62,7 @@ def test_a_catalogue_that_lacks_a_column_is_refused_with_what_to_do(home: Home) 
     path = dataset.folder / "videos.parquet"
     written = pq.read_table(path)
     pq.write_table(written.drop_columns(["creator", "attribute.age"]), path)
-    with pytest.raises(VireoError, match=r"lacks creator; fetch or import .* again with --force"):
+    with pytest.raises(VireoError, match=r"lacks creator; fetch or import .* again with --replace"):
         _ = dataset.videos
     with pytest.raises(VireoError, match=r"videos\.parquet lacks attribute\.age; fetch"):
         dataset.video_columns("title", "attribute.age")

@@ -227,7 +227,7 @@ def test_a_data_set_is_replaced_only_by_force_and_stays_if_the_disk_is_full(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, more = imported(home), HEADER + ROWS + "b,0,9\n"
-    with pytest.raises(VireoError, match=r"a data set mine already; pass --force"):
+    with pytest.raises(VireoError, match=r"a data set mine already; pass --replace"):
         imported(home, more)
     second = imported(home, more, force=True)
     assert first.fingerprint != second.fingerprint
@@ -250,7 +250,7 @@ def test_data_sets_are_listed_and_a_missing_one_names_the_command_that_makes_it(
     assert list_datasets(home) == []
     with pytest.raises(DatasetMissingError, match=r"vireo data fetch ml-100k"):
         load_dataset(home, "ml-100k")
-    with pytest.raises(DatasetMissingError, match=r"vireo data import --name mine"):
+    with pytest.raises(DatasetMissingError, match=r"vireo data import --data mine"):
         load_dataset(home, "mine")
     with pytest.raises(VireoError, match=r"'\.\./x' can't name a data set"):
         load_dataset(home, "../x")

@@ -39,7 +39,7 @@ def test_the_seed_decides_the_files_and_there_is_as_much_as_was_asked_for(
     assert (info.viewers, info.videos, info.interactions) == (400, 600, 16_000)
     assert set(info.events) == set(KINDS)
     assert done[-1] == (16_000, 16_000)
-    with pytest.raises(VireoError, match="--force"):
+    with pytest.raises(VireoError, match="--replace"):
         written(tmp_path)
     other = write_world(Home(tmp_path), "synth", replace(SMALL, seed=4), force=True)
     assert "--seed 4" in other.source

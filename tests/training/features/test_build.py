@@ -89,11 +89,11 @@ def test_progress_reaches_the_end_of_every_step(interactions: pd.DataFrame, tmp_
 
 def test_missing_features_name_the_command_that_builds_them(tmp_path: Path) -> None:
     home = Home(tmp_path)
-    with pytest.raises(FeaturesMissingError, match=r"vireo features build small"):
+    with pytest.raises(FeaturesMissingError, match=r"vireo features build --data small"):
         load_watches(home, "small")
-    with pytest.raises(FeaturesMissingError, match=r"vireo features build small"):
+    with pytest.raises(FeaturesMissingError, match=r"vireo features build --data small"):
         Split.load(home, "small")
-    with pytest.raises(VireoError, match=r"vireo features build small"):
+    with pytest.raises(VireoError, match=r"vireo features build --data small"):
         read_viewer(home.features("small"), "w1")
 
 

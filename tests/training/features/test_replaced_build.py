@@ -77,7 +77,7 @@ def dying_folder(target: Path) -> Iterator[Path]:
 
 
 def vireo_features_build(environment: Mapping[str, str], moment: str = "") -> None:
-    """Be `vireo features build small`, killed at a moment."""
+    """Be `vireo features build --data small`, killed at a moment."""
     fill, calls = fill_online, list[object]()
 
     def fill_once(*arguments: Any) -> None:
@@ -95,7 +95,7 @@ def vireo_features_build(environment: Mapping[str, str], moment: str = "") -> No
     if moment:
         setattr(*at[moment])
     os.environ.update(environment)
-    sys.argv = ["vireo", "features", "build", "small"]
+    sys.argv = ["vireo", "features", "build", "--data", "small"]
     runpy.run_module("vireo.ops.cli", run_name="__main__")
 
 

@@ -292,8 +292,8 @@ def write_world(
 def _source(config: WorldConfig) -> str:
     """Return the command that makes the world."""
     return (
-        f"made up: vireo data synth --viewers {config.viewers} --videos {config.videos} "
-        f"--events {config.events} --days {config.days} --seed {config.seed}"
+        f"made up: vireo data synth --viewer-count {config.viewers} --video-count {config.videos} "
+        f"--event-count {config.events} --days {config.days} --seed {config.seed}"
         + (" --context" if config.context else "")
         + (f" --drift {config.drift}" if config.drift != 1 else "")
         + (f" --repeats {config.repeats}" if config.repeats else "")

@@ -51,7 +51,7 @@ final class Batch {
 
   private static JsonObject document(BatchRecommendResponse response) {
     JsonObject document = Json.slate(response.getSlate());
-    document.addProperty("viewer_id", response.getViewerId());
+    document.addProperty("viewerId", response.getViewerId());
     return document;
   }
 }

@@ -37,7 +37,7 @@ final class Json {
       names.add(each.name());
     }
     JsonObject document = new JsonObject();
-    document.addProperty("release_id", release);
+    document.addProperty("releaseId", release);
     document.add("degradations", names);
     return document;
   }
@@ -46,7 +46,7 @@ final class Json {
     JsonArray items = new JsonArray();
     for (SlateItem each : videos) {
       JsonObject item = new JsonObject();
-      item.addProperty("video_id", each.getVideoId());
+      item.addProperty("videoId", each.getVideoId());
       item.addProperty("position", each.getPosition());
       item.addProperty("score", each.getScore());
       items.add(item);

@@ -19,9 +19,9 @@ final class Why {
     ExplainVideoResponse response = stubs.recommendations().explainVideo(request);
     JsonObject explanation =
         Json.document(response.getReleaseId(), response.getDegradationsList());
-    explanation.addProperty("video_id", options.why());
+    explanation.addProperty("videoId", options.why());
     if (response.getLostAt() != LostAt.LOST_AT_UNSPECIFIED) {
-      explanation.addProperty("lost_at", response.getLostAt().name());
+      explanation.addProperty("lostAt", response.getLostAt().name());
     }
     explanation.addProperty("reason", response.getReason());
     explanation.addProperty("position", response.getPosition());
