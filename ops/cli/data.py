@@ -62,7 +62,7 @@ def synth(
         int | None,
         typer.Option(help="Number of plays, likes and hides; 40 per viewer if absent."),
     ] = None,
-    seed: RandomSeedOption = 0,
+    seed: RandomSeedOption = None,
     days: Annotated[int, typer.Option(help="Number of days that the events span.")] = 90,
     context: Annotated[
         bool,
@@ -95,7 +95,7 @@ def synth(
     vireo data synth --data million --viewer-count 200000 --video-count 1000000
     """
     count = 40 * viewer_count if event_count is None else event_count
-    config = WorldConfig(viewer_count, video_count, count, seed, days, context, drift, repeats)
+    config = WorldConfig(viewer_count, video_count, count, seed or 0, days, context, drift, repeats)
     with progress_bar("events", config.events) as show:
         info = write_world(Home.current(), data, config, force=replace, progress=show)
     _print(info, as_json)

@@ -10,7 +10,6 @@ from typing import Annotated, Any
 
 import typer
 import yaml
-from click.core import ParameterSource
 from rich.console import Console
 
 from vireo.ops.cli.options import CaOption, DataOption, JsonOption, TargetOption, TokenOption
@@ -61,10 +60,11 @@ def evaluate(
 
     vireo evaluate --data mine
     """
-    command, given = context.invoked_subcommand, ParameterSource.COMMANDLINE
+    command = context.invoked_subcommand
+    sources = map(context.get_parameter_source, context.params)
     if command is None:
         measure_offline(data, baselines=baselines, as_json=as_json)
-    elif any(context.get_parameter_source(name) is given for name in context.params):
+    elif any(source and source.name == "COMMANDLINE" for source in sources):
         raise typer.BadParameter(f"options of {command} go after its name")
 
 

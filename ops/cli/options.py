@@ -35,7 +35,8 @@ def newest_dataset(home: Home, *, trained: bool = False) -> str:
     )
 
 
-def _dataset(name: str) -> str:
+def chosen_dataset(name: str) -> str:
+    """Return the data set that `--data` names, or else the newest; see `newest_dataset`."""
     return name or newest_dataset(Home.current())
 
 
@@ -43,16 +44,15 @@ def _trained(name: str) -> str:
     return name or newest_dataset(Home.current(), trained=True)
 
 
+_DATA = "Data set; by default the one that was imported or trained last."
 DataOption = Annotated[
     str,
-    typer.Option(
-        "--data",
-        metavar="NAME",
-        callback=_dataset,
-        help="Data set; by default the one that was imported or trained last.",
-        show_default=False,
-    ),
+    typer.Option("--data", metavar="NAME", callback=chosen_dataset, help=_DATA, show_default=False),
 ]
+SomeDataOption = Annotated[
+    str, typer.Option("--data", metavar="NAME", help=_DATA, show_default=False)
+]
+"""It names one only if the command needs one: see `chosen_dataset`."""
 TrainedOption = Annotated[
     str,
     typer.Option(
@@ -73,7 +73,8 @@ ForceOption = Annotated[
     bool, typer.Option("--force", help="Go on although a check of quality says no.")
 ]
 RandomSeedOption = Annotated[
-    int, typer.Option("--seed", min=0, help="Random seed: the same one gives the same result.")
+    int | None,
+    typer.Option("--seed", min=0, help="Random seed, by default always the same one."),
 ]
 MaxViewersOption = Annotated[
     int, typer.Option("--max-viewers", min=1, help="Maximum viewers; of more these are drawn.")

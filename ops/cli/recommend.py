@@ -14,8 +14,8 @@ from rich.text import Text
 
 from vireo.ops.cli.options import (
     CaOption,
-    DataOption,
     JsonOption,
+    SomeDataOption,
     TargetOption,
     TokenOption,
     VideoArgument,
@@ -76,7 +76,7 @@ def recommend(
     region: RegionOption = "",
     pages: Annotated[int, typer.Option(min=1, help="Number of pages to show.")] = 1,
     everyone: AllOption = False,
-    data: DataOption = "",
+    data: SomeDataOption = "",
     viewers: ViewersOption = None,
     out: OutOption = None,
     as_json: JsonOption = False,

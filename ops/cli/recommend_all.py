@@ -13,6 +13,7 @@ import grpc
 import typer
 from google.rpc import error_details_pb2
 
+from vireo.ops.cli.options import chosen_dataset
 from vireo.ops.cli.output import print_json, progress_bar, words
 from vireo.ops.edge import Edge, unpack_detail
 from vireo.server.errors import VireoError
@@ -180,7 +181,7 @@ def chosen_viewers(dataset: str, path: Path | None) -> list[str]:
         VireoError: the file can't be read or has none; or as `viewers_of`.
     """
     if path is None:
-        return viewers_of(dataset)
+        return viewers_of(chosen_dataset(dataset))
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from vireo.ops.cli.options import DataOption, JsonOption, MaxViewersOption, ViewersOption
+from vireo.ops.cli.options import JsonOption, MaxViewersOption, SomeDataOption, ViewersOption
 from vireo.ops.cli.output import print_json
 from vireo.ops.cli.recommend import PlayingOption, RegionOption
 from vireo.ops.cli.recommend_all import chosen_viewers
@@ -28,7 +28,7 @@ def check(
     offline: Annotated[
         bool, typer.Option("--offline", help="Check the file alone, without a running stack.")
     ] = False,
-    data: DataOption = "",
+    data: SomeDataOption = "",
     viewers: ViewersOption = None,
     max_viewers: MaxViewersOption = 200,
     region: RegionOption = "",

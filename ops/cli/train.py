@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from vireo.ops.cli.options import DataOption, JsonOption
+from vireo.ops.cli.options import DataOption, ForceOption, JsonOption, RandomSeedOption
 from vireo.ops.cli.output import print_json
 from vireo.server.home import Home
 from vireo.training.data.dataset import DatasetInfo, describe_dataset
@@ -32,9 +32,7 @@ def train(
             "to try things out), or a file NAME.toml. By the size of the data if absent."
         ),
     ] = "",
-    seed: Annotated[
-        int | None, typer.Option(min=0, help="Random seed; the profile's if absent.")
-    ] = None,
+    seed: RandomSeedOption = None,
     refit: Annotated[
         bool,
         typer.Option(
@@ -46,16 +44,13 @@ def train(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Discard the results of earlier runs.")
     ] = False,
-    force: Annotated[
-        bool,
-        typer.Option(
-            "--force",
-            help="Stage the release even if its towers are worse than the most watched videos.",
-        ),
-    ] = False,
+    force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Train both models and stage a release; after Ctrl-C, run it again to resume.
+
+    It fails if the towers are worse than the most watched videos; --force stages the release all
+    the same.
 
     vireo train --data mine
     """

@@ -213,9 +213,7 @@ def test_commands_find_their_way_in(secured: SecuredStack) -> None:
     assert len(json.loads(secured.vireo("recommend", "1", "--json"))["items"]) == 10
     token = secured.vireo("tokens", "make", "--scope", "vireo.read").strip()
     further = {"VIREO_TOKEN": token, "VIREO_CA": str(secured.folder.authority)}
-    slate = secured.vireo(
-        "recommend", "1", "--json", "--target", secured.stack.edge, **further
-    )
+    slate = secured.vireo("recommend", "1", "--json", "--target", secured.stack.edge, **further)
     assert len(json.loads(slate)["items"]) == 10
 
 

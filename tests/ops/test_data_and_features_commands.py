@@ -48,15 +48,36 @@ def test_own_data_goes_from_files_to_a_viewers_online_features(files: list[str])
 
     built = vireo("features", "build", "--data", "mine")
     assert built.exit_code == 0, built.output
-    assert built.output.startswith("mine: takes about 0.9 GB of memory, ")
-    assert "mine: features built from every event." in built.output
+    assert built.stderr.startswith("mine: takes about 0.9 GB of memory, ")
+    assert built.stdout == "mine: features built from every event\n"
     viewer = json.loads(vireo("features", "show", "03", "--data", "mine", "--json").output)
-    assert viewer["viewer_id"] == "03"
-    assert viewer["history_ids"] == ["v3", "v4", "v5", "v6", "v7"]
-    assert viewer["viewer_like_count"] == 1
+    assert viewer["viewerId"] == "03"
+    assert viewer["historyIds"] == ["v3", "v4", "v5", "v6", "v7"]
+    assert viewer["viewerLikeCount"] == 1
     table = vireo("features", "show", "03", "--data", "mine").output
     assert "[bold]Title 7" in table
     assert "cold start" in vireo("features", "show", "3", "--data", "mine").output
+
+
+def test_a_data_set_that_is_named_by_nobody_is_the_newest(files: list[str]) -> None:
+    refused = vireo("data", "show")
+    assert "there is no data set in" in str(refused.exception)
+    for name in ("older", "newer"):
+        assert vireo("data", "import", *files, "--data", name).exit_code == 0
+    assert json.loads(vireo("data", "show", "--json").output)["name"] == "newer"
+    assert "there is no trained release in" in str(vireo("release", "publish").exception)
+
+
+def test_a_data_set_is_removed_with_its_features_once_that_is_confirmed(files: list[str]) -> None:
+    vireo("data", "import", *files)
+    vireo("features", "build")
+    tried = vireo("data", "rm", "--data", "mine", "--dry-run", "--json")
+    assert len(json.loads(tried.stdout)["folders"]) == 2
+    assert vireo("data", "rm", "--data", "mine").exit_code == 1, "nobody answers"
+    assert "mine" in vireo("data", "list").stdout
+    assert vireo("data", "rm", "--data", "mine", "--yes").stdout == "removed data set mine\n"
+    assert vireo("data", "list").stdout == ""
+    assert "nothing of a data set mine" in str(vireo("data", "rm", "--data", "mine").exception)
 
 
 def test_events_become_data_and_a_hide_is_shown(

@@ -137,7 +137,9 @@ def test_what_was_replayed_is_not_replayed_again(
     assert "vireo events replay" not in vireo("list-dead").output
     recorded = RecordedEvents(events=[play("later")]).SerializeToString()
     with_log(nats, partial(set_aside, DeadEvents(recorded=recorded, reason="a reason")))
-    assert [each["replayed"] for each in json.loads(vireo("list-dead", "--json").output)][-1] is False
+    assert [each["replayed"] for each in json.loads(vireo("list-dead", "--json").output)][
+        -1
+    ] is False
     assert "vireo events replay" in vireo("list-dead").output
     assert "recorded 1 events" in vireo("replay-dead").output
     assert all(each["replayed"] for each in json.loads(vireo("list-dead", "--json").output))

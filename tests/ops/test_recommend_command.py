@@ -155,9 +155,7 @@ async def test_similar_videos_are_printed_with_their_degradations() -> None:
 
 async def test_an_explanation_is_printed_with_ranks_scores_and_inputs() -> None:
     async with fake_gateway() as gateway:
-        printed = await run(
-            gateway, "explain", "1", "w", "--playing", "v", "--filter", FILTER
-        )
+        printed = await run(gateway, "explain", "1", "w", "--playing", "v", "--filter", FILTER)
         document = json.loads(await run(gateway, "explain", "1", "w", "--json"))
         [asked, _] = gateway.explained
     assert asked.video_id == "w"

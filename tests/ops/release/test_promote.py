@@ -170,6 +170,11 @@ def test_a_worsened_model_is_refused_and_a_better_one_accepted(ring: Ring, train
     assert f"worse against {trained}" in table
     assert "ndcg_10" in table
 
+    tried = ring.promoted("equal", "--dry-run")
+    assert "the gate passes it; channel production stays as it is" in tried
+    assert "the gate refuses worse" in ring.refusal("worse", "--dry-run")
+    assert ring.store.read_channel("production").release_id == trained  # type: ignore[union-attr]
+
     equal = ring.promoted("equal", "--reason", "the same model")
     assert f"channel production now names equal instead of {trained}" in equal
     assert "against the gate" in ring.promoted("worse", "--force", "--reason", "to see")

@@ -62,7 +62,9 @@ async def test_a_layout_whose_pods_cannot_start_is_left_and_the_one_before_goes_
     with socket.create_server(("127.0.0.1", port - 30)):  # the first candidate pod's
 
         async def move(answers: Answers) -> None:
-            moved = await asyncio.to_thread(vireo, stack.environment, "layout", "set", "separate", code=1)
+            moved = await asyncio.to_thread(
+                vireo, stack.environment, "layout", "set", "separate", code=1
+            )
             assert "keeps its layout" in moved.stderr
             await answers.until_more(20)
 
@@ -91,6 +93,15 @@ async def test_a_slate_pod_that_is_killed_is_replaced_by_the_other(stack: Stack)
 
     answers = await slates_during(stack.edge, kill, callers=2)
     assert not answers.failures
+
+
+def test_down_ends_the_stack(stack: Stack) -> None:
+    """The last that has this stack."""
+    assert vireo(stack.environment, "down").stdout == "stopped\n"
+    stack.process.wait(60)
+    again = vireo(stack.environment, "down", code=3)
+    assert "no stack runs on" in again.stderr
+    assert "slate-1: " in vireo(stack.environment, "logs", "slate").stdout
 
 
 def test_canary_pods_need_separate_ones() -> None:

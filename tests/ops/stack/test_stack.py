@@ -278,6 +278,38 @@ def test_every_process_appends_to_its_log_so_that_it_can_be_emptied(stack: Stack
             assert int(flags[1], 8) & os.O_APPEND, (process, fd)
 
 
+def test_events_and_videos_of_files_are_recorded_and_seen(stack: Stack, tmp_path: Path) -> None:
+    events, videos = tmp_path / "events.jsonl", tmp_path / "videos.jsonl"
+    events.write_text(
+        '{"kind": "EVENT_KIND_PLAY", "viewerId": "of-a-file", "videoId": "video-1"}\n\n'
+        '{"kind": "EVENT_KIND_LIKE", "viewerId": "of-a-file", "videoId": "video-1"}\n'
+    )
+    recorded = vireo(stack.environment, "events", "record", str(events))
+    assert recorded.stdout == "recorded 2 events\n"
+    tail = ("events", "tail", "of-a-file", "--begin", "--no-follow", "--json")
+    shown = [json.loads(line) for line in vireo(stack.environment, *tail).stdout.splitlines()]
+    assert {each["kind"] for each in shown} == {"EVENT_KIND_PLAY", "EVENT_KIND_LIKE"}
+    assert len({each["eventId"] for each in shown}) == 2
+
+    videos.write_text('{"videoId": "of-a-file", "title": "New", "tags": ["cats"]}\n')
+    upsert = ("videos", "upsert", str(videos), "--json")
+    added = vireo(stack.environment, *upsert)
+    assert json.loads(added.stdout) == {"upserted": 1, "stillRemoved": 0}
+    removed = vireo(stack.environment, "videos", "remove", "of-a-file")
+    assert removed.stdout == "took down 1 videos\n"
+
+    videos.write_text('{"videoId": "v"}\n{"video_ids": ["v"]}\n')
+    refused = vireo(stack.environment, "videos", "upsert", str(videos), code=1)
+    assert "videos.jsonl, line 2: " in refused.stderr
+
+
+def test_logs_are_shown_by_process_and_kind(stack: Stack) -> None:
+    shown = vireo(stack.environment, "logs", "gateway", "--lines", "1").stdout
+    assert {line.partition(": ")[0] for line in shown.splitlines()} == {"gateway-1", "gateway-2"}
+    unknown = vireo(stack.environment, "logs", "gatway", code=1)
+    assert "there are candidate-1, " in unknown.stderr
+
+
 def test_pods_behind_gateways_leave_them_the_processor(stack: Stack) -> None:
     states = [each for each in stack.state().processes if each.pid]
     nice = {each.name: psutil.Process(each.pid).nice() for each in states}
