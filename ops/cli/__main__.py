@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -131,6 +131,31 @@ def bench(context: typer.Context) -> None:
     paths = (str(checkout), os.environ.get("PYTHONPATH"))
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
     os.execve(sys.executable, [sys.executable, "-m", "bench", *context.args], environment)  # noqa: S606
+
+
+def grouped_commands() -> dict[str, dict[str, Any]]:
+    """Return each installed command with its options, by group and by how it is called."""
+    root = typer.main.get_command(app)
+    assert isinstance(root, LazyGroup)
+    return {
+        group: {
+            called: each
+            for name in commands
+            for called, each in _leaves(f"vireo {name}", root.loaded(name))
+        }
+        for group, commands in _GROUPS.items()
+    }
+
+
+def _leaves(called: str, command: Any) -> Iterator[tuple[str, Any]]:
+    """Yield a command, or those of a group, of which some can be called without a verb."""
+    if not isinstance(command, TyperGroup):
+        yield called, command
+        return
+    if command.invoke_without_command:
+        yield called, command
+    for name, each in command.commands.items():
+        yield from _leaves(f"{called} {name}", each)
 
 
 _MISSING_EXTRA = {

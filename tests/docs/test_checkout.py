@@ -10,7 +10,7 @@ import pytest
 import yaml
 from packaging.specifiers import SpecifierSet
 
-from docs.generate import PAGE, condition_files, settings_page
+from docs.generate import COMMANDS, PAGE, commands_page, condition_files, settings_page
 
 CHECKOUT = Path(__file__).parents[2]
 GUIDES = [
@@ -20,6 +20,10 @@ GUIDES = [
 ]
 FOLDERS = "bench|clients|deploy|docs|envoy|protos|server|tests|training"
 PATH = re.compile(rf"`((?:{FOLDERS})/[\w./-]*)`")
+
+
+def test_the_page_of_commands_is_the_one_that_their_help_makes() -> None:
+    assert COMMANDS.read_text() == commands_page(), "make it again: python -m docs.generate"
 
 
 def test_the_settings_page_is_the_one_that_the_code_makes_and_describes_each() -> None:

@@ -4,40 +4,25 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
 import pytest
-import typer
-from typer.core import TyperArgument, TyperGroup, TyperOption
+from typer.core import TyperArgument, TyperOption
 from typer.testing import CliRunner
 
-from vireo.ops.cli.__main__ import LazyGroup, app
+from vireo.ops.cli.__main__ import app, grouped_commands
 
 FOREGROUND = {"vireo up", "vireo demo", "vireo control serve"}
 """They run until Ctrl-C."""
 ONE_MEANING = ("--target", "--force", "--seed", "--ca", "--token", "--control", "--yes", "--json")
 
 
-def leaves(name: str, command: Any) -> Iterator[tuple[str, Any]]:
-    if not isinstance(command, TyperGroup):
-        yield name, command
-        return
-    if command.invoke_without_command and command.callback:
-        yield name, command
-    for each, inner in command.commands.items():
-        loaded = command.loaded(each) if isinstance(command, LazyGroup) else inner
-        yield from leaves(f"{name} {each}", loaded)
-
-
 @cache
 def commands() -> Mapping[str, Any]:
     """Every command by how it is called, without that of the benches, which aren't installed."""
-    root = typer.main.get_command(app)
-    assert isinstance(root, LazyGroup)
-    del root.commands["bench"]
-    return {name: each for name, each in leaves("vireo", root) if name != "vireo"}
+    return {name: each for group in grouped_commands().values() for name, each in group.items()}
 
 
 def options(command: Any) -> dict[str, TyperOption]:
