@@ -19,6 +19,8 @@ from vireo_client.errors import (
     InvalidRequest,
     NotFound,
     Overloaded,
+    PermissionDenied,
+    Unauthenticated,
     Unavailable,
     VireoError,
 )
@@ -32,6 +34,7 @@ from vireo_client.inputs import (
     Video,
     WatchedVideo,
 )
+from vireo_client.sender import AsyncEventSender, EventSender
 from vireo_client.slate import (
     Explanation,
     Slate,
@@ -46,6 +49,7 @@ from vireo_client.version import __version__
 __all__ = [
     "AccessDenied",
     "AsyncClient",
+    "AsyncEventSender",
     "Client",
     "Condition",
     "DeadlineExceeded",
@@ -53,6 +57,7 @@ __all__ = [
     "Event",
     "EventDetails",
     "EventKind",
+    "EventSender",
     "Explanation",
     "FieldViolation",
     "Filter",
@@ -60,6 +65,7 @@ __all__ = [
     "LostAt",
     "NotFound",
     "Overloaded",
+    "PermissionDenied",
     "ProfileUse",
     "RequestProfile",
     "SessionAction",
@@ -72,6 +78,7 @@ __all__ = [
     "Surface",
     "TaskScores",
     "Tls",
+    "Unauthenticated",
     "Unavailable",
     "Video",
     "VideoExplanation",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from types import TracebackType
 from typing import Any, Self, Unpack
 
@@ -48,18 +48,28 @@ class AsyncClient(
             arguments["page_token"] = slate.next_page_token
 
     def _open(
-        self, target: str, credentials: grpc.ChannelCredentials | None, options: Options
+        self,
+        target: str,
+        credentials: grpc.ChannelCredentials | None,
+        options: Options,
+        interceptors: Sequence[Any],
     ) -> grpc.aio.Channel:
         asyncio.get_running_loop()
         if credentials is None:
-            return grpc.aio.insecure_channel(target, options)
-        return grpc.aio.secure_channel(target, credentials, options)
+            return grpc.aio.insecure_channel(target, options, interceptors=interceptors)
+        return grpc.aio.secure_channel(target, credentials, options, interceptors=interceptors)
+
+    async def _current_token(self) -> str | None:
+        token = self._token() if callable(self._token) else self._token
+        return token if token is None or isinstance(token, str) else await token
 
     async def _send(self, call: Call) -> Any:
         request, budget = call.message(), CallBudget(call, self._repeats)
         while True:
             try:
-                return call.method.result(await self._begin(call, request, budget.left()))
+                return call.method.result(
+                    await self._begin(call, request, await self._current_token(), budget.left())
+                )
             except grpc.aio.AioRpcError as failed:
                 pause = budget.pause(error_of(failed, call.request_id))
             except asyncio.CancelledError:
@@ -70,7 +80,9 @@ class AsyncClient(
     async def _stream(self, call: Call) -> Any:
         requests = Sent(call)
         try:
-            return call.method.result(await self._begin(call, requests))
+            return call.method.result(
+                await self._begin(call, requests, await self._current_token())
+            )
         except grpc.aio.AioRpcError as failed:
             requests.reraise()
             raise error_of(failed, call.request_id) from failed
@@ -84,7 +96,7 @@ class AsyncClient(
             pause: float | None = 0.0
             while pause is not None:
                 await asyncio.sleep(pause)
-                responses = self._begin(part.call, part.request)
+                responses = self._begin(part.call, part.request, await self._current_token())
                 try:
                     async for response in responses:
                         yield part.take(response)
@@ -113,7 +125,8 @@ class AsyncClient(
                 CANCELLED.
         """
         self._closed = True
-        await self._channel.close(grace)
+        if self._owns_channel:
+            await self._channel.close(grace)
 
     async def __aenter__(self) -> Self:
         return self

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Any, Self, Unpack
 
@@ -38,17 +38,31 @@ class Client(BaseClient[Slate, int, Iterator[tuple[str, Slate]], VideoExplanatio
             arguments["page_token"] = slate.next_page_token
 
     def _open(
-        self, target: str, credentials: grpc.ChannelCredentials | None, options: Options
+        self,
+        target: str,
+        credentials: grpc.ChannelCredentials | None,
+        options: Options,
+        interceptors: Sequence[Any],
     ) -> grpc.Channel:
         if credentials is None:
-            return grpc.insecure_channel(target, options)
-        return grpc.secure_channel(target, credentials, options)
+            channel = grpc.insecure_channel(target, options)
+        else:
+            channel = grpc.secure_channel(target, credentials, options)
+        return grpc.intercept_channel(channel, *interceptors)
+
+    def _current_token(self) -> str | None:
+        token = self._token() if callable(self._token) else self._token
+        if token is not None and not isinstance(token, str):
+            raise TypeError("an asynchronous function of tokens is for AsyncClient")
+        return token
 
     def _send(self, call: Call) -> Any:
         request, budget = call.message(), CallBudget(call, self._repeats)
         while True:
             try:
-                return call.method.result(self._begin(call, request, budget.left()))
+                return call.method.result(
+                    self._begin(call, request, self._current_token(), budget.left())
+                )
             except grpc.RpcError as failed:
                 pause = budget.pause(error_of(failed, call.request_id))
             time.sleep(pause)
@@ -56,7 +70,7 @@ class Client(BaseClient[Slate, int, Iterator[tuple[str, Slate]], VideoExplanatio
     def _stream(self, call: Call) -> Any:
         requests = Sent(call)
         try:
-            return call.method.result(self._begin(call, requests))
+            return call.method.result(self._begin(call, requests, self._current_token()))
         except grpc.RpcError as failed:
             requests.reraise()
             raise error_of(failed, call.request_id) from failed
@@ -66,7 +80,7 @@ class Client(BaseClient[Slate, int, Iterator[tuple[str, Slate]], VideoExplanatio
             pause: float | None = 0.0
             while pause is not None:
                 time.sleep(pause)
-                responses = self._begin(part.call, part.request)
+                responses = self._begin(part.call, part.request, self._current_token())
                 try:
                     for response in responses:
                         yield part.take(response)
@@ -80,7 +94,8 @@ class Client(BaseClient[Slate, int, Iterator[tuple[str, Slate]], VideoExplanatio
     def close(self) -> None:
         """Close the connection; calls in flight fail with CANCELLED."""
         self._closed = True
-        self._channel.close()
+        if self._owns_channel:
+            self._channel.close()
 
     def __enter__(self) -> Self:
         return self

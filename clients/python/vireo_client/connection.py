@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from vireo_client.calls import ARGUMENTS, METHODS, Call, CallArguments, Method, 
 from vireo_client.version import __version__
 
 Options = Sequence[tuple[str, Any]]
+Token = str | Callable[[], str] | Callable[[], Awaitable[str]]
+"""A bearer token, or a function that returns the current one."""
 
 _MAX_ATTEMPTS = 5
 """gRPC's own maximum."""
@@ -70,42 +72,57 @@ class Connection(ABC):
         target: str,
         *,
         tls: Tls | None = None,
-        token: str | Callable[[], str] | None = None,
+        token: Token | None = None,
         timeout: float = 1.0,
         attempts: int = 3,
         options: Options = (),
+        interceptors: Sequence[Any] = (),
+        channel: Any = None,
     ) -> None:
         """Prepare a connection, which is opened on the first call and reopened if lost.
 
         Args:
             target: `host:port`, or another name that gRPC resolves, such as `dns:///host:port`.
             tls: trusted authorities, and the client certificate if any; None for plaintext.
-            token: bearer token, or a function that returns the current one; it is called for
-                every call, from any thread, and must not block. Needs `tls`.
+            token: bearer token, or a function that returns the current one, which is called for
+                every call and must not block; of an AsyncClient it may be asynchronous. Needs
+                `tls`, or a channel of your own.
             timeout: timeout of a call in seconds, with retries; 5 or more for calls that write.
             attempts: maximum attempts of a call that writes nothing if it gets UNAVAILABLE, 1 to
                 5. Unless it is 1, a call that an overloaded server shed, or of events or the
                 catalogue that gets UNAVAILABLE, is retried once after the server's delay, if the
                 timeout allows it.
             options: further gRPC channel arguments, which take precedence over the client's.
+            interceptors: gRPC's own, of `grpc` for a Client and of `grpc.aio` for an AsyncClient,
+                the first outermost.
+            channel: a channel of your own to use instead of one to `target`. It stays open, and
+                its options and interceptors are yours: without retries of its own unless its
+                service configuration has some.
 
         Raises:
             ValueError: attempts is out of bounds, or there is a token without TLS.
         """
-        if token is not None and tls is None:
+        if token is not None and tls is None and channel is None:
             raise ValueError("a token must not be sent in plain text: pass tls too")
         self._token = token
         self._latest: tuple[str, grpc.CallCredentials] | None = None
         self._timeout = timeout
         self._repeats = 1 if attempts > 1 else 0
         self._closed = False
-        credentials = tls.channel_credentials() if tls else None
-        self._channel: Any = self._open(target, credentials, _options(attempts, options))
+        self._owns_channel = channel is None
+        if channel is None:
+            credentials = tls.channel_credentials() if tls else None
+            channel = self._open(target, credentials, _options(attempts, options), interceptors)
+        self._channel: Any = channel
         self._methods = {each: each.on(self._channel) for each in METHODS}
 
     @abstractmethod
     def _open(
-        self, target: str, credentials: grpc.ChannelCredentials | None, options: Options
+        self,
+        target: str,
+        credentials: grpc.ChannelCredentials | None,
+        options: Options,
+        interceptors: Sequence[Any],
     ) -> Any:
         """Open the channel; plaintext without credentials."""
 
@@ -118,7 +135,9 @@ class Connection(ABC):
         request_id = identity(how.get("request_id", ""))
         return Call(method, build, timeout, request_id, how.get("metadata", ()))
 
-    def _begin(self, call: Call, request: Any, timeout: float | None = None) -> Any:
+    def _begin(
+        self, call: Call, request: Any, token: str | None, timeout: float | None = None
+    ) -> Any:
         """Begin a call; what it returns is a response, or an awaitable or an iterator of some.
 
         Raises:
@@ -129,18 +148,18 @@ class Connection(ABC):
             request,
             timeout=call.timeout if timeout is None else timeout,
             metadata=call.sent_metadata(),
-            credentials=self._call_credentials(),
+            credentials=self._call_credentials(token),
         )
 
     def _check_open(self) -> None:
         if self._closed:
             raise ValueError("the client is closed")
 
-    def _call_credentials(self) -> grpc.CallCredentials | None:
+    def _call_credentials(self, token: str | None) -> grpc.CallCredentials | None:
         """Return the credentials for one call; None without a token."""
-        if self._token is None:
+        if token is None:
             return None
-        token, latest = self._token() if callable(self._token) else self._token, self._latest
+        latest = self._latest
         if latest is None or latest[0] != token:
             latest = self._latest = (token, grpc.access_token_call_credentials(token))
         return latest[1]

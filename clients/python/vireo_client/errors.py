@@ -56,7 +56,15 @@ class NotFound(VireoError):
 
 
 class AccessDenied(VireoError):
-    """The token or certificate is missing or invalid, or lacks the scope."""
+    """The call isn't allowed."""
+
+
+class Unauthenticated(AccessDenied):
+    """The token or certificate is missing or invalid: get another one."""
+
+
+class PermissionDenied(AccessDenied):
+    """The token lacks the scope, or is for another viewer: ask for one that has it."""
 
 
 class Overloaded(VireoError):
@@ -80,8 +88,8 @@ class DeadlineExceeded(VireoError):
 _CLASSES: dict[grpc.StatusCode, type[VireoError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InvalidRequest,
     grpc.StatusCode.NOT_FOUND: NotFound,
-    grpc.StatusCode.UNAUTHENTICATED: AccessDenied,
-    grpc.StatusCode.PERMISSION_DENIED: AccessDenied,
+    grpc.StatusCode.UNAUTHENTICATED: Unauthenticated,
+    grpc.StatusCode.PERMISSION_DENIED: PermissionDenied,
     grpc.StatusCode.RESOURCE_EXHAUSTED: Overloaded,
     grpc.StatusCode.UNAVAILABLE: Unavailable,
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -99,6 +99,12 @@ class Slate:
     filter_unmet: bool = False
     """Whether `items` is empty because no video of the catalogue meets the filter and the site's
     rules; in a popular fallback, because no video of the popular list does."""
+
+    def __iter__(self) -> Iterator[SlateItem]:
+        return iter(self.items)
+
+    def __len__(self) -> int:
+        return len(self.items)
 
 
 @dataclass(frozen=True, slots=True)
