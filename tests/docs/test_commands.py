@@ -29,7 +29,7 @@ MESSAGES = [
     for file in sorted((CHECKOUT / folder).rglob("*.py"))
 ]
 _CALLED = re.compile(r"(?<![\w./-])vireo ((?:[a-z][a-z-]+)(?: [^\n`|;&)(\"'<>#]*)?)")
-_NO_PROGRAM = re.compile(r"((helm|systemctl)( -\S+)* \w+|-n)( -\S+)* $")
+_NO_PROGRAM = re.compile(r"((helm|systemctl)( [^\s;|&]+)+|-n) $")
 """What precedes the name of a release, a unit or a namespace."""
 _CONTINUED = re.compile(r"\\\n\s*")
 _ANYWHERE = {"--help", "--version"}
