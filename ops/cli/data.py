@@ -39,6 +39,7 @@ from vireo.training.data.schema import AttributeColumn
 from vireo.training.data.synth.world import WorldConfig
 from vireo.training.data.synth.writing import write_world
 from vireo.training.profile import estimate_import
+from vireo.training.run import only_training
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -305,15 +306,13 @@ def rm(
 ) -> None:
     """Remove a data set with its features, trainings and staged release; what is published stays.
 
+    Rows of its viewers in Redis expire.
+
     vireo data rm --data synth
     """
     home = Home.current()
-    folders = [
-        folder
-        for each in (home, home.measuring)
-        for folder in (each.data(data), each.features(data), each.run(data))
-        if folder.exists()
-    ]
+    kept = [place(data) for each in (home, home.measuring) for place in (each.features, each.run)]
+    folders = [folder for folder in (home.data(data), *kept) if folder.exists()]
     if not folders:
         raise VireoError(f"there is nothing of a data set {data} in {home.root}")
     if (state := running_stack(home)) is not None and home.features(data) in folders:
@@ -325,8 +324,9 @@ def rm(
         remark(f"{'would remove' if dry_run else 'removes'} {folder}")
     if not dry_run:
         confirm(f"remove data set {data} from {home.root}?", yes=yes)
-        for folder in folders:
-            shutil.rmtree(folder)
+        with only_training(home, data):
+            for folder in folders:
+                shutil.rmtree(folder)
     if as_json:
         print_json({"data": data, "folders": folders, "removed": not dry_run})
     elif not dry_run:

@@ -183,7 +183,8 @@ def down(
     pid = holder(stack_lock(home))
     if pid is None:
         raise NoAnswerError(f"no stack runs on {home.root}")
-    os.kill(pid, signal.SIGTERM)
+    with suppress(ProcessLookupError):  # it has just ended by itself
+        os.kill(pid, signal.SIGTERM)
     deadline = time.monotonic() + seconds
     while holder(stack_lock(home)) == pid:
         if time.monotonic() > deadline:
