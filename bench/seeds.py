@@ -77,7 +77,7 @@ def result_of(home: Home, data: str, profile: str, seed: int) -> dict[str, Any]:
         raise VireoError(f"seed {seed} was not served in full, so it doesn't count: {answers}")
     result = {
         "seed": seed,
-        "release_id": found["release_id"],
+        "release_id": found["releaseId"],
         "train_seconds": seconds,
         "train_cpu_seconds": cpu_seconds,
         "systems": {name: found["metrics"][name] for name in _SYSTEMS},

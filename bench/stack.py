@@ -216,7 +216,7 @@ def built_home(home: Home, name: str, dataset: str, settings: Mapping[str, str])
     """
     own = _emptied(home, name)
     (own.root / "data").symlink_to((home.root / "data").absolute(), target_is_directory=True)
-    run_vireo(["features", "build", dataset], {**stack_environment(own), **settings})
+    run_vireo(["features", "build", "--data", dataset], {**stack_environment(own), **settings})
     return own
 
 

@@ -1,7 +1,8 @@
 """Write what is made from code and tables: `python -m docs.generate`.
 
 That is docs/settings.md, from the settings classes; docs/commands.md, from the commands; and, from
-the table of conditions, Prometheus' rules, runbooks and doctor's list of causes. That table is `deploy/observability/conditions`, and
+the table of conditions, Prometheus' rules, runbooks and doctor's list of causes. That table is
+`deploy/observability/conditions`, and
 `vireo.ops.doctor.conditions` says what it has beside the fields of Prometheus' own rules: of an
 alert what a viewer notices, what the alert means, how to find its cause, and how to mend it.
 """
@@ -160,7 +161,7 @@ def _command(name: str, command: Any) -> str:
 def _spelled(parameter: Any) -> str:
     """Return an argument, or an option with what it takes, as a table cell."""
     if isinstance(parameter, TyperArgument):
-        return f"`{(parameter.metavar or parameter.name).strip('[]').upper()}`"
+        return f"`{(parameter.metavar or parameter.name).upper()}`"
     names = ", ".join(f"`{each}`" for each in (*parameter.opts, *parameter.secondary_opts))
     return f"{names} {_cell(parameter.metavar or '')}".strip()
 
@@ -169,7 +170,7 @@ def _chosen(parameter: Any) -> str:
     """Return a parameter's default as a table cell; empty if it has none to show."""
     if parameter.required:
         return "required"
-    shown = parameter.show_default is not False and parameter.default not in (None, "", False)
+    shown = parameter.show_default is not False and parameter.default not in (None, "", False, True)
     return f"`{parameter.default}`" if shown else ""
 
 

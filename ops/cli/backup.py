@@ -52,7 +52,7 @@ def backup(
 
 def restore(
     name: Annotated[
-        str, typer.Argument(metavar="[BACKUP]", help="The backup; the last one if absent.")
+        str, typer.Argument(metavar="BACKUP", help="The backup; the last one if absent.")
     ] = "",
     replace: ReplaceOption = False,
     yes: YesOption = False,

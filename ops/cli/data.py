@@ -127,7 +127,7 @@ def import_(
         Path, typer.Option(help="Who watched what when: CSV or Parquet.", show_default=False)
     ],
     videos: Annotated[Path, typer.Option(help="The catalogue.", show_default=False)],
-    viewers: Annotated[
+    viewer_attributes: Annotated[
         Path | None, typer.Option(help="Attributes of viewers, if there are any.")
     ] = None,
     attribute: Annotated[
@@ -178,7 +178,7 @@ def import_(
         data,
         interactions,
         videos,
-        viewers,
+        viewer_attributes,
         skip_bad_rows,
         replace,
         attributes,
@@ -321,7 +321,7 @@ def rm(
             "end it first, with: vireo down"
         )
     for folder in folders:
-        remark(f"{'would remove' if dry_run else 'removes'} {folder}")
+        remark(f"to remove: {folder}")
     if not dry_run:
         confirm(f"remove data set {data} from {home.root}?", yes=yes)
         with only_training(home, data):

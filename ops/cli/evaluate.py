@@ -12,7 +12,15 @@ import typer
 import yaml
 from rich.console import Console
 
-from vireo.ops.cli.options import CaOption, DataOption, JsonOption, TargetOption, TokenOption
+from vireo.ops.cli.options import (
+    CaOption,
+    DataOption,
+    JsonOption,
+    SomeDataOption,
+    TargetOption,
+    TokenOption,
+    chosen_dataset,
+)
 from vireo.ops.cli.output import print_json, print_table, remark, table_of
 from vireo.ops.cli.own_stack import served_release
 from vireo.ops.edge import Edge, edge_of
@@ -52,7 +60,7 @@ app = typer.Typer(invoke_without_command=True)
 @app.callback()
 def evaluate(
     context: typer.Context,
-    data: DataOption = "",
+    data: SomeDataOption = "",
     baselines: _Baselines = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -63,7 +71,7 @@ def evaluate(
     command = context.invoked_subcommand
     sources = map(context.get_parameter_source, context.params)
     if command is None:
-        measure_offline(data, baselines=baselines, as_json=as_json)
+        measure_offline(chosen_dataset(data), baselines=baselines, as_json=as_json)
     elif any(source and source.name == "COMMANDLINE" for source in sources):
         raise typer.BadParameter(f"options of {command} go after its name")
 

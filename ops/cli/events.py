@@ -22,7 +22,6 @@ from rich.console import Console
 from vireo.ops.cli.json_lines import in_batches, messages_in
 from vireo.ops.cli.options import (
     CaOption,
-    DataOption,
     JsonOption,
     TargetOption,
     TokenOption,
@@ -74,7 +73,7 @@ _CONCURRENT = 4
 @app.command()
 def tail(
     viewer: Annotated[
-        str, typer.Argument(metavar="[VIEWER]", help="The viewer whose events to print, if one.")
+        str, typer.Argument(metavar="VIEWER", help="The viewer whose events to print, if one.")
     ] = "",
     begin: Annotated[
         bool, typer.Option("--begin", help="Begin with the oldest event that is kept.")
@@ -160,7 +159,14 @@ _Rate = Annotated[float, typer.Option(min=0, help="Maximum events a second; 0 fo
 
 
 @app.command()
-def replay(data: DataOption = "", rate: _Rate = 0, as_json: JsonOption = False) -> None:
+def replay(
+    data: Annotated[
+        str,
+        typer.Option("--data", metavar="NAME", help="The data set.", show_default=False),
+    ],
+    rate: _Rate = 0,
+    as_json: JsonOption = False,
+) -> None:
     """Record the interactions of a data set in the log, at their own times.
 
     It writes to the log itself, without a gateway, whose bounds on times don't hold. Each event
@@ -205,15 +211,14 @@ def record(
     """Record events of a file through the edge, as a site does; what is repeated counts once.
 
     A line is an event as REST takes it, for example
-    {"kind": "EVENT_KIND_PLAY", "viewerId": "1", "videoId": "50"}. Without a time it happens now;
-    without an eventId it gets one that follows from what it says.
+    {"kind": "EVENT_KIND_PLAY", "viewerId": "1", "videoId": "50"}. Without a time it happens now.
+    An event has an eventId; without one it gets one that follows from what the line says, so that
+    a file that is recorded again counts once.
 
     vireo events record events.jsonl
     """
     events = messages_in(file, event_pb2.Event)
     for event in events:
-        if not event.HasField("time"):
-            event.time.GetCurrentTime()
         event.event_id = event.event_id or _id_of(event)
     with edge_of(target, ca, token).calls(EventServiceStub, "vireo.events") as service:
         for some in in_batches(events, "events", _BATCH):

@@ -28,7 +28,7 @@ def messages_in(file: Path, kind: type[Content]) -> list[Content]:
     except (OSError, UnicodeDecodeError) as error:
         raise VireoError(f"cannot read {file}: {error}; it has a line of JSON each") from error
     found = []
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:

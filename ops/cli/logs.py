@@ -21,7 +21,7 @@ _POLL_SECONDS = 0.25
 def logs(
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[PROCESS]…", help="Processes, or kinds: gateway-1, candidate."),
+        typer.Argument(metavar="PROCESS", help="Processes, or kinds: gateway-1, candidate."),
     ] = None,
     lines: Annotated[int, typer.Option(min=0, help="Last lines of each to begin with.")] = 20,
     follow: Annotated[
@@ -35,8 +35,10 @@ def logs(
     """
     files = _files(Home.current().logs, names or [])
     read = {file: file.stat().st_size for file in files}
-    shown = {file.stem: last_lines(file, lines).splitlines() for file in files}
+    shown = {file.stem: last_lines(file, lines).splitlines() if lines else [] for file in files}
     if as_json:
+        if follow:
+            raise typer.BadParameter("--json doesn't go with --follow")
         print_json(shown)
         return
     for name, some in shown.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -20,13 +21,12 @@ def newest_dataset(home: Home, *, trained: bool = False) -> str:
     Raises:
         VireoError: there is none.
     """
-    times = {
-        file.relative_to(home.root).parts[1]: file.stat().st_mtime
-        for mark in _MARKS[trained:]
-        for file in home.root.glob(mark.replace("*", "[!.]*"))
-    }
-    if times:
-        return max(times, key=lambda name: times[name])
+    files = [
+        file for mark in _MARKS[trained:] for file in home.root.glob(mark.replace("*", "[!.]*"))
+    ]
+    if files:
+        newest = max(files, key=lambda file: file.stat().st_mtime)
+        return newest.relative_to(home.root).parts[1]
     if trained:
         raise VireoError(f"there is no trained release in {home.root}; make one with: vireo train")
     raise VireoError(
@@ -69,15 +69,13 @@ NewDataOption = Annotated[
 ReplaceOption = Annotated[
     bool, typer.Option("--replace", help="Replace what is there under that name already.")
 ]
-ForceOption = Annotated[
-    bool, typer.Option("--force", help="Go on although a check of quality says no.")
-]
+ForceOption = Annotated[bool, typer.Option("--force", help="Override a failed quality check.")]
 RandomSeedOption = Annotated[
     int | None,
     typer.Option("--seed", min=0, help="Random seed, by default always the same one."),
 ]
 MaxViewersOption = Annotated[
-    int, typer.Option("--max-viewers", min=1, help="Maximum viewers; of more these are drawn.")
+    int, typer.Option("--max-viewers", min=1, help="Maximum viewers; larger sets are sampled.")
 ]
 ViewersOption = Annotated[
     Path | None,
@@ -136,5 +134,8 @@ KeyOption = Annotated[Path | None, typer.Option("--key", help="Key of the certif
 
 def confirm(question: str, *, yes: bool) -> None:
     """Ask before what can't be undone, unless the answer is given; end with 1 if it is no."""
-    if not yes:
-        typer.confirm(question, abort=True, err=True)
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise VireoError(f"{question} Nobody can answer here: to go on, add --yes")
+    typer.confirm(question, abort=True, err=True)

@@ -10,6 +10,7 @@ from typing import Any
 
 import structlog
 import typer
+from pydantic import RootModel
 from pydantic.alias_generators import to_camel
 from pydantic_core import to_jsonable_python
 from rich.console import Console
@@ -99,6 +100,8 @@ def document_of(value: Any) -> Any:
 
 
 def _spelled(value: Any, document: Any) -> Any:
+    if isinstance(value, RootModel):
+        value = value.root
     if isinstance(document, list):
         return [_spelled(*pair) for pair in zip(value, document, strict=True)]
     if not isinstance(document, dict):

@@ -200,7 +200,7 @@ def restart(
     names: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[PROCESS]…",
+            metavar="PROCESS",
             help="Processes, or kinds: gateway-1, candidate; all but S3, log, Envoy if absent.",
         ),
     ] = None,

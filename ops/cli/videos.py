@@ -27,7 +27,7 @@ def upsert(
         Path, typer.Argument(metavar="FILE", help="Videos as JSON, one a line; - for input.")
     ],
     restore: Annotated[
-        bool, typer.Option("--restore", help="Also show those again that were taken down.")
+        bool, typer.Option("--restore", help="Also restore removed videos.")
     ] = False,
     as_json: JsonOption = False,
     target: TargetOption = "",
@@ -56,7 +56,7 @@ def upsert(
 
 @app.command()
 def remove(
-    videos: Annotated[list[str], typer.Argument(metavar="VIDEO…", help="Your ids of the videos.")],
+    videos: Annotated[list[str], typer.Argument(metavar="VIDEO", help="Your ids of the videos.")],
     as_json: JsonOption = False,
     target: TargetOption = "",
     ca: CaOption = None,

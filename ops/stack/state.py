@@ -180,12 +180,13 @@ def move(home: Home, layout: Layout, patience: float) -> None:
 def restart(home: Home, names: Sequence[str], patience: float) -> list[str]:
     """Restart processes of a home's stack, with the `VIREO_…` variables of this process.
 
-    Returns their names.
-
     Args:
         home: of the stack.
         names: processes, or kinds of them; if empty, all but those of _BY_NAME.
         patience: maximum seconds until one is healthy, before the next one goes.
+
+    Returns:
+        The names of those that were restarted, in order.
 
     Raises:
         VireoError: no such process runs, one isn't healthy in time, or another restart runs.

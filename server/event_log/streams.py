@@ -282,5 +282,5 @@ def check_nothing_lost(wanted: Mapping[str, int], info: Mapping[str, Any]) -> No
     remedy = "more" if has <= 0 else has
     raise VireoError(
         f"{setting}={new}, but stream {now['name']} has {limit}, and {loss}; set it to {remedy}, "
-        f"or accept that: {setting}={new} vireo events limits --apply"
+        f"or accept that: {setting}={new} vireo events limits --apply --yes"
     )

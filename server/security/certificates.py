@@ -205,7 +205,9 @@ class Certificates:
             VireoError: there are no certificates yet.
         """
         if not (self._current / "ca.crt").exists():
-            raise VireoError(f"{self._current} has no certificates; make some: vireo certificates make")
+            raise VireoError(
+                f"{self._current} has no certificates; make some: vireo certificates make"
+            )
         before = _issuers(self._current)
         (self._folder / "authority.key").unlink(missing_ok=True)  # it signs nothing more
         fresh = self._new_authority()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -331,10 +332,13 @@ def erase_from_dataset(home: Home, name: str, viewers: Collection[str]) -> int:
         if not pq.ParquetFile(folder / "interactions.parquet").metadata.num_rows:
             raise VireoError(
                 f"all interactions of data set {name} are of who is erased, and it needs one at "
-                f"least; delete it with: rm -r {source}"
+                f"least; delete it with: vireo data rm --data {name}"
             )
         left = info.model_copy(update=_describe_tables(folder))
-        (folder / DESCRIPTION).write_text(left.model_dump_json(indent=2) + "\n")
+        description = folder / DESCRIPTION
+        made = description.stat()
+        description.write_text(left.model_dump_json(indent=2) + "\n")
+        os.utime(description, ns=(made.st_atime_ns, made.st_mtime_ns))  # it isn't newer for it
     return removed
 
 

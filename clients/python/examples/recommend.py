@@ -117,7 +117,7 @@ def slate_document(slate: Slate) -> dict[str, Any]:
 
 
 def explanation_document(video_id: str, told: VideoExplanation) -> dict[str, Any]:
-    """Return what is printed of an explanation; `lost_at` is absent if the video is on the page."""
+    """Return what is printed of an explanation; `lostAt` is absent if the video is on the page."""
     return {
         "releaseId": told.release_id,
         "degradations": [f"DEGRADATION_{each.name}" for each in told.degradations],

@@ -106,6 +106,10 @@ class Slate:
     def __len__(self) -> int:
         return len(self.items)
 
+    def __bool__(self) -> bool:
+        """Return True, also if there is no video: a slate came."""
+        return True
+
 
 @dataclass(frozen=True, slots=True)
 class SourceRank:

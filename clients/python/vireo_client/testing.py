@@ -67,7 +67,10 @@ class FakeStack:
         retry_after: timedelta | None = None,
         violations: Iterable[FieldViolation] = (),
     ) -> None:
-        """Fail the next calls, with the details that a stack sends; after other failures."""
+        """Fail the next calls, with the details that a stack sends; after other failures.
+
+        A client repeats some calls by itself: those that get UNAVAILABLE `attempts` times.
+        """
         details: list[Any] = []
         if retry_after is not None:
             info = pb.RetryInfo()

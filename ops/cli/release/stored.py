@@ -277,10 +277,10 @@ def gc(
     failed: dict[str, str] = {}
     with open_store() as store:
         plan = plan_collection(store, history, timedelta(hours=grace_hours))
-        if not as_json:
-            _print_plan(plan)
+        _print_plan(plan, Console(stderr=as_json))
         if plan.garbage and not dry_run:
-            confirm(f"remove {len(plan.garbage)} of them?", yes=yes)
+            size = sum(each.size for each in plan.garbage) / 1e6
+            confirm(f"remove {len(plan.garbage)} of them, {size:,.1f} MB?", yes=yes)
             for each in plan.garbage:
                 try:
                     gone = collect(store, each, history)
@@ -304,20 +304,20 @@ def gc(
         raise typer.Exit(1)
 
 
-def _print_plan(plan: Plan) -> None:
+def _print_plan(plan: Plan, console: Console) -> None:
     table = table_of("release", "size", "", numbers={"size"}, texts={""})
     for release_id, why in plan.kept.items():
         table.add_row(release_id, "", f"kept: {why}")
     for each in plan.garbage:
         table.add_row(each.release_id, f"{each.size / 1e6:,.1f} MB", _PLANNED[each.kind])
-    print_table(table)
+    print_table(table, console)
 
 
 def verify(
     release_id: Annotated[
         str,
         typer.Argument(
-            metavar="[RELEASE]", help="Id of a release; if absent, all that channels name."
+            metavar="RELEASE", help="Id of a release; if absent, all that channels name."
         ),
     ] = "",
     channel: ChannelOption = "",
