@@ -88,7 +88,8 @@ def load_config(repo: Path) -> Repository:
         return Repository.model_validate(yaml.safe_load((repo / CONFIGURATION).read_text()))
     except FileNotFoundError as error:
         raise VireoError(
-            f"there are no features in {repo}; build them with: vireo features build --data {repo.name}"
+            f"there are no features in {repo}; build them with: vireo features build --data "
+            f"{repo.name}"
         ) from error
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise VireoError(f"cannot read {repo / CONFIGURATION}: {error}; build it again") from error

@@ -104,7 +104,8 @@ class TlsFiles:
         except OSError as error:
             raise VireoError(
                 f"the TLS file {error.filename} can't be read ({error.strerror}); make it with "
-                "`vireo certificates make`, or set VIREO_TLS_CERTIFICATE, VIREO_TLS_KEY and VIREO_TLS_CA"
+                "`vireo certificates make`, or set VIREO_TLS_CERTIFICATE, VIREO_TLS_KEY and "
+                "VIREO_TLS_CA"
             ) from error
         raise VireoError(f"{self.certificate} and the files beside it keep changing")
 

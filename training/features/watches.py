@@ -148,6 +148,7 @@ def outcome_labels(watches: pd.DataFrame) -> Float32Array:
 
 def _missing(home: Home, name: str) -> str:
     return (
-        f"{home.root} has no features of {name}; build them with: vireo features build --data {name}, "
+        f"{home.root} has no features of {name}; build them with: vireo features build "
+        f"--data {name}, "
         f"or, to measure on held-out watches, with: vireo train --data {name}"
     )

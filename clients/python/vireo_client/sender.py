@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import queue
+import logging
 import random
 import re
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from types import TracebackType
@@ -19,32 +20,40 @@ from vireo_client.client import Client
 from vireo_client.errors import InvalidRequest, Overloaded, Unavailable, VireoError
 from vireo_client.inputs import Event
 
-Lost = Callable[[Sequence[Event], VireoError], None]
-"""Called with events that the server will never take, and why."""
+OnLost = Callable[[Sequence[Event], Exception], None]
+"""Called with events that will never be recorded, and why."""
 
+_MAX_BATCH = 1000
+"""Maximum events of a call."""
 _FIRST_PAUSE, _MAX_PAUSE = 0.1, 5.0
 """Seconds before the first and before later repetitions of a batch."""
-_CLOSE_SECONDS = 10.0
-_EVENT = re.compile(r"events\[(\d+)\]")
-_REPEATED = frozenset(
-    {
-        grpc.StatusCode.UNAVAILABLE,
-        grpc.StatusCode.RESOURCE_EXHAUSTED,
-        grpc.StatusCode.DEADLINE_EXCEEDED,
-        # What becomes of a call whose gateway is killed.
-        grpc.StatusCode.INTERNAL,
-        grpc.StatusCode.UNKNOWN,
-        grpc.StatusCode.CANCELLED,
-    }
+_CLOSE_SECONDS, _GRACE_SECONDS = 10.0, 1.0
+_AWAY = (
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.UNAUTHENTICATED,  # the next token may be valid
 )
+"""Codes after which a batch is repeated for as long as it takes."""
+_BROKEN = (
+    # What becomes of a call whose gateway is killed; or of a batch that no gateway can take.
+    grpc.StatusCode.INTERNAL,
+    grpc.StatusCode.UNKNOWN,
+    grpc.StatusCode.CANCELLED,
+)
+_MAX_BROKEN = 10
+"""Number of such calls in a row after which the batch counts as lost."""
+_EVENT = re.compile(r"events\[(\d+)\]")
+
+log = logging.getLogger(__name__)
 
 
-def _ignore(_: Sequence[Event], __: VireoError) -> None:
+def _ignore(_: Sequence[Event], __: Exception) -> None:
     """Do nothing: `lost` counts them."""
 
 
-class _Counts:
-    """What became of the events of a sender."""
+class _Batches:
+    """The events that wait, and what becomes of a batch that failed."""
 
     recorded = 0
     """Events that the server has."""
@@ -53,40 +62,75 @@ class _Counts:
     lost = 0
     """Events that the server refused for good."""
 
-    def __init__(self, max_events: int, max_seconds: float, on_lost: Lost) -> None:
-        if not 1 <= max_events <= 1000:
-            raise ValueError(f"a batch has 1 to 1,000 events, not {max_events}")
-        self._max_events, self._max_seconds, self._on_lost = max_events, max_seconds, on_lost
-        self._pause = _FIRST_PAUSE
+    def __init__(
+        self, max_events: int, max_seconds: float, max_waiting: int, on_lost: OnLost
+    ) -> None:
+        if not 1 <= max_events <= _MAX_BATCH:
+            raise ValueError(f"a batch has 1 to {_MAX_BATCH:,} events, not {max_events}")
+        if max_seconds <= 0 or max_waiting < 1:
+            raise ValueError("max_seconds must be above 0, and max_waiting at least 1")
+        self._max_events, self._max_seconds = min(max_events, max_waiting), max_seconds
+        self._max_waiting, self._on_lost = max_waiting, on_lost
+        self._waiting = deque[Event]()
+        self._closed = False
+        self._batch: Sequence[Event] = ()
+        """The events that are being sent."""
+        self._pause, self._broken = _FIRST_PAUSE, 0
 
-    def _done(self, batch: Sequence[Event]) -> None:
-        self.recorded += len(batch)
-        self._pause = _FIRST_PAUSE
+    def _take(self, event: Event) -> bool:
+        """Let an event wait; return whether there was room."""
+        if self._closed:
+            raise ValueError("the sender is closed")
+        if len(self._waiting) >= self._max_waiting:
+            self.dropped += 1
+            return False
+        self._waiting.append(event)
+        return True
 
-    def _pause_after(self, error: VireoError) -> float:
-        """Return the seconds until what failed so may be sent again; 0 if it never is as it was."""
-        if error.code not in _REPEATED:
-            return 0.0
+    def _is_due(self) -> bool:
+        """Return whether there is no reason to wait for further events."""
+        return self._closed or len(self._waiting) >= self._max_events
+
+    def _begin(self) -> bool:
+        """Make the next batch of what waits; return False if there will be no other."""
+        count = min(self._max_events, len(self._waiting))
+        self._batch = [self._waiting.popleft() for _ in range(count)]
+        return bool(self._batch) or not self._closed
+
+    def _done(self) -> None:
+        self.recorded += len(self._batch)
+        self._batch = ()
+        self._pause, self._broken = _FIRST_PAUSE, 0
+
+    def _failed(self, error: Exception) -> float:
+        """Keep of the batch what is to be sent again; return the seconds until then."""
+        code = error.code if isinstance(error, VireoError) else None
         after = error.retry_after if isinstance(error, Overloaded | Unavailable) else None
+        too_large = isinstance(error, Overloaded) and after is None
+        self._broken += code in _BROKEN or code is None
+        if code not in _AWAY + _BROKEN + (None,) or too_large or self._broken >= _MAX_BROKEN:
+            self._lose(error)
+            return 0.0
         pause = max(self._pause, after.total_seconds() if after else 0.0)
         self._pause = min(2 * self._pause, _MAX_PAUSE)
         return pause * random.uniform(1.0, 1.2)  # noqa: S311
 
-    def _left_of(self, batch: Sequence[Event], error: VireoError) -> Sequence[Event]:
-        """Return what of a batch that failed is still to be sent, without the invalid events."""
-        if error.code in _REPEATED:
-            return batch
-        fields = (
-            [each.field for each in error.violations] if isinstance(error, InvalidRequest) else []
-        )
-        invalid = {int(found[1]) for found in map(_EVENT.match, fields) if found}
-        refused = [each for place, each in enumerate(batch) if not invalid or place in invalid]
+    def _lose(self, error: Exception) -> None:
+        """Take the invalid events out of the batch, or all of it if none is named."""
+        fields = error.violations if isinstance(error, InvalidRequest) else ()
+        found = filter(None, (_EVENT.match(each.field) for each in fields))
+        places = {int(each[1]) for each in found} or {*range(len(self._batch))}
+        refused = [each for place, each in enumerate(self._batch) if place in places]
+        self._batch = [each for place, each in enumerate(self._batch) if place not in places]
+        self._broken = 0
         self.lost += len(refused)
-        self._on_lost(refused, error)
-        return [each for place, each in enumerate(batch) if invalid and place not in invalid]
+        try:
+            self._on_lost(refused, error)
+        except Exception:
+            log.exception("on_lost failed")
 
 
-class EventSender(_Counts):
+class EventSender(_Batches):
     """Records events in batches in a thread of its own; an event counts once.
 
     A batch is repeated as it is until the server has it, for example while its gateway restarts.
@@ -99,7 +143,7 @@ class EventSender(_Counts):
         max_events: int = 500,
         max_seconds: float = 1.0,
         max_waiting: int = 10_000,
-        on_lost: Lost = _ignore,
+        on_lost: OnLost = _ignore,
     ) -> None:
         """Start the thread.
 
@@ -110,14 +154,9 @@ class EventSender(_Counts):
             max_waiting: maximum events that wait; `send` drops those beyond.
             on_lost: called in the thread with events that the server refuses, and why.
         """
-        super().__init__(max_events, max_seconds, on_lost)
+        super().__init__(max_events, max_seconds, max_waiting, on_lost)
         self._client = client
-        self._waiting = queue.Queue[Event](max_waiting)
-        self._closed, self._given_up = threading.Event(), threading.Event()
-        self._ready = threading.Event()
-        """Set if there is no reason to wait for further events."""
-        self._left = 0
-        """Events of the batch that was given up."""
+        self._changed, self._given_up = threading.Condition(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="vireo-events", daemon=True)
         self._thread.start()
 
@@ -125,52 +164,39 @@ class EventSender(_Counts):
         """Take an event to be sent; return whether there was room for it. It never waits.
 
         Raises:
-            ValueError: the sender is closed.
+            ValueError: the sender is closed, or no message can hold the event.
         """
-        if self._closed.is_set():
-            raise ValueError("the sender is closed")
-        try:
-            self._waiting.put_nowait(event)
-        except queue.Full:
-            self.dropped += 1
-            return False
-        if self._waiting.qsize() >= self._max_events:
-            self._ready.set()
-        return True
+        event.message()
+        with self._changed:
+            taken = self._take(event)
+            if self._is_due():
+                self._changed.notify()
+        return taken
 
     def close(self, seconds: float = _CLOSE_SECONDS) -> int:
         """Send what waits, for so many seconds; return the number of events that are left."""
-        self._closed.set()
-        self._ready.set()
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
         self._thread.join(seconds)
         self._given_up.set()
-        self._thread.join()
-        return self._waiting.qsize() + self._left
+        self._thread.join(_GRACE_SECONDS)
+        return len(self._waiting) + len(self._batch)
 
     def _run(self) -> None:
-        while not (self._closed.is_set() and self._waiting.empty()):
-            self._ready.wait(self._max_seconds)
-            self._ready.clear()
-            count = min(self._max_events, self._waiting.qsize())
-            if batch := [self._waiting.get_nowait() for _ in range(count)]:
-                self._send(batch)
-            if self._given_up.is_set():
-                return
-            if self._closed.is_set() or self._waiting.qsize() >= self._max_events:
-                self._ready.set()
-
-    def _send(self, batch: Sequence[Event]) -> None:
-        while batch:
-            try:
-                self._client.record_events(batch)
-            except VireoError as error:
-                batch = self._left_of(batch, error)
-                if self._given_up.wait(self._pause_after(error)):
-                    self._left = len(batch)
+        while not self._given_up.is_set():
+            with self._changed:
+                self._changed.wait_for(self._is_due, self._max_seconds)
+                if not self._begin():
                     return
-            else:
-                self._done(batch)
-                return
+            while self._batch:
+                try:
+                    self._client.record_events(self._batch)
+                except Exception as error:  # noqa: BLE001 (such as of a function of tokens)
+                    if self._given_up.wait(self._failed(error)):
+                        return
+                else:
+                    self._done()
 
     def __enter__(self) -> Self:
         return self
@@ -184,7 +210,7 @@ class EventSender(_Counts):
         self.close()
 
 
-class AsyncEventSender(_Counts):
+class AsyncEventSender(_Batches):
     """Records events in batches in a task of its own; see `EventSender`."""
 
     def __init__(
@@ -194,64 +220,51 @@ class AsyncEventSender(_Counts):
         max_events: int = 500,
         max_seconds: float = 1.0,
         max_waiting: int = 10_000,
-        on_lost: Lost = _ignore,
+        on_lost: OnLost = _ignore,
     ) -> None:
         """Start the task in the running loop; the arguments are those of `EventSender`."""
-        super().__init__(max_events, max_seconds, on_lost)
-        self._client = client
-        self._waiting = asyncio.Queue[Event](max_waiting)
-        self._closed, self._ready = False, asyncio.Event()
-        self._batch: Sequence[Event] = ()
+        super().__init__(max_events, max_seconds, max_waiting, on_lost)
+        self._client, self._due = client, asyncio.Event()
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     def send(self, event: Event) -> bool:
         """Take an event to be sent; return whether there was room for it. It never waits.
 
         Raises:
-            ValueError: the sender is closed.
+            ValueError: the sender is closed, or no message can hold the event.
         """
-        if self._closed:
-            raise ValueError("the sender is closed")
-        try:
-            self._waiting.put_nowait(event)
-        except asyncio.QueueFull:
-            self.dropped += 1
-            return False
-        if self._waiting.qsize() >= self._max_events:
-            self._ready.set()
-        return True
+        event.message()
+        taken = self._take(event)
+        if self._is_due():
+            self._due.set()
+        return taken
 
     async def close(self, seconds: float = _CLOSE_SECONDS) -> int:
         """Send what waits, for so many seconds; return the number of events that are left."""
         self._closed = True
-        self._ready.set()
+        self._due.set()
         await asyncio.wait({self._task}, timeout=seconds)
         self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
-        return self._waiting.qsize() + len(self._batch)
+        with suppress(asyncio.CancelledError):
+            await self._task
+        return len(self._waiting) + len(self._batch)
 
     async def _run(self) -> None:
-        while not (self._closed and self._waiting.empty()):
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self._max_seconds):
-                    await self._ready.wait()
-            self._ready.clear()
-            count = min(self._max_events, self._waiting.qsize())
-            self._batch = [self._waiting.get_nowait() for _ in range(count)]
-            await self._send()
-            if self._closed or self._waiting.qsize() >= self._max_events:
-                self._ready.set()
-
-    async def _send(self) -> None:
-        while self._batch:
-            try:
-                await self._client.record_events(self._batch)
-            except VireoError as error:
-                self._batch = self._left_of(self._batch, error)
-                await asyncio.sleep(self._pause_after(error))
-            else:
-                self._done(self._batch)
-                self._batch = ()
+        while True:
+            if not self._is_due():
+                self._due.clear()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(self._max_seconds):
+                        await self._due.wait()
+            if not self._begin():
+                return
+            while self._batch:
+                try:
+                    await self._client.record_events(self._batch)
+                except Exception as error:  # noqa: BLE001 (such as of a function of tokens)
+                    await asyncio.sleep(self._failed(error))
+                else:
+                    self._done()
 
     async def __aenter__(self) -> Self:
         return self

@@ -29,12 +29,12 @@ NEVER = 600.0
 
 @asynccontextmanager
 async def sending(
-    kind: str, stack: FakeStack, lost: list[tuple[Sequence[Event], VireoError]], **options: float
+    kind: str, stack: FakeStack, lost: list[tuple[Sequence[Event], Exception]], **options: float
 ) -> AsyncIterator[EventSender | AsyncEventSender]:
     """A sender of either kind, which a test closes."""
     settings = {name: type(each)(each) for name, each in options.items()}
 
-    def on_lost(events: Sequence[Event], error: VireoError) -> None:
+    def on_lost(events: Sequence[Event], error: Exception) -> None:
         lost.append((events, error))
 
     if kind == "threads":
@@ -90,7 +90,7 @@ async def test_a_restart_of_the_gateway_loses_no_event(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_what_is_invalid_is_lost_alone(kind: str) -> None:
-    lost: list[tuple[Sequence[Event], VireoError]] = []
+    lost: list[tuple[Sequence[Event], Exception]] = []
     with FakeStack() as stack:
         violation = FieldViolation("events[1].video_id", "must be at least 1 byte")
         stack.fail(grpc.StatusCode.INVALID_ARGUMENT, violations=[violation])
@@ -101,6 +101,7 @@ async def test_what_is_invalid_is_lost_alone(kind: str) -> None:
         assert (sender.recorded, sender.lost) == (2, 1)
         [(events, error)] = lost
         assert [each.video_id for each in events] == ["video-1"]
+        assert isinstance(error, VireoError)
         assert error.code is grpc.StatusCode.INVALID_ARGUMENT
 
         stack.fail(grpc.StatusCode.PERMISSION_DENIED)
