@@ -16,7 +16,7 @@ from grpc_status import rpc_status
 
 from vireo.ops.stack.settings import StackSettings
 from vireo.ops.stack.state import ProcessState, StackState, running_stack
-from vireo.server.errors import NoAnswerError, VireoError
+from vireo.server.errors import NoAnswerError, UsageError, VireoError
 from vireo.server.home import Home
 from vireo.server.rpc.tls import TlsFiles, open_blocking_channel
 from vireo.server.security.folder import SecurityFolder
@@ -152,11 +152,11 @@ def require_stack(alternative: str) -> StackState:
 
 
 def client_files(certificate: Path | None, key: Path | None, ca: Path | None) -> TlsFiles | None:
-    """Return files for mutual TLS, None without a certificate; raise VireoError if one lacks."""
+    """Return files for mutual TLS, None without a certificate; raise UsageError if one lacks."""
     if certificate and key and ca:
         return TlsFiles(certificate, key, ca)
     if certificate or key:
-        raise VireoError("--certificate, --key and --ca go together")
+        raise UsageError("--certificate, --key and --ca go together")
     return None
 
 

@@ -12,6 +12,12 @@ class VireoError(Exception):
     exit_code = 1
 
 
+class UsageError(VireoError):
+    """The options of a command don't go together, or one has no valid value."""
+
+    exit_code = 2
+
+
 class NoAnswerError(VireoError):
     """What was to be asked isn't there, or doesn't answer in time."""
 

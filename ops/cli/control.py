@@ -18,7 +18,7 @@ from vireo.ops.cli.options import (
 from vireo.ops.cli.output import print_json, print_table, remark, table_of
 from vireo.ops.edge import EnvoyStatus, client_files, envoys_of, operator_tls, require_stack
 from vireo.ops.stack.state import StackState
-from vireo.server.errors import VireoError
+from vireo.server.errors import NoAnswerError
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -74,7 +74,7 @@ def control_target(state: StackState) -> str:
     for process in state.processes:
         if process.name == "control":
             return f"127.0.0.1:{process.port}"
-    raise VireoError("the stack has not started its control plane yet; look again in a moment")
+    raise NoAnswerError("the stack has not started its control plane yet; look again in a moment")
 
 
 def summary(envoys: Sequence[EnvoyStatus]) -> str:

@@ -24,7 +24,7 @@ from vireo.ops.doctor.conditions import Finding
 from vireo.ops.doctor.deployment import ask_all, split
 from vireo.ops.doctor.diagnose import diagnose
 from vireo.ops.doctor.facts import Facts
-from vireo.server.errors import NoAnswerError, VireoError
+from vireo.server.errors import NoAnswerError, UsageError, VireoError
 
 _STYLES = {"failing": "bold red", "risk": "yellow", "note": "dim"}
 _ANSWERS_SECONDS = 7.0
@@ -133,6 +133,8 @@ def doctor(
             token=token,
             seconds=seconds,
         )
+    except UsageError:
+        raise
     except VireoError as error:
         if as_json:
             unasked = [{"what": "", "why": str(error)}]

@@ -85,6 +85,10 @@ ViewersOption = Annotated[
 ViewerArgument = Annotated[
     str, typer.Argument(metavar="VIEWER", help="Your id of the viewer; unknown ones work too.")
 ]
+SomeViewerArgument = Annotated[
+    str | None,
+    typer.Argument(metavar="VIEWER", help="Your id of the viewer; unknown ones work too."),
+]
 VideoArgument = Annotated[str, typer.Argument(metavar="VIDEO", help="Your id of the video.")]
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for programs.")]

@@ -16,6 +16,7 @@ from vireo.ops.cli.options import (
     CaOption,
     JsonOption,
     SomeDataOption,
+    SomeViewerArgument,
     TargetOption,
     TokenOption,
     VideoArgument,
@@ -25,7 +26,7 @@ from vireo.ops.cli.options import (
 from vireo.ops.cli.output import print_table, table_of, words
 from vireo.ops.cli.recommend_all import AllOption, OutOption, chosen_viewers, recommend_all
 from vireo.ops.edge import Edge, edge_of
-from vireo.server.errors import VireoError
+from vireo.server.errors import UsageError, VireoError
 from vireo.v1 import filter_pb2, viewer_pb2
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
@@ -35,11 +36,11 @@ SECONDS = 5.0
 
 
 def _filter(text: str) -> filter_pb2.Filter:
-    """Return the filter in an option; raise VireoError if it isn't one."""
+    """Return the filter in an option; raise UsageError if it isn't one."""
     try:
         return Parse(text, filter_pb2.Filter())
     except ParseError as error:
-        raise VireoError(
+        raise UsageError(
             f"--filter isn't a Filter message as JSON ({error}); for example: "
             '{"conditions": [{"attribute": "duration", "max": 600}]}'
         ) from error
@@ -68,7 +69,7 @@ ExcludeOption = Annotated[
 
 
 def recommend(
-    viewer: ViewerArgument = "",
+    viewer: SomeViewerArgument = None,
     page_size: PageSizeOption = 10,
     playing: PlayingOption = "",
     exclude: ExcludeOption = None,
@@ -91,13 +92,13 @@ def recommend(
     vireo recommend --all --out slates.parquet
     """
     many = everyone or viewers is not None
-    if many != (out is not None) or many == bool(viewer):
+    if many != (out is not None) or many == (viewer is not None):
         raise typer.BadParameter("name a VIEWER; or --out FILE with --all or --viewers FILE")
     if many and (playing or exclude or pages > 1):
         raise typer.BadParameter("--out goes with --page-size, --filter, --region and --json only")
     edge = edge_of(target, ca, token)
     with _messages():
-        request = _slate_request(viewer, page_size, playing, exclude, asked, region)
+        request = _slate_request(viewer or "", page_size, playing, exclude, asked, region)
         batch = pb.BatchRecommendRequest(
             page_size=page_size, filter=asked, context=_context(region)
         )
@@ -107,7 +108,7 @@ def recommend(
     request.explain = not as_json
     for _ in range(pages):
         response = ask(request, edge)
-        _show(response, print_slate, as_json)
+        _show(response, print_slate, as_json, indent=2 if pages == 1 else None)
         request.page_token = response.next_page_token
         if not response.next_page_token:
             return
@@ -206,9 +207,12 @@ def _context(region: str) -> pb.RequestContext | None:
     return pb.RequestContext(region=region) if region else None
 
 
-def _show(response: Message, show: Callable[[Any], None], as_json: bool) -> None:
+def _show(
+    response: Message, show: Callable[[Any], None], as_json: bool, *, indent: int | None = 2
+) -> None:
+    """Print a response; as JSON in one line without `indent`."""
     if as_json:
-        typer.echo(MessageToJson(response, ensure_ascii=False))
+        typer.echo(MessageToJson(response, ensure_ascii=False, indent=indent))
     else:
         show(response)
 

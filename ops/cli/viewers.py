@@ -16,7 +16,7 @@ from vireo.ops.cli.events import dead_letters, mark_replayed
 from vireo.ops.cli.options import DryRunOption, JsonOption, YesOption, confirm
 from vireo.ops.cli.output import only_warnings, print_json, remarks_if
 from vireo.ops.stack.nats import known_log
-from vireo.server.errors import VireoError
+from vireo.server.errors import NoAnswerError, VireoError
 from vireo.server.event_log.jetstream import JetStreamLog, opened_log
 from vireo.server.event_log.log import (
     DEAD,
@@ -199,7 +199,7 @@ async def _record(settings: EventLogSettings, erased: Mapping[str, int]) -> int:
                 position = await event_log.append(EVENTS, key, message.SerializeToString())
             return position
     except LogAwayError as error:
-        raise VireoError(
+        raise NoAnswerError(
             f"{error}; without the log's word its events would bring the viewer back: start the "
             "stack with vireo up, and repeat this"
         ) from error

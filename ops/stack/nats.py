@@ -17,7 +17,7 @@ from vireo.ops.stack.ports import check_ports_free, temporary_server
 from vireo.ops.stack.probes import Probe, http_probe
 from vireo.ops.stack.settings import METRICS_PORT_OFFSET, StackSettings
 from vireo.ops.stack.state import running_stack, stack_lock
-from vireo.server.errors import VireoError
+from vireo.server.errors import NoAnswerError, VireoError
 from vireo.server.event_log.settings import EventLogSettings
 from vireo.server.file_lock import file_lock
 from vireo.server.home import Home, replace_private
@@ -92,7 +92,7 @@ def reachable_log(settings: StackSettings | None = None) -> EventLogSettings:
     try:
         return _embedded((folder / "port").read_text(), _token(folder / "token"))
     except FileNotFoundError as error:
-        raise VireoError(
+        raise NoAnswerError(
             f"{settings.home_folder.root} has no log of events yet; start the stack with: vireo "
             "up, or name another log with VIREO_NATS_URL"
         ) from error

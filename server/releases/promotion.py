@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from vireo.server.errors import VireoError
+from vireo.server.errors import UsageError, VireoError
 from vireo.server.releases.bucket import NotInStoreError
 from vireo.server.releases.channels import CANARY, Change, Channel, ChannelPointer
 from vireo.server.releases.gate import FIRST, GateResult
@@ -47,13 +47,13 @@ class PromotionRequest:
     """Whether to ask the gate alone, and change nothing."""
 
     def __post_init__(self) -> None:
-        """Raise VireoError on contradictory options."""
+        """Raise UsageError on contradictory options."""
         if self.force and not self.reason:
-            raise VireoError(
+            raise UsageError(
                 "--force is recorded in the channel's history: give a reason with --reason"
             )
         if self.share and self.channel != CANARY:
-            raise VireoError(
+            raise UsageError(
                 f"only the canary has a share of the viewers, not {self.channel}: "
                 "add --channel canary, or omit --share"
             )

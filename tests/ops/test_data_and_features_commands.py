@@ -99,7 +99,7 @@ def test_events_become_data_and_a_hide_is_shown(
     assert "live: 51 interactions of 10 viewers with 8 videos." in done.output
     assert vireo("features", "build", "--data", "live").exit_code == 0
     shown = json.loads(vireo("features", "show", "03", "--data", "live", "--json").output)
-    assert (shown["hidden_ids"], shown["hidden_times"]) == (["v1"], [1_700_001_000])
+    assert (shown["hiddenIds"], shown["hiddenTimes"]) == (["v1"], [1_700_001_000])
 
 
 def test_repaired_rows_are_reported(files: list[str], tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_a_home_without_data_says_how_to_get_some(files: list[str]) -> None:
 
 def test_wrong_usage_exits_with_2(files: list[str]) -> None:
     assert vireo("data", "import", "--videos", "v.csv").exit_code == 2
-    assert vireo("features", "build").exit_code == 2
+    assert vireo("features", "show").exit_code == 2
 
 
 def test_a_made_up_world_is_a_data_set_like_any_other(files: list[str]) -> None:

@@ -13,7 +13,7 @@ from vireo.ops.cli.__main__ import main
 from vireo.server.releases.promotion import PromotionRefusedError
 
 
-def error_of(home: Path, *arguments: str | bytes) -> str:
+def error_of(home: Path, *arguments: str | bytes, code: int = 1) -> str:
     """The one line that a command fails with."""
     done = subprocess.run(
         [sys.executable, "-m", "vireo.ops.cli", *arguments],
@@ -21,7 +21,7 @@ def error_of(home: Path, *arguments: str | bytes) -> str:
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 1, done.stdout + done.stderr
+    assert done.returncode == code, done.stdout + done.stderr
     assert done.stderr.startswith("error: "), done.stderr
     assert done.stderr.count("\n") == 1
     return done.stderr
@@ -34,17 +34,17 @@ def test_a_read_only_home_is_reported(command: tuple[str, ...], tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("request_", "words"),
+    ("request_", "words", "code"),
     [
-        (("1", "--page-size", "99999999999"), "invalid request"),
-        ((b"a\xff",), "invalid request"),
-        (("1", "--target", "127.0.0.1:1"), "nothing serves at 127.0.0.1:1"),
+        (("1", "--page-size", "99999999999"), "invalid request", 1),
+        ((b"a\xff",), "invalid request", 1),
+        (("1", "--target", "127.0.0.1:1"), "nothing serves at 127.0.0.1:1", 3),
     ],
 )
 def test_a_request_that_no_message_can_hold_or_nobody_serves_is_reported(
-    request_: tuple[str | bytes, ...], words: str, tmp_path: Path
+    request_: tuple[str | bytes, ...], words: str, code: int, tmp_path: Path
 ) -> None:
-    assert words in error_of(tmp_path, "recommend", *request_)
+    assert words in error_of(tmp_path, "recommend", *request_, code=code)
 
 
 def test_a_missing_release_is_reported_with_an_existing_command(tmp_path: Path) -> None:
@@ -60,4 +60,4 @@ def test_a_release_that_the_gate_refuses_has_a_code_of_its_own(
 
     with pytest.raises(SystemExit) as ended:
         main(refuse)
-    assert (ended.value.code, capsys.readouterr().err) == (3, "error: it is worse\n")
+    assert (ended.value.code, capsys.readouterr().err) == (4, "error: it is worse\n")

@@ -188,7 +188,6 @@ def test_tail_shows_no_character_that_a_terminal_obeys_and_skips_what_it_cannot_
 
 def test_replay_asks_what_to_replay(vireo: Callable[..., Result]) -> None:
     assert vireo("replay").exit_code == 2
-    assert vireo("replay", "--dead", "--data", "x").exit_code == 2
 
 
 def test_without_a_log_the_message_says_how_to_have_one(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from tests.builders.batches import Batches, served
 from tests.builders.commands import vireo
 from tests.builders.tiny_home import VIEWER, build_tiny_features
 from vireo.ops.cli import recommend_all
-from vireo.ops.cli.recommend_all import viewers_of
+from vireo.ops.cli.recommend_all import chosen_viewers
 from vireo.server.errors import VireoError
 from vireo.server.home import Home
 from vireo.server.rpc.errors import RpcError
@@ -130,21 +130,20 @@ def test_a_call_that_fails_for_good_leaves_the_file_as_it_was(ids: Path, tmp_pat
         ["1", "--out", "f"],
         ["1", "--all", "--out", "f"],
         ["--all", "--out", "f", "--playing", "v"],
-        ["--all", "--out", "f", "--json"],
     ],
 )
 def test_options_that_dont_go_together_are_wrong_usage(arguments: list[str]) -> None:
     assert run(*arguments).exit_code == 2
 
 
-def test_all_viewers_are_those_of_the_only_data_set_each_once(
+def test_all_viewers_are_those_of_the_newest_data_set_each_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("VIREO_HOME", str(tmp_path))
-    with pytest.raises(VireoError, match="--data NAME: there is none"):
-        viewers_of("")
+    with pytest.raises(VireoError, match="there is no data set in"):
+        chosen_viewers("", None)
     build_tiny_features(Home(tmp_path))
-    assert viewers_of("") == viewers_of("tiny") == [VIEWER]
+    assert chosen_viewers("", None) == chosen_viewers("tiny", None) == [VIEWER]
 
 
 @pytest.mark.parametrize(

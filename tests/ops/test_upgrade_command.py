@@ -117,7 +117,7 @@ def test_a_part_that_is_away_is_another_exit_code(home: Home, vireo: Callable[..
         "VIREO_NATS_URL": "nats://127.0.0.1:1",
     }
     done = vireo("--json", **nowhere)
-    assert done.exit_code == 2, done.output
+    assert done.exit_code == 3, done.output
     assert set(json.loads(done.stdout)["away"]) == {"S3", "log"}
     assert "S3: can't be asked: " in vireo(**nowhere).output
 

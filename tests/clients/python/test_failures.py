@@ -14,12 +14,13 @@ from tests.clients.python.conftest import Connect, Recommend
 from vireo.ops.stack.ports import free_port_base
 from vireo.server.rpc.errors import RpcError, not_found, unavailable
 from vireo_client import (
-    AccessDenied,
     DeadlineExceeded,
     FieldViolation,
     InvalidRequest,
     NotFound,
     Overloaded,
+    PermissionDenied,
+    Unauthenticated,
     Unavailable,
     VireoError,
 )
@@ -65,11 +66,13 @@ async def test_a_request_that_breaks_rules_names_all_of_them(
         (
             RpcError(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many"),
             Overloaded,
+            PermissionDenied,
+            Unauthenticated,
             {"retry_after": None},
         ),
         (unavailable("no release is loaded yet", SOON), Unavailable, {"retry_after": SOON}),
-        (RpcError(grpc.StatusCode.UNAUTHENTICATED, "no"), AccessDenied, {}),
-        (RpcError(grpc.StatusCode.PERMISSION_DENIED, "no"), AccessDenied, {}),
+        (RpcError(grpc.StatusCode.UNAUTHENTICATED, "no"), Unauthenticated, {}),
+        (RpcError(grpc.StatusCode.PERMISSION_DENIED, "no"), PermissionDenied, {}),
     ],
 )
 async def test_each_failure_has_a_class_with_what_the_server_said(

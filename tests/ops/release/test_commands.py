@@ -26,7 +26,7 @@ def test_one_command_rolls_back_and_the_history_records_it(
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout) == {
         "channel": "production",
-        "release_id": "a",
+        "releaseId": "a",
         "previous": "b",
         "revision": 3,
         "share": 0.0,
@@ -35,30 +35,30 @@ def test_one_command_rolls_back_and_the_history_records_it(
     nothing = vireo("rollback")
     assert isinstance(nothing.exception, NothingToReturnToError)
     records = json.loads(vireo("history", "--json").stdout)
-    assert [(each["revision"], each["action"], each["release_id"]) for each in records] == [
+    assert [(each["revision"], each["action"], each["releaseId"]) for each in records] == [
         (3, "rollback", "a"),
         (2, "promote", "b"),
         (1, "promote", "a"),
     ]
-    assert (records[0]["updated_by"], records[0]["reason"]) == ("ada@here", "[red]too slow")
+    assert (records[0]["updatedBy"], records[0]["reason"]) == ("ada@here", "[red]too slow")
     assert len(json.loads(vireo("history", "--last", "1", "--json").stdout)) == 1
     table = vireo("history").stdout
     assert "[red]too slow" in table
     assert "rollback" in table
-    assert "channel shadow was never set" in vireo("history", "--channel", "shadow").stdout
+    assert "channel shadow was never set" in vireo("history", "--channel", "shadow").stderr
 
 
 def test_list_shows_every_release_and_problems_of_invalid_ones(
     publish: Publish, store: ReleaseStore, vireo: Vireo
 ) -> None:
-    assert "publish one with: vireo release publish" in vireo("list").stdout
+    assert "publish one with: vireo release publish" in vireo("list").stderr
     publish("good")
     publish("unfit")
     store.change_channel("production", Change("good"), None)
     assert store.bucket.swap("releases/odd/manifest.json", b"{}", None)
     done = vireo("list", "--json")
     assert done.exit_code == 0, done.output
-    listed = {each["release_id"]: each for each in json.loads(done.stdout)}
+    listed = {each["releaseId"]: each for each in json.loads(done.stdout)}
     assert set(listed) == {"good", "unfit", "odd"}
     assert listed["good"]["channels"] == ["production"]
     assert listed["good"]["dataset"] == "tiny"
@@ -89,9 +89,9 @@ def test_status_shows_channels_without_a_running_stack(
     done = vireo("status")
     assert done.exit_code == 0, done.output
     assert "bob@there" in done.stdout
-    assert "no stack runs on" in done.stdout
+    assert "no stack runs on" in done.stderr
     document = json.loads(vireo("status", "--json").stdout)
-    assert document["channels"]["production"]["release_id"] == "a"
+    assert document["channels"]["production"]["releaseId"] == "a"
     assert document["pods"] is None
 
 

@@ -51,7 +51,7 @@ def test_pods_are_queried_concurrently_and_a_missing_one_is_reported(
     pods = json.loads(done.stdout)["pods"]
     assert list(pods) == [*ports, "ranking-0"]
     assert pods.pop("ranking-0") is None
-    assert [each and each["release_id"] for each in pods.values()] == ["a"] * PODS
+    assert [each and each["releaseId"] for each in pods.values()] == ["a"] * PODS
 
 
 def running_stack(home: Home, ports: dict[str, int]) -> None:

@@ -108,7 +108,7 @@ async def test_the_canary_answers_exactly_its_share_of_the_viewers_each_time(sta
     assert 0.05 <= wanted.count("tiny-2") / len(wanted) <= 0.15
     shown = status(stack)
     assert shown["channels"]["canary"]["share"] == SHARE
-    assert shown["pods"]["ranking-canary-1"]["release_id"] == "tiny-2"
+    assert shown["pods"]["ranking-canary-1"]["releaseId"] == "tiny-2"
 
 
 async def test_killed_shadow_pods_change_no_answer_and_cost_none(stack: Stack) -> None:
@@ -117,8 +117,8 @@ async def test_killed_shadow_pods_change_no_answer_and_cost_none(stack: Stack) -
     def overlap() -> float:
         """Overlap of the shadow's and the served slates; 1 before any comparison."""
         shadow = status(stack)["pods"]["gateway-1"]["shadow"]
-        assert shadow.get("release_id", "tiny-2") == "tiny-2"
-        return float(shadow.get("mean_overlap_10", 1))
+        assert shadow.get("releaseId", "tiny-2") == "tiny-2"
+        return float(shadow.get("meanOverlap10", 1))
 
     # A busy stack compares few answers, and of a few viewers two releases may have the same ten
     # best; of many they can't.
@@ -144,4 +144,4 @@ def test_ctrl_c_ends_every_process_and_what_it_has_started(stack: Stack) -> None
     stack.process.wait(60)
     assert not any(child.is_running() for child in children)
     assert state_of(stack.home) is None
-    assert "vireo up" in vireo(stack.environment, "status", code=1).stderr
+    assert "vireo up" in vireo(stack.environment, "status", code=3).stderr

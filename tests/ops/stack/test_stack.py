@@ -111,10 +111,10 @@ async def test_every_pod_serves_a_promoted_release_and_goes_back_and_no_slate_fa
         assert "channel production now names tiny-2 instead of tiny-1" in promoted
         shown = await asyncio.to_thread(vireo, stack.environment, "release", "status", "--json")
         status = json.loads(shown.stdout)
-        assert status["channels"]["production"]["release_id"] == "tiny-2"
+        assert status["channels"]["production"]["releaseId"] == "tiny-2"
         assert len(status["pods"]) == 6
         # A pod of a busy machine may not answer in time, which is reported too.
-        assert {pod["release_id"] for pod in status["pods"].values() if pod} == {"tiny-2"}
+        assert {pod["releaseId"] for pod in status["pods"].values() if pod} == {"tiny-2"}
         back = await swap(answers, "tiny-1", "release", "rollback")
         assert "channel production names tiny-1 again instead of tiny-2" in back
 
@@ -129,7 +129,7 @@ async def test_every_pod_serves_a_promoted_release_and_goes_back_and_no_slate_fa
 def served(stack: Stack) -> set[str]:
     """The releases that pods serve."""
     status = json.loads(vireo(stack.environment, "status", "--json").stdout)
-    return {each["release"]["release_id"] for each in status["processes"] if each["release"]}
+    return {each["release"]["releaseId"] for each in status["processes"] if each["release"]}
 
 
 def killing(*pids: int) -> Callable[[Answers], Awaitable[None]]:
@@ -344,12 +344,12 @@ def test_the_control_plane_shows_metrics_of_envoy_and_pods(stack: Stack) -> None
 
 
 def test_without_a_control_plane_snapshot_says_how_to_start_one(tmp_path: Path) -> None:
-    done = vireo(stack_environment(tmp_path), "control", "snapshot", code=1)
+    done = vireo(stack_environment(tmp_path), "control", "snapshot", code=3)
     assert "vireo up" in done.stderr
     aimed = ("control", "snapshot", "--control", "127.0.0.1:1")
     assert (
         "no control plane answers at 127.0.0.1:1"
-        in vireo(stack_environment(tmp_path), *aimed, code=1).stderr
+        in vireo(stack_environment(tmp_path), *aimed, code=3).stderr
     )
 
 

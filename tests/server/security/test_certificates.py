@@ -171,7 +171,7 @@ def test_a_replacement_of_the_authority_that_broke_off_can_be_repeated(
         with pytest.raises(OSError):
             certificates.replace_authority()
     assert trusted(folder) == [old]
-    with pytest.raises(VireoError, match="certificates --new-authority"):
+    with pytest.raises(VireoError, match="certificates replace-authority"):
         certificates.renew([])
     certificates.replace_authority()
     certificates.renew([])
