@@ -96,7 +96,7 @@ async def run(recipe: str, addresses: dict[str, str]) -> Done:
 @pytest.mark.parametrize("recipe", RECIPES)
 async def test_each_recipe_prints_its_result(recipe: str, addresses: dict[str, str]) -> None:
     done = await run(recipe, addresses)
-    if '"page_size": 501' in recipe:
+    if '"pageSize": 501' in recipe:
         assert done.code == INVALID_ARGUMENT
         assert "viewer_id" in done.printed
         assert "page_size" in done.printed

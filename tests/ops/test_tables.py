@@ -168,17 +168,17 @@ def test_pods_have_a_line_each_with_their_load_below(
 ) -> None:
     pod: dict[str, Any] = {
         "channel": "production",
-        "release_id": RELEASE,
+        "releaseId": RELEASE,
         "origin": "cache",
-        "loading": {"stage": "LOAD_STAGE_FETCHING", "bytes_total": "7000000", "release_id": OTHER},
-        "last_failure": "the store can't be reached",
+        "loading": {"stage": "LOAD_STAGE_FETCHING", "bytesTotal": "7000000", "releaseId": OTHER},
+        "lastFailure": "the store can't be reached",
         "shadow": {
-            "release_id": OTHER,
+            "releaseId": OTHER,
             **dict.fromkeys(("compared", "failed", "dropped"), 1234567),
-            "mean_overlap_10": 0.987,
-            "mean_score_shift": -0.0123,
-            "served_time": "0.0123s",
-            "shadow_time": "0.1234s",
+            "meanOverlap10": 0.987,
+            "meanScoreShift": -0.0123,
+            "servedTime": "0.0123s",
+            "shadowTime": "0.1234s",
         },
     }
     pods: Mapping[str, dict[str, Any] | None] = {"candidate-canary-1": pod, "ranking-1": None}

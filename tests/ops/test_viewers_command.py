@@ -274,7 +274,7 @@ def test_a_data_set_of_one_viewer_is_not_emptied(home: Home) -> None:
     write_small_dataset(home, "alone", random_interactions().query("viewer_id == @VIEWER"))
     before = describe_dataset(home, "alone")
     failed = erase(home, None, "--data", "alone")
-    assert "delete it with: rm -r" in str(failed.exception)
+    assert "delete it with: vireo data rm --data alone" in str(failed.exception)
     assert describe_dataset(home, "alone") == before
 
 
@@ -313,7 +313,8 @@ def test_what_it_cannot_erase_from_keeps_it_from_nothing_else(
     shutil.copytree(home.features("small"), draft)
     end = with_log(nats, lambda log: log.end(EVENTS, str(OWN)))
     failed = erase(home, nats)
-    for each in (repo, home.data("aged") / "dataset.json", home.data("alone"), "watches.parquet"):
+    aged = home.data("aged") / "dataset.json"
+    for each in (repo, aged, "data rm --data alone", "watches.parquet"):
         assert str(each) in str(failed.exception)
     assert with_log(nats, lambda log: log.end(EVENTS, str(OWN))) == end + 1
     assert "log: erased at position" in failed.output

@@ -117,7 +117,7 @@ class FakeStack:
     ) -> None:
         self.stop()
 
-    def _handler(self, method: Method) -> grpc.RpcMethodHandler:
+    def _handler(self, method: Method) -> grpc.RpcMethodHandler[Any, Any]:
         answer: Callable[[Any], Any] = getattr(self, f"_{method.name}")
         streams = method.kind.startswith("stream")
 
@@ -139,7 +139,7 @@ class FakeStack:
 
         make = getattr(grpc, f"{method.kind}_rpc_method_handler")
         kind, response = getattr(pb, f"{method.name}Request"), getattr(pb, f"{method.name}Response")
-        handler: grpc.RpcMethodHandler = make(respond, kind.FromString, response.SerializeToString)
+        handler: grpc.RpcMethodHandler[Any, Any] = make(respond, kind.FromString, response.SerializeToString)
         return handler
 
     def _items(self, viewer_id: str, page_size: int) -> list[Any]:
