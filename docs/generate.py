@@ -170,8 +170,9 @@ def _chosen(parameter: Any) -> str:
     """Return a parameter's default as a table cell; empty if it has none to show."""
     if parameter.required:
         return "required"
-    shown = parameter.show_default is not False and parameter.default not in (None, "", False, True)
-    return f"`{parameter.default}`" if shown else ""
+    default = parameter.default
+    hidden = parameter.show_default is False or isinstance(default, bool) or default in (None, "")
+    return "" if hidden else f"`{default}`"
 
 
 def _cell(text: str) -> str:

@@ -19,7 +19,7 @@ import pyarrow as pa
 from vireo.server.errors import VireoError
 from vireo.server.home import Home
 from vireo.training.data.dataset import DatasetInfo, describe_dataset, write_dataset
-from vireo.training.data.schema import INTERACTIONS, VIDEOS, VIEWERS
+from vireo.training.data.schema import ATTRIBUTE_PREFIX, INTERACTIONS, VIDEOS, VIEWERS
 
 TERMS = (
     "MovieLens data is GroupLens Research's, University of Minnesota: use it for research, "
@@ -30,6 +30,8 @@ TERMS = (
 
 Tables = tuple[pa.Table, pa.Table, pa.Table]
 """Interactions, videos and viewers."""
+_YEAR = f"{ATTRIBUTE_PREFIX}year"
+"""Column of the attribute that a demo's requests can be filtered by."""
 # The age groups of MovieLens-1M, by their youngest.
 _AGES = (0, 18, 25, 35, 45, 50, 56)
 _AGE_NAMES = ("under-18", "18-24", "25-34", "35-44", "45-49", "50-55", "56+")
@@ -109,6 +111,7 @@ def fetch_movielens(home: Home, name: str, force: bool = False) -> tuple[Dataset
         viewers=viewers,
         interactions=[interactions],
         terms=TERMS,
+        attributes={"year": "number"} if _YEAR in videos.column_names else {},
     )
     return info, True
 
@@ -135,6 +138,7 @@ def ml_100k_tables(interactions: bytes, videos: bytes, viewers: bytes) -> Tables
             for genres in movies["class"]
         ],
         "published": pa.array(published.astype("datetime64[us, UTC]"), from_pandas=True),
+        _YEAR: pa.array(year.astype(float), from_pandas=True),
     }
     profiles = {"viewer_id": people["user_id"], "attributes": attributes}
     ratings = ratings.rename(columns={"user_id": "viewer_id", "item_id": "video_id"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,13 +26,16 @@ from vireo.server.releases import promotion
 from vireo.server.releases.cache import ReleaseCache
 from vireo.server.releases.channels import Channel as ReadChannel
 from vireo.server.releases.gate import FIRST, Check, GateResult
-from vireo.server.releases.manifest import Manifest
+from vireo.server.releases.manifest import CHANNEL_NAME, Manifest
 from vireo.server.releases.promotion import PromotionRequest, roll_back
 from vireo.server.releases.store import ReleaseStore
 
 Channel = Annotated[str, typer.Option(help="Name of the channel.")]
 ReleaseArgument = Annotated[
-    str, typer.Argument(metavar="RELEASE", help="Id of a published release.")
+    str,
+    typer.Argument(
+        metavar="RELEASE", help="Id of a published release, or the channel that names it."
+    ),
 ]
 Share = Annotated[
     float | None,
@@ -90,7 +94,7 @@ def publish(
 
 
 def promote(
-    release_id: ReleaseArgument,
+    release: ReleaseArgument,
     channel: Channel = "production",
     share: Share = None,
     force: ForceOption = False,
@@ -113,10 +117,11 @@ def promote(
 
     For the canary's current release, --share changes only the share:
 
-    vireo release promote RELEASE --channel canary --share 0.1
+    vireo release promote canary --channel canary --share 0.1
     """
     request = PromotionRequest(channel, share, force, reason, dry_run=dry_run)
     with open_store() as store:
+        release_id = release_of(store, release)
         promote_through_gate(store, release_id, request, max_viewers, as_json=as_json)
 
 
@@ -149,6 +154,12 @@ def rollback(
         f"channel {channel} names {done.pointer.release_id} again instead of "
         f"{done.before.release_id}"
     )
+
+
+def release_of(store: ReleaseStore, release: str) -> str:
+    """Return the id of the release that a channel of this name names, or else `release` itself."""
+    named = store.channels.read(release) if re.fullmatch(CHANNEL_NAME, release) else None
+    return named.release_id if named else release
 
 
 def promote_through_gate(

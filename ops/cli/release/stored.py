@@ -18,7 +18,7 @@ from rich.text import Text
 from vireo.ops.cli.options import DryRunOption, JsonOption, YesOption, confirm
 from vireo.ops.cli.output import document_of, print_json, print_table, remark, table_of
 from vireo.ops.cli.release.promote import Channel as ChannelOption
-from vireo.ops.cli.release.promote import ReleaseArgument
+from vireo.ops.cli.release.promote import ReleaseArgument, release_of
 from vireo.ops.edge import serving_releases
 from vireo.ops.stack.s3 import open_store
 from vireo.ops.stack.state import running_stack
@@ -93,12 +93,13 @@ def print_releases(
             typer.echo(f"{each.release_id}: {each.problem}")
 
 
-def show(release_id: ReleaseArgument, as_json: JsonOption = False) -> None:
+def show(release: ReleaseArgument, as_json: JsonOption = False) -> None:
     """Show what a release consists of, and its metrics.
 
-    vireo release show RELEASE
+    vireo release show production
     """
     with open_store() as store:
+        release_id = release_of(store, release)
         manifest = store.manifest(release_id)
         text = b"".join(store.read(release_id, ATTRIBUTES))
         attributes = Declared.parse(text, f"{release_id}/{ATTRIBUTES}")

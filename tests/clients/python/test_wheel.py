@@ -59,8 +59,8 @@ def test_the_readmes_examples_run(python: Path, stack: Stack) -> None:
     text = (PACKAGE / "README.md").read_text().replace("timeout=0.5", "timeout=60")
     text = text.replace('"127.0.0.1:8080")', f'"{stack.edge}", timeout=60)')
     text = text.replace("127.0.0.1:8080", stack.edge)
-    sync, asynchronous, filters, context, explained, batch, profile, events = re.findall(
-        r"```python\n(.*?)```", text, re.DOTALL
+    sync, asynchronous, filters, context, explained, batch, profile, events, sender, fake = (
+        re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     )
     # The tiny stack has other videos than MovieLens.
     filters, explained = (
@@ -80,6 +80,8 @@ def test_the_readmes_examples_run(python: Path, stack: Stack) -> None:
     assert [line[0] for line in run(python, "-c", batch).splitlines()] == ["1", "2", "3"]
     assert re.fullmatch(r"video-\d+\n", run(python, "-c", profile))
     assert run(python, "-c", events) == "", "all is recorded"
+    assert run(python, "-c", sender) == ""
+    assert "UNAVAILABLE" in run(python, "-c", fake)
 
 
 def test_it_is_typed(python: Path, tmp_path: Path) -> None:

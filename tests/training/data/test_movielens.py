@@ -39,6 +39,7 @@ def test_ml_100k_keeps_titles_years_genres_and_people() -> None:
         "title": ['The "Net"', "unknown"],
         "tags": [["Sci-Fi", "Thriller"], []],
         "published": [pd.Timestamp("1995-01-01", tz="UTC"), None],
+        "attribute.year": [1995.0, None],
     }
     assert viewers["attributes"].to_pylist() == [
         ["age=18-24", "gender=M", "occupation=technician"],
