@@ -13,7 +13,7 @@ import grpc
 import grpc.aio
 
 from vireo.ops.stack.s3 import open_store
-from vireo.server.errors import VireoError
+from vireo.server.errors import NoAnswerError, VireoError
 from vireo.server.gateway.pipeline import RecommendPipeline
 from vireo.server.gateway.pods import Remote, StageCall
 from vireo.server.gateway.query import RecommendQuery
@@ -55,7 +55,7 @@ def preview(
                 GetServingReleaseRequest(), timeout=_SECONDS
             )
         except grpc.RpcError as error:
-            raise VireoError(f"no candidate pod answers at {targets[0]}: {error}") from error
+            raise NoAnswerError(f"no candidate pod answers at {targets[0]}: {error}") from error
     with open_store() as store:
         folder = ReleaseCache(home.cache).fetch(store, served.release_id, FILES)
     release = GatewayRelease.load(folder, home.root / "features", _SECONDS)

@@ -15,7 +15,7 @@ from vireo.ops.stack.nats import external_log, known_log
 from vireo.ops.stack.s3 import access, external_s3
 from vireo.ops.stack.settings import METRICS_PORT_OFFSET, StackSettings
 from vireo.ops.stack.state import StackState, running_stack
-from vireo.server.errors import VireoError
+from vireo.server.errors import NoAnswerError
 from vireo.server.home import Home
 from vireo.server.rpc.tls import TlsFiles
 
@@ -112,12 +112,12 @@ def deployment_of(
     """Return the deployment whose parts are named; the stack of this home if none is.
 
     Raises:
-        VireoError: none is named, and no stack runs.
+        NoAnswerError: none is named, and no stack runs.
     """
     if not any((edge, control, envoy, metrics, prometheus)):
         home = Home.current()
         if (state := running_stack(home)) is None:
-            raise VireoError(
+            raise NoAnswerError(
                 f"no stack runs on {home.root}: start it with vireo up, set VIREO_HOME to the home "
                 "of the one you mean, or name a deployment with --target, --control and --metrics, "
                 "or --prometheus"

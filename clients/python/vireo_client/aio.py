@@ -13,7 +13,7 @@ import grpc.aio
 from vireo_client.base import BaseClient
 from vireo_client.calls import Batch, Call, CallBudget, PageArguments, Sent, repeatable
 from vireo_client.connection import Options
-from vireo_client.errors import VireoError, error_of
+from vireo_client.errors import DeadlineExceeded, VireoError, error_of
 from vireo_client.slate import Slate, VideoExplanation
 
 
@@ -59,16 +59,29 @@ class AsyncClient(
             return grpc.aio.insecure_channel(target, options, interceptors=interceptors)
         return grpc.aio.secure_channel(target, credentials, options, interceptors=interceptors)
 
-    async def _current_token(self) -> str | None:
+    async def _current_token(self, call: Call, seconds: float | None) -> str | None:
+        """Return the token; raise DeadlineExceeded if that takes longer than the call may."""
         token = self._token() if callable(self._token) else self._token
-        return token if token is None or isinstance(token, str) else await token
+        if token is None or isinstance(token, str):
+            return token
+        try:
+            async with asyncio.timeout(seconds):
+                return await token
+        except TimeoutError as late:
+            code = grpc.StatusCode.DEADLINE_EXCEEDED
+            raise DeadlineExceeded(code, "no token came in time", call.request_id) from late
 
     async def _send(self, call: Call) -> Any:
         request, budget = call.message(), CallBudget(call, self._repeats)
         while True:
             try:
                 return call.method.result(
-                    await self._begin(call, request, await self._current_token(), budget.left())
+                    await self._begin(
+                        call,
+                        request,
+                        await self._current_token(call, budget.left()),
+                        budget.left(),
+                    )
                 )
             except grpc.aio.AioRpcError as failed:
                 pause = budget.pause(error_of(failed, call.request_id))
@@ -81,7 +94,7 @@ class AsyncClient(
         requests = Sent(call)
         try:
             return call.method.result(
-                await self._begin(call, requests, await self._current_token())
+                await self._begin(call, requests, await self._current_token(call, call.timeout))
             )
         except grpc.aio.AioRpcError as failed:
             requests.reraise()
@@ -96,7 +109,8 @@ class AsyncClient(
             pause: float | None = 0.0
             while pause is not None:
                 await asyncio.sleep(pause)
-                responses = self._begin(part.call, part.request, await self._current_token())
+                token = await self._current_token(part.call, part.call.timeout)
+                responses = self._begin(part.call, part.request, token)
                 try:
                     async for response in responses:
                         yield part.take(response)

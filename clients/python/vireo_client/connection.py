@@ -100,8 +100,11 @@ class Connection(ABC):
                 service configuration has some.
 
         Raises:
-            ValueError: attempts is out of bounds, or there is a token without TLS.
+            ValueError: attempts is out of bounds, there is a token without TLS, or a channel of
+                your own with what it can't be given any more.
         """
+        if channel is not None and (tls or options or interceptors):
+            raise ValueError("tls, options and interceptors are those of your own channel")
         if token is not None and tls is None and channel is None:
             raise ValueError("a token must not be sent in plain text: pass tls too")
         self._token = token

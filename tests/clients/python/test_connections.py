@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import grpc
 import pytest
@@ -91,3 +92,42 @@ async def test_a_server_that_is_back_is_found_again(connect: Connect) -> None:
                         await asyncio.sleep(0.05)
             with pytest.raises(Unavailable):
                 await recommend("1")
+
+
+async def test_a_channel_of_your_own_is_used_and_stays_open(gateway: FakeGateway) -> None:
+    async with grpc.aio.insecure_channel(gateway.address) as channel:
+        async with AsyncClient("", channel=channel, timeout=60) as client:
+            assert (await client.recommend("1")).items
+        async with AsyncClient("", channel=channel, timeout=60) as client:
+            assert (await client.recommend("1")).items
+    assert len(gateway.peers) == 1
+    with pytest.raises(ValueError, match="your own channel"):
+        Client("", channel=channel, options=[("grpc.enable_retries", 0)])
+
+
+class Counted(grpc.UnaryUnaryClientInterceptor):
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
+        self.calls += 1
+        return continuation(details, request)
+
+
+class CountedAsync(grpc.aio.UnaryUnaryClientInterceptor):
+    def __init__(self) -> None:
+        self.calls = 0
+
+    async def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
+        self.calls += 1
+        return await continuation(details, request)
+
+
+async def test_interceptors_see_each_call(gateway: FakeGateway) -> None:
+    sync, asynchronous = Counted(), CountedAsync()
+    with Client(gateway.address, timeout=60, interceptors=[sync]) as client:
+        await asyncio.to_thread(client.recommend, "1")
+    async with AsyncClient(gateway.address, timeout=60, interceptors=[asynchronous]) as client:
+        await client.recommend("1")
+    assert sync.calls == asynchronous.calls == 1
+    assert len(gateway.requests) == 2

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from typing import Any
 
 import grpc
 import pytest
@@ -12,7 +14,7 @@ import pytest_asyncio
 from tests.builders.certificates import Certificate, authority, signed
 from tests.builders.gateway import FakeGateway, secure_gateway
 from tests.clients.python.conftest import Connect
-from vireo_client import Tls, Unavailable
+from vireo_client import AsyncClient, Client, DeadlineExceeded, Tls, Unavailable
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,34 @@ async def test_errors_of_a_token_source_are_raised_unchanged(
     async with connect(tls_gateway.address, tls=tls, token=token) as recommend:
         with pytest.raises(LookupError, match="vault"):
             await recommend("1")
+
+
+async def test_a_token_may_come_asynchronously_within_the_calls_timeout(
+    tls_gateway: FakeGateway, trust: Trust
+) -> None:
+    tls = Tls(trust.root.certificate.read_bytes())
+
+    async def token() -> str:
+        await asyncio.sleep(0)
+        return "fetched"
+
+    async with AsyncClient(tls_gateway.address, tls=tls, token=token, timeout=60) as client:
+        await client.recommend("1")
+    assert tls_gateway.metadata[0]["authorization"] == "Bearer fetched"
+
+    async def never() -> str:
+        await asyncio.Event().wait()
+        return ""
+
+    async with AsyncClient(tls_gateway.address, tls=tls, token=never, timeout=0.1) as client:
+        with pytest.raises(DeadlineExceeded, match="no token"):
+            await client.recommend("1")
+    not_a_string: Any = asyncio.Event
+    with (
+        Client(tls_gateway.address, tls=tls, token=not_a_string) as sync,
+        pytest.raises(TypeError, match="AsyncClient"),
+    ):
+        sync.recommend("1")
 
 
 async def test_a_token_never_travels_in_plain_text(connect: Connect) -> None:
