@@ -48,4 +48,4 @@ def in_batches(items: Sequence[Item], what: str, size: int) -> Iterator[Sequence
     with progress_bar(what, len(items)) as show:
         for begin in range(0, len(items), size):
             yield items[begin : begin + size]
-            show(min(begin + size, len(items)))
+            show(min(begin + size, len(items)), None)
