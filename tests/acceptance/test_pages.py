@@ -40,7 +40,8 @@ TESTED_ELSEWHERE = {
     "docs/grpcurl.md",  # tests/docs/test_grpcurl.py
     "docs/inference-protocol.md",  # the same
     "docs/commands.md",  # generated: tests/docs/test_commands.py
-    "clients/go/README.md",  # tests/clients, which build them
+    "clients/README.md",  # tests/clients, which build them
+    "clients/go/README.md",
     "clients/java/README.md",
     "clients/typescript/README.md",
     "clients/python/README.md",
@@ -56,6 +57,7 @@ PAGES = sorted(
 )
 TUTORIAL = "docs/tutorial.md"
 FIRST_TERMINAL = "first terminal"
+DEMO = "ml-100k"
 _BLOCK = re.compile(
     r"(?:^ *<!-- (?P<mark>[^\n]*) -->\n)?^(?P<indent> *)```sh\n(?P<code>.*?)^ *```", re.M | re.S
 )
@@ -81,11 +83,15 @@ def blocks(page: str) -> list[Block]:
 
 
 class Reader:
-    """Runs blocks as a reader would paste them into one terminal."""
+    """Runs blocks as a reader would paste them into one terminal, with the demo's data alone."""
 
     def __init__(self, folder: Path, stack: Stack) -> None:
         self._folder, self._stack = folder, stack
         folder.mkdir()
+        for part in (stack.home.data, stack.home.features, stack.home.run):
+            for other in part(DEMO).parent.glob("[a-z]*"):
+                if other.name != DEMO:
+                    shutil.rmtree(other)
         for each in CHECKOUT.iterdir():
             if each.name not in {".git", ".venv", ".vireo"}:
                 (folder / each.name).symlink_to(each)
@@ -104,7 +110,12 @@ class Reader:
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", script],
             cwd=self._folder,
-            env={**os.environ, **self._stack.environment, "CURL_HOME": str(self._folder)},
+            env={
+                **os.environ,
+                **self._stack.environment,
+                "CURL_HOME": str(self._folder),
+                "PATH": f"{self._stack.environment['PATH']}:{CHECKOUT / '.vireo' / 'helm'}",
+            },
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -131,15 +142,18 @@ def stack(demo_home: Home, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     """A stack on a copy of the demo's home."""
     home = Home(tmp_path_factory.mktemp("pages") / "home")
     for part in (Home.data, Home.features, Home.run):
-        shutil.copytree(part(demo_home, "ml-100k"), part(home, "ml-100k"))
-    publish = "vireo release publish --data ml-100k"
+        shutil.copytree(part(demo_home, DEMO), part(home, DEMO))
+    publish = f"vireo release publish --data {DEMO}"
     with running_stack(home.root, prepare=publish, settings=ONE_POD_EACH) as stack:
         yield stack
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_each_block_that_is_not_run_says_why(page: str) -> None:
+    makefile = (CHECKOUT / "Makefile").read_text()
     for block in blocks(page):
+        for target in re.findall(r"\bmake (?:-\S+ )*([a-z][a-z-]+)", block.code):
+            assert re.search(rf"^[^\t\n]*\b{target}\b.*:", makefile, re.MULTILINE), block
         if reason := block.mark.removeprefix("not run: ") if "not run" in block.mark else "":
             assert reason in REASONS, block
         elif block.mark:
