@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 from packaging.specifiers import SpecifierSet
 
+from docs.checkout_pages import on_page_markdown
 from docs.generate import COMMANDS, PAGE, command_pages, condition_files, settings_page
 
 CHECKOUT = Path(__file__).parents[2]
@@ -52,6 +54,21 @@ def test_rules_and_runbooks_are_those_that_the_table_of_conditions_makes() -> No
 def test_paths_in_guides_exist(guide: Path) -> None:
     for path in PATH.findall(guide.read_text()):
         assert (CHECKOUT / path).exists(), path
+
+
+def test_links_to_code_lead_to_the_repository_if_there_is_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    page = SimpleNamespace(file=SimpleNamespace(src_uri="rest.md"))
+    files = SimpleNamespace(src_uris={"live.md"})
+
+    def linked(link: str) -> str:
+        return on_page_markdown(link, page=page, files=files)  # type: ignore[arg-type]
+
+    assert linked("[protos](../protos)") == "protos"
+    monkeypatch.setenv("VIREO_DOCS_REPOSITORY", "https://git.example/vireo/blob/main/")
+    assert linked("[protos](../protos)") == "[protos](https://git.example/vireo/blob/main/protos)"
+    assert linked("[live](live.md#when-it-fails)") == "[live](live.md#when-it-fails)"
 
 
 def test_the_hooks_of_commits_run_what_make_lint_runs() -> None:
