@@ -35,9 +35,9 @@ These pages are generated from the protos by `python -m protos.reference`.
 |---|---|---|
 """
 _SHARED, _STORED = "shared", "stored"
-_TITLES = {
-    _SHARED: "# Shared messages\n\nMessages and enums of several services.",
-    _STORED: "# Stored messages\n\nMessages of [the log](../event-log.md), which no service has.",
+_WITHOUT_SERVICE = {
+    _SHARED: ("Shared messages", "Messages and enums of several services."),
+    _STORED: ("Stored messages", "Messages of [the log](../event-log.md), which no service has."),
 }
 
 
@@ -54,19 +54,18 @@ def reference(described: FileDescriptorSet) -> dict[Path, str]:
         for method in service.methods:
             _add_user(page, method.input_type, users)
             _add_user(page, method.output_type, users)
-    rows += [
-        f"| [{_title(text)}](api/{page}.md) | `vireo.v1` | |" for page, text in _TITLES.items()
-    ]
-    parts |= {page: [text] for page, text in _TITLES.items()}
+    for page, (title, text) in _WITHOUT_SERVICE.items():
+        parts[page] = [f"# {title}", text]
+        rows.append(f"| [{title}](api/{page}.md) | `vireo.v1` | |")
     for file in (each for package in PACKAGES for each in contract.files(package)):
-        for kind in (*file.message_types_by_name.values(), *file.enum_types_by_name.values()):
+        kinds: list[Descriptor | EnumDescriptor] = [*file.message_types_by_name.values()]
+        for kind in (*kinds, *file.enum_types_by_name.values()):
             pages = users[kind.full_name] or {_STORED}
             page = _SHARED if len(pages) > 1 else min(pages)
-            parts[page] += (
-                _message(contract, kind)
-                if isinstance(kind, Descriptor)
-                else [_enum(contract, kind)]
-            )
+            if isinstance(kind, Descriptor):
+                parts[page] += _message(contract, kind)
+            else:
+                parts[page].append(_enum(contract, kind))
     written = {page: "\n\n".join(part.strip() for part in each) for page, each in parts.items()}
     return {
         INDEX: _INTRODUCTION + "\n".join(rows) + "\n",
@@ -90,20 +89,13 @@ def _linked(pages: dict[str, str]) -> dict[str, str]:
         for heading in re.findall(r"^#+ (\S+)$", text, re.MULTILINE)
     }
 
-    def linked(page: str) -> str:
-        return re.sub(
-            r"\]\(#(\w+)\)",
-            lambda found: (
-                found[0] if places[found[1]] == page else f"]({places[found[1]]}.md#{found[1]})"
-            ),
-            pages[page],
-        )
+    def placed(link: re.Match[str]) -> str:
+        return f"]({places[link[1]]}.md#{link[1]})"
 
-    return {page: linked(page) for page in pages}
-
-
-def _title(page: str) -> str:
-    return page.splitlines()[0].removeprefix("# ")
+    return {
+        page: re.sub(r"\]\(#(\w+)\)", placed, text).replace(f"]({page}.md#", "](#")
+        for page, text in pages.items()
+    }
 
 
 def _anchor(heading: str) -> str:
