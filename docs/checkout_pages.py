@@ -1,13 +1,15 @@
 """Hooks of MkDocs: pages that lie outside `docs/`, and links to files that are no pages.
 
 Pages link to each other and to source files as they lie in the checkout, which is how a reader of
-the repository follows them. In the site a link to a page leads to that page; a link to a source
-file becomes its path, since there is no host to link to; a link to nothing fails the build.
+the repository follows them. In the site a link to a page leads to that page. A link to a source
+file leads below VIREO_DOCS_REPOSITORY, for example https://git.example/vireo/blob/main; without
+that it becomes the file's path. A link to nothing fails the build.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import posixpath
 import re
 from pathlib import Path
@@ -67,6 +69,8 @@ def on_page_markdown(markdown: str, *, page: Page, files: Files, **_: object) ->
             return f"[{text}]({posixpath.relpath(uri, posixpath.dirname(own) or '.')}{anchor})"
         if not (ROOT / path).exists():
             log.warning("%s links to %s, which does not exist", _place(own), target)
+        if host := os.environ.get("VIREO_DOCS_REPOSITORY"):
+            return f"[{text}]({host.rstrip('/')}/{path}{anchor})"
         return text if text.strip("`") in path else f"{text} (`{path}`)"
 
     parts = _CODE.split(markdown)

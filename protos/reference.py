@@ -1,15 +1,16 @@
-"""Write docs/api.md, the API reference, from the protos: `python -m protos.reference`."""
+"""Write docs/api.md and a page for each service, from the protos: `python -m protos.reference`."""
 
 from __future__ import annotations
 
 import re
+from collections import defaultdict
+from pathlib import Path
 from typing import Any
 
 from google.protobuf.descriptor import (
     Descriptor,
     EnumDescriptor,
     FieldDescriptor,
-    FileDescriptor,
     MethodDescriptor,
     ServiceDescriptor,
 )
@@ -18,7 +19,8 @@ from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorS
 from protos.contract import Contract
 from protos.protoc import DESCRIPTOR_SET, SOURCES
 
-PAGE = SOURCES.parent / "docs" / "api.md"
+INDEX = SOURCES.parent / "docs" / "api.md"
+FOLDER = INDEX.with_suffix("")
 PACKAGES = ("vireo.v1", "inference")
 
 _INTRODUCTION = """# API reference
@@ -27,28 +29,83 @@ All services, methods, messages and enums of [protos](../protos), with units and
 of bounds is INVALID_ARGUMENT. See [rest.md](rest.md) for HTTP and JSON, [grpcurl.md](grpcurl.md)
 for calls from a shell.
 
-This page is generated from the protos by `python -m protos.reference`.
+These pages are generated from the protos by `python -m protos.reference`.
+
+| page | package | methods |
+|---|---|---|
 """
+_SHARED, _STORED = "shared", "stored"
+_WITHOUT_SERVICE = {
+    _SHARED: ("Shared messages", "Messages and enums of several services."),
+    _STORED: ("Stored messages", "Messages of [the log](../event-log.md), which no service has."),
+}
 
 
-def reference(described: FileDescriptorSet) -> str:
-    """Return the page as Markdown, for a descriptor set with comments."""
+def reference(described: FileDescriptorSet) -> dict[Path, str]:
+    """Return the pages as Markdown by path, for a descriptor set with comments."""
     contract = Contract(described)
-    parts = [_INTRODUCTION]
-    for package in PACKAGES:
-        files = contract.files(package)
-        parts.append(f"## Package `{package}`")
-        for file in files:
-            parts += [_service(contract, each) for each in file.services_by_name.values()]
-        for file in files:
-            parts += _declared(contract, file)
-    return "\n\n".join(part.strip() for part in parts) + "\n"
+    parts: dict[str, list[str]] = {}
+    rows, users = [], defaultdict[str, set[str]](set)
+    for service in (each for package in PACKAGES for each in contract.services(package)):
+        page = service.name.removeprefix("GRPC").removesuffix("Service").lower()
+        parts[page] = [_service(contract, service)]
+        methods = ", ".join(f"`{each.name}`" for each in service.methods)
+        rows.append(f"| [{service.name}](api/{page}.md) | `{service.file.package}` | {methods} |")
+        for method in service.methods:
+            _add_user(page, method.input_type, users)
+            _add_user(page, method.output_type, users)
+    for page, (title, text) in _WITHOUT_SERVICE.items():
+        parts[page] = [f"# {title}", text]
+        rows.append(f"| [{title}](api/{page}.md) | `vireo.v1` | |")
+    for file in (each for package in PACKAGES for each in contract.files(package)):
+        kinds: list[Descriptor | EnumDescriptor] = [*file.message_types_by_name.values()]
+        for kind in (*kinds, *file.enum_types_by_name.values()):
+            pages = users[kind.full_name] or {_STORED}
+            page = _SHARED if len(pages) > 1 else min(pages)
+            if isinstance(kind, Descriptor):
+                parts[page] += _message(contract, kind)
+            else:
+                parts[page].append(_enum(contract, kind))
+    written = {page: "\n\n".join(part.strip() for part in each) for page, each in parts.items()}
+    return {
+        INDEX: _INTRODUCTION + "\n".join(rows) + "\n",
+        **{FOLDER / f"{page}.md": text + "\n" for page, text in _linked(written).items()},
+    }
+
+
+def _add_user(page: str, kind: Any, users: dict[str, set[str]]) -> None:
+    """Add a page to the users of a message or enum, and of all that it contains."""
+    if kind is not None and page not in users[kind.full_name]:
+        users[kind.full_name].add(page)
+        for field in getattr(kind, "fields", ()):
+            _add_user(page, field.message_type or field.enum_type, users)
+
+
+def _linked(pages: dict[str, str]) -> dict[str, str]:
+    """Return pages whose links to headings name the page that has the heading."""
+    places = {
+        _anchor(heading): page
+        for page, text in pages.items()
+        for heading in re.findall(r"^#+ (\S+)$", text, re.MULTILINE)
+    }
+
+    def placed(link: re.Match[str]) -> str:
+        return f"]({places[link[1]]}.md#{link[1]})"
+
+    return {
+        page: re.sub(r"\]\(#(\w+)\)", placed, text).replace(f"]({page}.md#", "](#")
+        for page, text in pages.items()
+    }
+
+
+def _anchor(heading: str) -> str:
+    return heading.lower().replace(".", "")
 
 
 def _service(contract: Contract, service: ServiceDescriptor) -> str:
-    parts = [f"### {service.name}", contract.comments[service.full_name]]
+    parts = [f"# {service.name}", contract.comments[service.full_name]]
     for method in service.methods:
-        parts += [f"#### {service.name}.{method.name}", _signature(method)]
+        parts += [f"## {service.name}.{method.name}", _signature(method)]
         parts.append(contract.comments[method.full_name])
         for binding in contract.bindings(method):
             verb = binding.WhichOneof("pattern")
@@ -59,21 +116,12 @@ def _service(contract: Contract, service: ServiceDescriptor) -> str:
 def _signature(method: MethodDescriptor) -> str:
     asked = "a stream of " * method.client_streaming + _link(method.input_type)
     answered = "a stream of " * method.server_streaming + _link(method.output_type)
-    return f"Takes {asked}, answers {answered}."
-
-
-def _declared(contract: Contract, file: FileDescriptor) -> list[str]:
-    messages = [
-        text
-        for message in file.message_types_by_name.values()
-        for text in _message(contract, message)
-    ]
-    return messages + [_enum(contract, enum) for enum in file.enum_types_by_name.values()]
+    return f"Request: {asked}. Response: {answered}."
 
 
 def _message(contract: Contract, message: Descriptor) -> list[str]:
     """A message, and those that are declared within it."""
-    parts = [f"### {_name(message)}", contract.comments[message.full_name]]
+    parts = [f"## {_name(message)}", contract.comments[message.full_name]]
     if message.fields:
         rows = ["| field | number | type | bounds | meaning |", "|---|---|---|---|---|"]
         for field in message.fields:
@@ -102,7 +150,7 @@ def _enum(contract: Contract, enum: EnumDescriptor) -> str:
         for value in enum.values
     ]
     table = "\n".join(["| value | number | meaning |", "|---|---|---|", *rows])
-    return "\n\n".join([f"### {_name(enum)}", contract.comments[enum.full_name], table])
+    return "\n\n".join([f"## {_name(enum)}", contract.comments[enum.full_name], table])
 
 
 def _name(kind: Descriptor | EnumDescriptor) -> str:
@@ -114,7 +162,7 @@ def _link(kind: Descriptor | EnumDescriptor) -> str:
     if kind.file.package not in PACKAGES:
         return f"`{kind.full_name}`"
     name = _name(kind)
-    return f"[{name}](#{name.lower().replace('.', '')})"
+    return f"[{name}](#{_anchor(name)})"
 
 
 def _type(field: FieldDescriptor) -> str:
@@ -171,4 +219,6 @@ def _cell(text: str) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(reference(FileDescriptorSet.FromString(DESCRIPTOR_SET.read_bytes())))
+    FOLDER.mkdir(exist_ok=True)
+    for path, text in reference(FileDescriptorSet.FromString(DESCRIPTOR_SET.read_bytes())).items():
+        path.write_text(text)

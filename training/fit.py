@@ -4,7 +4,7 @@ The measured fit holds out each viewer's last watch, and is evaluated on it. The
 continues the towers from its weights for a few more epochs on every watch, validation and test
 watches included, and recounts the tables. The ranker is kept: its labels must be unseen by the
 towers, and now no watch is. A few epochs at a low learning rate hardly move the vectors that it
-reads. No watch is left to measure the result on; docs/recommendations.md has what the same step
+reads. No watch is left to measure the result on; docs/evaluation.md has what the same step
 gave one watch earlier.
 
 Each step stores its result under a fingerprint of its inputs, so that an interrupted run resumes,

@@ -108,7 +108,7 @@ class StackSettings(EnvironmentSettings):
     """Number of candidate pods, and of ranking pods, on the channel `shadow`."""
 
     shadow_share: float = Field(default=0.1, ge=0, le=1)
-    """Share of answered requests that gateways mirror to shadow pods, if there are any."""
+    """Share of answered requests that are mirrored to the shadow pool and compared."""
 
     durable: bool = False
     """Whether the embedded log has each message on disk before it is acknowledged, as with

@@ -48,8 +48,8 @@ class ConsumerSettings(RpcSettings):
     channel: str = Field(default="production", min_length=1)
     """The channel whose release gateways serve: its data set's features are kept up to date."""
     control_target: str = ""
-    """host:port of the control plane, which announces changes of the channel; if empty, or while it
-    doesn't answer, the channel is polled."""
+    """host:port of the control plane, which announces changes of the channel and tells gateways
+    which release all pods serve; if empty, or while it doesn't answer, the channel is polled."""
     features: Path = Field(default_factory=lambda: Home.current().root / "features")
     """Folder with a Feast repository per data set, by its name."""
     redis: RedisSettings = Field(default_factory=RedisSettings.load)

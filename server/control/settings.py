@@ -68,9 +68,9 @@ class ControlSettings(RpcSettings):
     """Maximum age of a connection in seconds; 0 for no limit, since Envoys keep one stream."""
 
     edge_host: str = "127.0.0.1"
-    """Address that Envoy's edge listens on."""
+    """Address that the edge listens on; 0.0.0.0 opens it to other machines."""
     edge_port: int = Field(default=8080, ge=1, le=65535)
-    """Port of the edge."""
+    """Port of the edge: gRPC, gRPC-Web and REST."""
     candidate_port: int = Field(default=8101, ge=1, le=65535)
     """Port of Envoy's inner listener for the candidate pods."""
     ranking_port: int = Field(default=8102, ge=1, le=65535)
@@ -78,7 +78,7 @@ class ControlSettings(RpcSettings):
     cors_origins: str = r"https?://(localhost|127\.0\.0\.1)(:[0-9]+)?"
     """Regular expression of the web origins that browsers may call from."""
     default_deadline: float = Field(default=1.0, gt=0)
-    """Deadline in seconds that the edge sets for callers without one."""
+    """Deadline in seconds of calls that carry none."""
 
     trusted_hops: int = Field(default=0, ge=0, le=10)
     """Number of your own proxies between callers and the edge, on the path of every call: a
@@ -103,9 +103,9 @@ class ControlSettings(RpcSettings):
     """File, or https URL, of the public keys that callers' tokens are verified with; if empty,
     calls need no token."""
     jwt_issuer: str = "vireo"
-    """Required issuer of a token, its `iss`."""
+    """Required issuer of tokens (`iss`)."""
     jwt_audience: str = "vireo"
-    """Required audience of a token, its `aud`."""
+    """Required audience of tokens (`aud`)."""
     viewer_claim: str = Field(default="vireo_viewer", pattern=r"^[\w.:/~-]+$")
     """Claim that names a token's viewer, for example `sub`; if it is there, others are denied."""
     rate_limit: int = Field(default=0, ge=0)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 from packaging.specifiers import SpecifierSet
 
-from docs.generate import COMMANDS, PAGE, commands_page, condition_files, settings_page
+from docs.checkout_pages import on_page_markdown
+from docs.generate import COMMANDS, PAGE, command_pages, condition_files, settings_page
 
 CHECKOUT = Path(__file__).parents[2]
 GUIDES = [
@@ -22,8 +24,19 @@ FOLDERS = "bench|clients|deploy|docs|envoy|protos|server|tests|training"
 PATH = re.compile(rf"`((?:{FOLDERS})/[\w./-]*)`")
 
 
-def test_the_page_of_commands_is_the_one_that_their_help_makes() -> None:
-    assert COMMANDS.read_text() == commands_page(), "make it again: python -m docs.generate"
+def test_the_pages_of_commands_are_those_that_their_help_makes() -> None:
+    pages = {path: path.read_text() for path in (COMMANDS, *COMMANDS.with_suffix("").glob("*.md"))}
+    assert pages == command_pages(), "make them again: python -m docs.generate"
+
+
+def test_each_variable_is_on_the_settings_page_once_with_the_processes_that_read_it() -> None:
+    rows = re.findall(r"^\| `(VIREO_\w+)` \| .+? \| (.*?) \|", settings_page(), re.MULTILINE)
+    assert len(rows) == len(dict(rows)) > 100
+    read_by = dict(rows)
+    assert read_by["VIREO_PORT"] == "servers"
+    assert read_by["VIREO_CACHE"] == "pods, `vireo`"
+    assert read_by["VIREO_JWKS"] == "control, `vireo up`"
+    assert read_by["VIREO_REDIS_URL"] == "gateway, slate, consumer, `vireo`"
 
 
 def test_the_settings_page_is_the_one_that_the_code_makes_and_describes_each() -> None:
@@ -41,6 +54,21 @@ def test_rules_and_runbooks_are_those_that_the_table_of_conditions_makes() -> No
 def test_paths_in_guides_exist(guide: Path) -> None:
     for path in PATH.findall(guide.read_text()):
         assert (CHECKOUT / path).exists(), path
+
+
+def test_links_to_code_lead_to_the_repository_if_there_is_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    page = SimpleNamespace(file=SimpleNamespace(src_uri="rest.md"))
+    files = SimpleNamespace(src_uris={"live.md"})
+
+    def linked(link: str) -> str:
+        return on_page_markdown(link, page=page, files=files)  # type: ignore[arg-type]
+
+    assert linked("[protos](../protos)") == "protos"
+    monkeypatch.setenv("VIREO_DOCS_REPOSITORY", "https://git.example/vireo/blob/main/")
+    assert linked("[protos](../protos)") == "[protos](https://git.example/vireo/blob/main/protos)"
+    assert linked("[live](live.md#when-it-fails)") == "[live](live.md#when-it-fails)"
 
 
 def test_the_hooks_of_commits_run_what_make_lint_runs() -> None:

@@ -33,7 +33,7 @@ def default_of(function: object, parameter: str) -> object:
 
 PHRASES = [
     ("bench/README.md", f"500 in the profile for large catalogues and {CANDIDATES} in all others"),
-    ("docs/recommendations.md", f"(releases state {CANDIDATES} unless their profile"),
+    ("docs/evaluation.md", f"(releases state {CANDIDATES} unless their profile"),
     ("docs/releases.md", f"`--max-viewers`: {MAX_VIEWERS:,} of them"),
     ("docs/releases.md", f"NDCG@10 | {MARGINS['ndcg_10']:.0%} of"),
     ("docs/releases.md", f"Recall@100 | {MARGINS['recall_100']:.0%} of"),

@@ -1,4 +1,4 @@
-"""Every recipe of docs/grpcurl.md, and of the inference protocol, does what its page says."""
+"""Every recipe of docs/grpcurl.md, of REST with tokens and of inference does as its page says."""
 
 from __future__ import annotations
 
@@ -20,13 +20,20 @@ from tests.builders.releases import VECTOR_SIZE, build_release
 from tests.builders.rpc import serving
 from vireo.server.candidate.service import CANDIDATE_POD
 from vireo.server.event_log.jetstream import JetStreamLog
+from vireo.server.home import Home
 from vireo.server.ranking.service import RANKING_POD
+from vireo.server.security.certificates import Certificates
+from vireo.server.security.folder import SecurityFolder
+from vireo.server.security.tokens import TokenSigner
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
 
 CHECKOUT = Path(__file__).parents[2]
-RECIPES = re.findall(r"```sh\n(.*?)```", (CHECKOUT / "docs" / "grpcurl.md").read_text(), re.DOTALL)
-INVALID_ARGUMENT = 64 + 3
+RECIPES, WITH_TOKENS = [
+    re.findall(rf"```sh\n({begin}.*?)```", (CHECKOUT / "docs" / page).read_text(), re.DOTALL)
+    for page, begin in (("grpcurl.md", ""), ("rest.md", "export VIREO_CA"))
+]
+INVALID_ARGUMENT, PERMISSION_DENIED, UNAUTHENTICATED = 64 + 3, 64 + 7, 64 + 16
 ANSWERS = {
     "8080 list": "vireo.v1.RecommendationService",
     "describe vireo.v1.RecommendationService": "rpc Recommend",
@@ -74,6 +81,22 @@ async def addresses(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[d
         await log.close()
 
 
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def secured(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[dict[str, str]]:
+    """The same of an edge with TLS that asks for tokens, and of the home with its certificates."""
+    home = Home(tmp_path_factory.mktemp("secured"))
+    folder = SecurityFolder(home.security)
+    Certificates(folder).ensure(["127.0.0.1"])
+    TokenSigner(folder).ensure()
+    control = {"jwks": str(folder.jwks)}
+    async with running_edge(home.root, gateway_count=1, secure=True, control=control) as edge:
+        yield {
+            "127.0.0.1:8080": edge.address,
+            ".vireo/": f"{home.root}/",
+            "vireo tokens": f"VIREO_HOME={home.root} vireo tokens",
+        }
+
+
 async def run(recipe: str, addresses: dict[str, str]) -> Done:
     """Run a recipe as a reader would paste it."""
     for shown, here in addresses.items():
@@ -94,8 +117,10 @@ async def run(recipe: str, addresses: dict[str, str]) -> Done:
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-async def test_each_recipe_prints_its_result(recipe: str, addresses: dict[str, str]) -> None:
-    done = await run(recipe, addresses)
+async def test_each_recipe_prints_its_result(
+    recipe: str, addresses: dict[str, str], secured: dict[str, str]
+) -> None:
+    done = await run(recipe, secured if "VIREO_TOKEN" in recipe else addresses)
     if '"pageSize": 501' in recipe:
         assert done.code == INVALID_ARGUMENT
         assert "viewer_id" in done.printed
@@ -117,8 +142,42 @@ async def test_recipes_of_the_inference_protocol_answer(addresses: dict[str, str
     assert len(output["contents"]["fp32Contents"]) == VECTOR_SIZE
 
 
+async def test_a_token_opens_rest_and_without_its_scope_it_is_refused_as_the_pages_say(
+    secured: dict[str, str],
+) -> None:
+    [recipe] = WITH_TOKENS
+    assert '"videoId":"v"' in (await run(recipe, secured)).printed
+    without = recipe.replace("$VIREO_TOKEN", "")
+    assert '"code":16' in (await run(without, secured)).printed
+    other = recipe.replace("vireo.read", "vireo.batch")
+    assert (
+        "the token lacks the scope that this method requires" in (await run(other, secured)).printed
+    )
+
+
+@pytest.mark.parametrize(
+    ("scope", "code", "said"),
+    [
+        ("vireo.batch", PERMISSION_DENIED, "the token lacks the scope"),
+        ("", UNAUTHENTICATED, "Jwt"),
+    ],
+)
+async def test_grpcurl_ends_with_the_codes_of_the_page_without_a_scope_or_token(
+    scope: str, code: int, said: str, secured: dict[str, str]
+) -> None:
+    [recipe] = [each for each in RECIPES if "grpcurl -cacert" in each]
+    recipe = recipe.replace("-d", "-protoset protos/gen/vireo/descriptors.binpb -d")
+    recipe = recipe.replace("--scope vireo.read --scope vireo.admin", f"--scope {scope}")
+    done = await run(recipe if scope else re.sub(r"\$\(.*\)", "none", recipe), secured)
+    assert (done.code, said in done.printed) == (code, True), done.printed
+    page = (CHECKOUT / "docs" / "grpcurl.md").read_text()
+    assert re.search(
+        rf"`{'PermissionDenied' if scope else 'Unauthenticated'}`.* \| {code} \|", page
+    )
+
+
 async def test_every_answer_here_is_of_a_recipe() -> None:
-    assert len(RECIPES) == 25
+    assert len(RECIPES) == 28
     for words in ANSWERS:
         assert any(words in recipe for recipe in RECIPES), words
 

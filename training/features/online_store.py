@@ -43,6 +43,7 @@ class OnlineStoreSettings(EnvironmentSettings):
     """Choice of the online store; from VIREO_ONLINE_STORE and VIREO_REDIS_URL."""
 
     online_store: Literal["sqlite", "redis"] = "sqlite"
+    """Online store of features: `sqlite` or `redis`."""
     redis: RedisSettings = Field(default_factory=RedisSettings.load)
     viewer_expiry: int = Field(default=365 * 86_400, ge=1)
     """Seconds after which Redis deletes rows that weren't written; SQLite's go with the next build.

@@ -17,7 +17,10 @@ pytestmark = pytest.mark.integration
 RUNBOOKS = sorted((CHECKOUT / "docs" / "runbooks").glob("*.md"))
 PAGES = [
     *RUNBOOKS,
-    *(CHECKOUT / "docs" / f"{name}.md" for name in ("kubernetes", "backup", "rotation")),
+    *(
+        CHECKOUT / "docs" / f"{name}.md"
+        for name in ("kubernetes", "kubernetes-scaling", "backup", "rotation")
+    ),
 ]
 KINDS = {"deployment": "Deployment", "cronjob": "CronJob", "service": "Service"}
 DATA = "vireo-operations-data"
