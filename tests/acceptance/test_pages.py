@@ -39,7 +39,6 @@ TESTED_ELSEWHERE = {
     "README.md",  # test_readme.py
     "docs/grpcurl.md",  # tests/docs/test_grpcurl.py
     "docs/inference-protocol.md",  # the same
-    "docs/commands.md",  # generated: tests/docs/test_commands.py
     "clients/README.md",  # tests/clients, which build them
     "clients/go/README.md",
     "clients/java/README.md",
