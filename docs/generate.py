@@ -229,7 +229,9 @@ def _spelled(parameter: Any) -> str:
     """Return an argument, or an option with what it takes, as a table cell."""
     if isinstance(parameter, TyperArgument):
         return f"`{(parameter.metavar or parameter.name).upper()}`"
-    names = ", ".join(f"`{each}`" for each in (*parameter.opts, *parameter.secondary_opts))
+    variable = [parameter.envvar] if parameter.envvar else []
+    given = (*parameter.opts, *parameter.secondary_opts, *variable)
+    names = ", ".join(f"`{each}`" for each in given)
     return f"{names} {_cell(parameter.metavar or '')}".strip()
 
 
