@@ -1,4 +1,4 @@
-"""Adds what is generated from the protos of the checkout to the client's package."""
+"""Adds what is generated from the protos to the client's packages: a checkout's, or an sdist's."""
 
 from __future__ import annotations
 
@@ -9,20 +9,37 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
-
-from protos.python_client import FOLDER, generate_client
+_NAME = "vireo_client/_generated"
+_GENERATES = [
+    "grpcio-tools>=1.85,<2",
+    "mypy-protobuf>=5,<6",
+    "protovalidate>=2.1,<3",
+    "googleapis-common-protos>=1.70",
+]
+"""What reads the protos of a checkout; nothing that it writes depends on these versions."""
 
 
 class GeneratedHook(BuildHookInterface[Any]):
-    """Generates before files are collected."""
+    """Generates before files are collected, unless an sdist brings what was generated for it."""
+
+    def dependencies(self) -> list[str]:
+        """Return what a build needs beside hatchling."""
+        return [] if self._in_sdist() else _GENERATES
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Generates to a folder of its own; for an editable install to where that reads it."""
-        if version == "editable":
-            generate_client()
-            return
-        self._scratch = tempfile.TemporaryDirectory()
-        folder = Path(self._scratch.name) / FOLDER.name
-        generate_client(folder)
-        build_data["force_include"][str(folder)] = f"vireo_client/{FOLDER.name}"
+        folder = Path(self.root) / _NAME
+        if not self._in_sdist():
+            sys.path.insert(0, str(Path(self.root).parents[1]))
+            from protos.python_client import generate_client  # the checkout's
+
+            if version == "editable":
+                generate_client()
+                return
+            self._scratch = tempfile.TemporaryDirectory()
+            folder = Path(self._scratch.name) / folder.name
+            generate_client(folder)
+        build_data["force_include"][str(folder)] = _NAME
+
+    def _in_sdist(self) -> bool:
+        return (Path(self.root) / "PKG-INFO").exists()

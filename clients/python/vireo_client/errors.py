@@ -103,7 +103,8 @@ def error_of(failed: Any, request_id: str) -> VireoError:
         failed: what gRPC raised, which has the status and the trailing metadata.
         request_id: the id that was sent; the server's id takes precedence if it returned one.
     """
-    code, metadata = failed.code(), dict(failed.trailing_metadata() or ())
+    # Before grpcio 1.80 asyncio's metadata has keys() that aren't keys, which dict() would use.
+    code, metadata = failed.code(), dict([*(failed.trailing_metadata() or ())])
     error = _CLASSES.get(code, VireoError)(
         code, failed.details() or "", _text(metadata.get(REQUEST_ID, request_id))
     )

@@ -6,11 +6,12 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
-from tests.builders.environments import build_wheel, new_environment, pip_of
+from tests.builders.environments import build_sdist, build_wheel, new_environment, pip_of
 from tests.builders.stack import Stack
 
 PACKAGE = Path(__file__).parents[3] / "clients" / "python"
@@ -30,11 +31,23 @@ def run(*command: str | Path, code: int = 0) -> str:
 
 
 @pytest.fixture(scope="module")
-def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Python where the wheel is installed, and nothing but what it asks for."""
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built without the checkout."""
     folder = tmp_path_factory.mktemp("client")
-    wheel = build_wheel(PACKAGE, folder / "wheel")
-    return new_environment(folder / "environment", str(wheel))
+    return build_wheel(build_sdist(PACKAGE, folder / "sdist"), folder / "wheel", isolated=True)
+
+
+@pytest.fixture(scope="module", params=["oldest", "newest"])
+def python(
+    request: pytest.FixtureRequest, wheel: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """Python where the wheel is installed, and nothing but what it asks for: at either end."""
+    folder, constraints = tmp_path_factory.mktemp(request.param), None
+    if request.param == "oldest":
+        asked = tomllib.loads((PACKAGE / "pyproject.toml").read_text())["project"]["dependencies"]
+        constraints = folder / "oldest.txt"
+        constraints.write_text(re.sub(r">=([\d.]+),.*", r"==\1", "\n".join(asked)))
+    return new_environment(folder / "environment", str(wheel), constraints)
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +72,7 @@ def test_the_readmes_examples_run(python: Path, stack: Stack) -> None:
     text = (PACKAGE / "README.md").read_text().replace("timeout=0.5", "timeout=60")
     text = text.replace('"127.0.0.1:8080")', f'"{stack.edge}", timeout=60)')
     text = text.replace("127.0.0.1:8080", stack.edge)
+    text = text.replace("old-1", "new-1")  # so that the next environment's slates lack it
     sync, asynchronous, filters, context, explained, batch, profile, events, sender, fake = (
         re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     )
@@ -84,6 +98,11 @@ def test_the_readmes_examples_run(python: Path, stack: Stack) -> None:
     assert "UNAVAILABLE" in run(python, "-c", fake)
 
 
+def test_many_calls_at_once_end_as_they_should(python: Path, stack: Stack) -> None:
+    run(python, Path(__file__).with_name("concurrent_calls.py"), stack.edge)
+
+
+@pytest.mark.parametrize("python", ["newest"], indirect=True)
 def test_it_is_typed(python: Path, tmp_path: Path) -> None:
     right = tmp_path / "right.py"
     right.write_text(
