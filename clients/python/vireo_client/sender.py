@@ -81,7 +81,7 @@ class _Batches:
         """Let an event wait; return whether there was room."""
         if self._closed:
             raise ValueError("the sender is closed")
-        if len(self._waiting) >= self._max_waiting:
+        if len(self._waiting) + len(self._batch) >= self._max_waiting:
             self.dropped += 1
             return False
         self._waiting.append(event)
