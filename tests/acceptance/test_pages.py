@@ -60,7 +60,7 @@ DEMO = "ml-100k"
 _BLOCK = re.compile(
     r"(?:^ *<!-- (?P<mark>[^\n]*) -->\n)?^(?P<indent> *)```sh\n(?P<code>.*?)^ *```", re.M | re.S
 )
-_SECONDS = 120
+_SECONDS = 300
 
 
 @dataclass(frozen=True)
