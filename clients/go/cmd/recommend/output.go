@@ -4,10 +4,10 @@ import (
 	"encoding/json"
 	"os"
 
-	vireov1 "vireo.example/client/build/gen/vireo/v1"
+	"github.com/vireo-recommender/vireo-go/vireov1"
 )
 
-// The slate as it is printed.
+// slate is a slate as it is printed.
 type slate struct {
 	ViewerID     string   `json:"viewerId,omitempty"` // only in a batch
 	ReleaseID    string   `json:"releaseId"`
@@ -21,6 +21,17 @@ type item struct {
 	Score    float32 `json:"score"`
 }
 
+// explanation is an explanation as it is printed.
+type explanation struct {
+	ReleaseID    string   `json:"releaseId"`
+	Degradations []string `json:"degradations"`
+	VideoID      string   `json:"videoId"`
+	LostAt       string   `json:"lostAt,omitempty"` // absent if it is on the page
+	Reason       string   `json:"reason"`
+	Position     int32    `json:"position"` // 0 if it has none
+	Score        float32  `json:"score"`
+}
+
 // videos is what the responses of Recommend and SimilarVideos have in common.
 type videos interface {
 	GetReleaseId() string
@@ -32,6 +43,21 @@ func slateOf(response videos) slate {
 	found := slate{ReleaseID: response.GetReleaseId(), Degradations: namesOf(response.GetDegradations()), Items: []item{}}
 	for _, each := range response.GetItems() {
 		found.Items = append(found.Items, item{VideoID: each.VideoId, Position: each.Position, Score: each.Score})
+	}
+	return found
+}
+
+func explanationOf(video string, response *vireov1.ExplainVideoResponse) explanation {
+	found := explanation{
+		ReleaseID:    response.ReleaseId,
+		Degradations: namesOf(response.Degradations),
+		VideoID:      video,
+		Reason:       response.Reason,
+		Position:     response.Position,
+		Score:        response.Score,
+	}
+	if response.LostAt != vireov1.LostAt_LOST_AT_UNSPECIFIED {
+		found.LostAt = response.LostAt.String()
 	}
 	return found
 }
