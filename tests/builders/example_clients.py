@@ -160,14 +160,14 @@ JAVA = ExampleClient(
 )
 NODE = ExampleClient(
     "node",
-    ("node", "clients/typescript/build/node/recommend.js"),
+    ("node", "clients/typescript/build/examples/recommend.js"),
     "clients/typescript/README.md",
     "typescript",
     ("node", "npm"),
 )
 BROWSER = ExampleClient(
     "browser",
-    ("node", "clients/typescript/build/web/recommend.js"),
+    ("node", "clients/typescript/build/examples/web/recommend.js"),
     "clients/typescript/README.md",
     "typescript",
     ("node", "npm", "/usr/bin/chromium", "certutil"),

@@ -191,7 +191,7 @@ def _options(attempts: int, further: Options) -> list[tuple[str, Any]]:
 def _service_config(attempts: int) -> dict[str, Any]:
     if attempts == 1:
         return {}
-    # None for calls that write: if the log is away, that is seconds, not milliseconds. And none while
+    # None for calls that write: if the log is away, that is for seconds. And none while more than
     # about one in ten attempts fails: retries help if a pod is down, not if the service is.
     config: dict[str, Any] = copy.deepcopy(TABLE["serviceConfig"])
     for each in config["methodConfig"]:

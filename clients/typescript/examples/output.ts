@@ -1,12 +1,14 @@
 import {
+  DegradationSchema,
   LostAt,
   LostAtSchema,
+  VireoError,
   type BatchRecommendResponse,
+  type Degradation,
   type ExplainVideoResponse,
   type RecommendResponse,
   type SimilarVideosResponse,
-} from "./gen/vireo/v1/recommendation_pb.js";
-import { DegradationSchema, type Degradation } from "./gen/vireo/v1/viewer_pb.js";
+} from "@vireo-recommender/client";
 
 /** A slate, or the videos like one, as one line of JSON. */
 export function slateJson(response: RecommendResponse | SimilarVideosResponse): string {
@@ -48,4 +50,17 @@ function slateOf(response: RecommendResponse | SimilarVideosResponse) {
 function namesOf(degradations: Degradation[]): string[] {
   // By its number if the server is newer than these stubs.
   return degradations.map((each) => DegradationSchema.value[each]?.name ?? String(each));
+}
+
+/** Code and message, then each invalid field, and the delay before a retry. */
+export function explain(error: unknown): string {
+  if (!(error instanceof VireoError)) {
+    throw error;
+  }
+  const { violations, retryAfterMs } = error;
+  return [
+    `${error.codeName}: ${error.rawMessage}`,
+    ...violations.map((each) => `  ${each.field}: ${each.description}`),
+    ...(retryAfterMs === undefined ? [] : [`  retry after ${Math.floor(retryAfterMs)} ms`]),
+  ].join("\n");
 }

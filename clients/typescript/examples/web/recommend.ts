@@ -11,7 +11,7 @@ import { chromium, type Request } from "playwright-core";
 
 import { optionsOf, type Options } from "../options.js";
 
-const PAGE = join(import.meta.dirname, "../../src/web");
+const PAGE = join(import.meta.dirname, "../../../examples/web");
 const LAST_WORDS_MS = 5000;
 const CHROMIUM = process.env["CHROMIUM"] ?? "/usr/bin/chromium";
 
@@ -67,6 +67,8 @@ async function ask(address: string, options: Options): Promise<void> {
       "page-size": String(options.pageSize),
       timeout: String(options.timeout),
       played: options.played,
+      upsert: options.upsert,
+      remove: options.remove,
       tag: options.tag,
       pages: String(options.pages),
       similar: options.similar,
