@@ -52,6 +52,11 @@ class Answer:
     def slates(self) -> list[Any]:
         """Its documents, one a line."""
         assert self.code == 0, self
+        return self.lines
+
+    @property
+    def lines(self) -> list[Any]:
+        """What it printed, whether or not it failed then."""
         return [json.loads(line) for line in self.output.splitlines()]
 
 
