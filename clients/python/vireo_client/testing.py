@@ -139,7 +139,9 @@ class FakeStack:
 
         make = getattr(grpc, f"{method.kind}_rpc_method_handler")
         kind, response = getattr(pb, f"{method.name}Request"), getattr(pb, f"{method.name}Response")
-        handler: grpc.RpcMethodHandler[Any, Any] = make(respond, kind.FromString, response.SerializeToString)
+        handler: grpc.RpcMethodHandler[Any, Any] = make(
+            respond, kind.FromString, response.SerializeToString
+        )
         return handler
 
     def _items(self, viewer_id: str, page_size: int) -> list[Any]:

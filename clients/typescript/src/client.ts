@@ -183,7 +183,7 @@ export class VireoClient {
         }
         return;
       } catch (error) {
-        const failed = errorOf(error, requestId);
+        const failed = errorOf(error, requestId, signal);
         const delay = pauses.delay(failed);
         if (delay === undefined || signal?.aborted || Date.now() + delay >= ends) {
           throw failed;
@@ -209,7 +209,7 @@ export class VireoClient {
         this.budget.succeeded();
         return response.message;
       } catch (error) {
-        const failed = errorOf(error, requestId);
+        const failed = errorOf(error, requestId, signal);
         const delay = retries.delay(failed);
         if (delay === undefined || signal?.aborted || Date.now() + delay >= ends) {
           throw failed;

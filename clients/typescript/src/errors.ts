@@ -63,14 +63,15 @@ const CLASSES: Partial<Record<Code, typeof VireoError>> = {
   [Code.DeadlineExceeded]: DeadlineExceeded,
 };
 
-/** What Connect makes of a connection that is refused, reset or not trusted; servers of Vireo don't send the first. */
-const OF_CONNECTIONS = new Set([Code.Aborted, Code.Internal, Code.Unknown]);
+/** What Connect makes of a connection that is refused, cut or not trusted: gRPC says UNAVAILABLE. */
+const OF_CONNECTIONS = new Set([Code.Aborted, Code.Canceled, Code.Internal, Code.Unknown]);
 
-/** Returns the error of a call that failed with whatever Connect threw. */
-export function errorOf(thrown: unknown, requestId: string): VireoError {
+/** Returns the error of a call that failed with whatever Connect threw; `signal` is the caller's own. */
+export function errorOf(thrown: unknown, requestId: string, signal?: AbortSignal): VireoError {
   const failed = ConnectError.from(thrown);
-  const local = failed.cause instanceof Error && OF_CONNECTIONS.has(failed.code);
-  const code = local ? Code.Unavailable : failed.code;
+  const fromServer = !failed.metadata.keys().next().done;
+  const lost = !fromServer && !signal?.aborted && OF_CONNECTIONS.has(failed.code);
+  const code = lost ? Code.Unavailable : failed.code;
   const delay = failed.findDetails(RetryInfoSchema)[0]?.retryDelay;
   return new (CLASSES[code] ?? VireoError)(
     code,

@@ -28,7 +28,10 @@ async def test_clients_conform(
     tmp_path: Path,
 ) -> None:
     over = case.get("over", ["plain", "secure"])
-    await asyncio.gather(*(run(case, grpc_client, certificates, each, tmp_path) for each in over))
+    runs = (run(case, grpc_client, certificates, each, tmp_path) for each in over)
+    for failed in await asyncio.gather(*runs, return_exceptions=True):
+        if failed is not None:
+            raise failed
 
 
 async def run(
@@ -57,11 +60,9 @@ def check_answer(case: dict[str, Any], answer: Answer) -> None:
     assert answer.code == case.get("exit", 0), answer
     assert [shown(line) for line in answer.lines] == case.get("prints", []), answer
     lines = answer.errors.splitlines()
-    if "errors" in case:
-        assert len(lines) == len(case["errors"]), answer
-        assert all(map(re.fullmatch, case["errors"], lines)), answer
-    else:
-        assert bool(lines) == bool(answer.code)
+    assert bool(lines) == bool(answer.code)
+    for pattern in case.get("errors", []):
+        assert any(re.fullmatch(pattern, line) for line in lines), answer
     assert "secret" not in answer.errors
 
 
@@ -79,7 +80,8 @@ def check_calls(case: dict[str, Any], hostile: Hostile, over: str) -> None:
     else:
         assert methods == expected
     if "resumes" in case:
-        assert [call.request.resume_token for call in calls] == case["resumes"]
+        tokens = [call.request.resume_token for call in calls]
+        assert re.fullmatch(case["resumes"], ",".join(tokens))
         assert {call.request.filter.conditions[0].any_of[0] for call in calls} == {"cat"}
     # An attempt more is the same call; a page, which has a token, is another one.
     ids = {(call.method, getattr(call.request, "page_token", "")) for call in calls}
@@ -95,4 +97,3 @@ def check_calls(case: dict[str, Any], hostile: Hostile, over: str) -> None:
     if seconds and "BatchRecommend" not in methods:
         # Not exactly: what travels is rounded, and clocks differ a little.
         assert all(call.seconds < int(seconds) + 1 for call in calls)
-
