@@ -24,6 +24,7 @@ from tests.builders.stack import BIN, Stack, running_stack, stack_environment
 from tests.builders.tiny_home import DATASET, VIEWER, WATCHED, build_tiny_home
 from tests.builders.waiting import until
 from vireo.ops.edge import Edge
+from vireo.ops.stack.state import ProcessState
 from vireo.server.home import Home
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1.filter_pb2 import Condition, Filter
@@ -171,18 +172,20 @@ async def test_a_batch_has_the_slate_of_each_viewer(
 
 @pytest.mark.parametrize("running", ["plain"], indirect=True)
 async def test_a_batch_outlives_its_gateway(grpc_client: ExampleClient, running: Running) -> None:
-    viewers = [str(number) for number in range(1000)]
-    batch = asyncio.create_task(grpc_client.run(running.target, viewers, "--page-size", "5"))
-    gateway = next(each for each in running.stack.state().processes if each.name == "gateway-0")
-
-    def begun() -> bool:
-        slates = re.search(r"^vireo_batch_slates_total (\S+)$", page(gateway.port + 1000)[1], re.M)
-        return slates is not None and float(slates[1]) > 0
-
-    await until(begun, seconds=60)
+    [gateway] = [each for each in running.stack.state().processes if each.name == "gateway-1"]
+    before, viewers = _batch_slates(gateway), [str(number) for number in range(1000)]
+    run = grpc_client.run(running.target, viewers, "--page-size", "5")
+    batch = asyncio.create_task(run)
+    await until(lambda: _batch_slates(gateway) > before, seconds=60)
     assert not batch.done()
-    os.kill(running.stack.pid("gateway-0"), signal.SIGKILL)
+    os.kill(running.stack.pid(gateway.name), signal.SIGKILL)
     assert [slate["viewerId"] for slate in (await batch).slates] == viewers
+
+
+def _batch_slates(gateway: ProcessState) -> float:
+    """Return how many slates of batches it has made since it started."""
+    found = re.search(r"^vireo_batch_slates_total (\S+)$", page(gateway.port + 1000)[1], re.M)
+    return float(found[1]) if found else 0
 
 
 def _shown(slate: Any) -> list[str]:
