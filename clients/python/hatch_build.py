@@ -25,7 +25,7 @@ class GeneratedHook(BuildHookInterface[Any]):
             build_data["force_include"][str(folder)] = "vireo_client/_generated"
             return
         sys.path.insert(0, str(ROOT.parents[1]))
-        from protos.python_client import FOLDER, generate_client  # noqa: PLC0415
+        from protos.python_client import FOLDER, generate_client
 
         if version == "editable":
             generate_client()

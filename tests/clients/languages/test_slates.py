@@ -173,7 +173,7 @@ async def test_a_batch_has_the_slate_of_each_viewer(
 @pytest.mark.parametrize("running", ["plain"], indirect=True)
 async def test_a_batch_outlives_its_gateway(grpc_client: ExampleClient, running: Running) -> None:
     [gateway] = [each for each in running.stack.state().processes if each.name == "gateway-1"]
-    before, viewers = _batch_slates(gateway), [str(number) for number in range(1000)]
+    before, viewers = _batch_slates(gateway), [str(number) for number in range(200)]
     run = grpc_client.run(running.target, viewers, "--page-size", "5")
     batch = asyncio.create_task(run)
     await until(lambda: _batch_slates(gateway) > before, seconds=60)
