@@ -155,7 +155,7 @@ clients-go clients-java clients-typescript: clients-%: setup
 clients-packages: setup ## Build the packages of all clients as they are published, in clients/build/packages
 	$(MAKE) -C clients packages
 
-clients-test: setup ## Have every language's client ask a plain and a secured stack through Envoy
+clients-test: setup ## Hold every language's client to the conformance suite and to two stacks, and import its package
 	$(BIN)/pytest $(BY_FILE) 2 $(LANGUAGES)
 
 clean: ## Remove the environment, stubs, caches, and .vireo with all data; asks before (YES=1: doesn't)

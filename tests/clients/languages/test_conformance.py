@@ -41,7 +41,8 @@ async def run(
     over: str,
     folder: Path,
 ) -> None:
-    hostile = Hostile(case.get("ends", ["ok"]), case.get("after", 0))
+    ends, after = case.get("ends", ["ok"]), case.get("after", 0)
+    hostile = Hostile(ends, after)  # type: ignore[abstract]
     flags, token = case.get("flags", "").split(), folder / "token"
     authority = None
     if over == "secure":
