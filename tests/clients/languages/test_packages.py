@@ -67,6 +67,7 @@ const slate: RecommendResponse = await client.recommend({ viewerId: "1" });
 console.log(slate.items[0]?.videoId);
 const aborted = client.recommend({ viewerId: "1" }, { signal: AbortSignal.abort() });
 await aborted.catch((error: unknown) => console.log((error as VireoError).codeName));
+for (let call = 0; call < 20; call++) await client.recommend({ viewerId: "1" }).catch(() => {});
 client.close();
 """
 PYTHON_PROGRAM = """
@@ -88,9 +89,11 @@ def run(*command: str | Path, folder: Path, **variables: str) -> str:
     return done.stdout
 
 
-async def ask(*command: str | Path, folder: Path, **variables: str) -> list[str]:
+async def ask(
+    *command: str | Path, folder: Path, hostile: Hostile | None = None, **variables: str
+) -> list[str]:
     """Run a program against a server; return its words."""
-    async with serving(Hostile()) as address:  # type: ignore[abstract]
+    async with serving(hostile or Hostile()) as address:  # type: ignore[abstract]
         asking = asyncio.to_thread(run, *command, address, folder=folder, **variables)
         return (await asking).split()
 
@@ -150,7 +153,11 @@ async def test_a_program_imports_the_npm_package_and_its_types(
     compiler = installed / ".bin" / "tsc"
     flags = "--strict", "--module", "nodenext", "--target", "es2022", "--types", "node"
     run(compiler, *flags, "app.mts", folder=tmp_path)
-    assert await ask("node", "app.mjs", folder=tmp_path) == ["v", "CANCELLED"]
+    down = Hostile(["ok", "UNAVAILABLE"])  # type: ignore[abstract]
+    said = await ask("node", "app.mjs", folder=tmp_path, hostile=down)
+    assert said == ["v", "CANCELLED"]
+    # The retries of all calls are throttled, here by the package itself.
+    assert 21 < len(down.calls) <= 21 + 11
 
 
 async def test_a_program_imports_a_wheel_made_of_the_sdist(packages: Path, tmp_path: Path) -> None:
