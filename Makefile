@@ -7,12 +7,12 @@ HELM := .vireo/helm
 KUBERNETES := .vireo/kubernetes
 DESCRIPTORS := protos/gen/vireo/descriptors.binpb
 
-.PHONY: help setup demo test check unit docs images images-tag images-lock images-test images-env helm kubernetes chaos alerts live requests lint lint-protos breaking protos protos-baseline oip-env clients clients-env clients-go clients-java clients-typescript clients-test rest-check fuzz certificates bench bench-data bench-peers h2load prometheus clean
+.PHONY: help setup demo test check unit docs images images-tag images-lock images-test images-env helm kubernetes chaos alerts live requests lint lint-protos breaking protos protos-baseline oip-env clients clients-env clients-packages clients-go clients-java clients-typescript clients-test rest-check fuzz certificates bench bench-data bench-peers h2load prometheus clean
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 setup: $(VENV)/.done ## Make .venv with the vireo command and every tool it needs
-$(VENV)/.done: pyproject.toml constraints.txt hatch_build.py $(wildcard protos/*.py protos/vireo/v1/*.proto protos/inference/*.proto)
+$(VENV)/.done: pyproject.toml constraints.txt hatch_build.py $(wildcard protos/*.py protos/vireo/v1/*.proto protos/inference/*.proto) clients/retries.json
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null || { echo "error: $(PYTHON) isn't Python 3.11, 3.12 or 3.13; install one of them, or say where it is: make setup PYTHON=/path/to/python3.13" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[stack,training,dev]'
@@ -152,7 +152,10 @@ clients: clients-go clients-java clients-typescript ## Build the clients of othe
 clients-go clients-java clients-typescript: clients-%: setup
 	$(MAKE) -C clients $*
 
-clients-test: setup ## Have every language's client ask a plain and a secured stack through Envoy
+clients-packages: setup ## Build the packages of all clients as they are published, in clients/build/packages
+	$(MAKE) -C clients packages
+
+clients-test: setup ## Hold every language's client to the conformance suite and to two stacks, and import its package
 	$(BIN)/pytest $(BY_FILE) 2 $(LANGUAGES)
 
 clean: ## Remove the environment, stubs, caches, and .vireo with all data; asks before (YES=1: doesn't)

@@ -2,6 +2,7 @@
 
 The descriptors of the messages that it sends and gets, type stubs for them, and its enums. All of
 it without rules and REST bindings, so that the client needs neither protovalidate nor google.api.
+Beside them lies the table of retries, which the clients of all languages share.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from protos.protoc import SOURCES, describe, run_protoc
 from protos.wire import wire_descriptors
 
 FOLDER = SOURCES.parent / "clients" / "python" / "vireo_client" / "_generated"
+_RETRIES = SOURCES.parent / "clients" / "retries.json"
 
 _ROOTS = (
     "vireo/v1/recommendation.proto",
@@ -51,6 +53,7 @@ def generate_client(folder: Path = FOLDER) -> None:
         )
         (fresh / "__init__.py").write_text('"""Generated; do not edit."""\n')
         (fresh / "enums.py").write_text(_enums(described))
+        shutil.copy(_RETRIES, fresh)
         if folder.exists():
             shutil.rmtree(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)

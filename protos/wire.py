@@ -36,8 +36,13 @@ def wire_descriptors(described: FileDescriptorSet, roots: Iterable[str]) -> File
 
 
 def _clear_options(message: Message) -> None:
-    """Clears the options of a descriptor and of all within it; a map stays a map."""
+    """Clears the options of a descriptor and of all within it; a map stays a map.
+
+    A file keeps its own: they say by what names packages of other languages import it.
+    """
     for field, value in message.ListFields():
+        if field.name == "options" and isinstance(message, FileDescriptorProto):
+            continue
         if field.name == "options":
             is_map = getattr(value, "map_entry", False)
             value.Clear()

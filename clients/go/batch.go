@@ -1,44 +1,92 @@
-package main
+package vireo
 
 import (
+	"context"
 	"io"
+	"iter"
+	"slices"
 	"time"
 
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
-	vireov1 "vireo.example/client/build/gen/vireo/v1"
+	"github.com/vireo-recommender/vireo-go/vireov1"
 )
 
-const (
-	maxResumes  = 3 // in a row, without a slate
-	resumePause = 100 * time.Millisecond
-)
-
-// printBatch prints the slate of each viewer as it comes. A stream ends early if, for example, its gateway
-// restarts: it is continued after the last slate, on another gateway. The timeout is for all of it.
-func printBatch(client vireov1.RecommendationServiceClient, given options) error {
-	within, cancel := given.deadline()
-	defer cancel()
-	request := &vireov1.BatchRecommendRequest{ViewerIds: given.viewers, PageSize: &given.pageSize, Filter: given.filter()}
-	for resumes := 0; ; resumes++ {
-		stream, err := client.BatchRecommend(within, request)
-		for err == nil {
-			var response *vireov1.BatchRecommendResponse
-			if response, err = stream.Recv(); err != nil {
-				break
+// Batch returns the slates of any number of viewers, in their order and each once. A stream that ends early,
+// for example because its gateway restarts, is resumed after the last slate, on any gateway. An error is the
+// last value: one that no resuming mends, or that of streams that fail for longer than [Options.Patience].
+func (client *Client) Batch(ctx context.Context, request *vireov1.BatchRecommendRequest) iter.Seq2[*vireov1.BatchRecommendResponse, error] {
+	return func(yield func(*vireov1.BatchRecommendResponse, error) bool) {
+		ctx, id := withRequestID(ctx)
+		for viewers := range slices.Chunk(request.ViewerIds, table.Batch.MaxViewers) {
+			part := proto.Clone(request).(*vireov1.BatchRecommendRequest)
+			part.ViewerIds, part.ResumeToken = viewers, ""
+			if !client.batchPart(ctx, id, part, yield) {
+				return
 			}
-			request.ResumeToken, resumes = response.ResumeToken, 0
-			slate := slateOf(response.Slate)
-			slate.ViewerID = response.ViewerId
-			err = printLine(slate)
 		}
+	}
+}
+
+// batchPart yields the slates of the viewers of one request. It returns whether the caller reads on.
+func (client *Client) batchPart(
+	ctx context.Context, id string, request *vireov1.BatchRecommendRequest, yield func(*vireov1.BatchRecommendResponse, error) bool,
+) bool {
+	shortest := seconds(table.Batch.MinPauseSeconds)
+	pause, failing := shortest, time.Time{}
+	for {
+		failed := client.stream(ctx, id, request, func(response *vireov1.BatchRecommendResponse) bool {
+			request.ResumeToken = response.ResumeToken
+			pause, failing = shortest, time.Time{}
+			return yield(response, nil)
+		})
+		if failed == nil {
+			return true
+		}
+		if failed == stopped {
+			return false
+		}
+		if failing.IsZero() {
+			failing = time.Now()
+		}
+		delay := pause
+		if failed.RetryAfter != nil {
+			delay = max(delay, *failed.RetryAfter)
+		}
+		tooLarge := failed.Code == codes.ResourceExhausted && failed.RetryAfter == nil
+		late := time.Since(failing)+delay > client.patience
+		if tooLarge || late || !slices.Contains(table.Batch.Codes, failed.Code) || !sleep(ctx, delay) {
+			yield(nil, failed)
+			return false
+		}
+		pause = min(2*pause, seconds(table.Batch.MaxPauseSeconds))
+	}
+}
+
+// stopped is what a stream ends with whose caller reads no further.
+var stopped = &Error{}
+
+// stream gives each response of one stream to take. It returns nil at the end of the stream.
+func (client *Client) stream(
+	ctx context.Context, id string, request *vireov1.BatchRecommendRequest, take func(*vireov1.BatchRecommendResponse) bool,
+) *Error {
+	ctx, cancel := context.WithTimeout(ctx, seconds(table.Batch.StreamTimeoutSeconds))
+	defer cancel()
+	stream, err := client.slates.BatchRecommend(ctx, request)
+	if err != nil {
+		return errorOf(err, nil, id)
+	}
+	for {
+		response, err := stream.Recv()
 		if err == io.EOF {
 			return nil
 		}
-		if status.Code(err) != codes.Unavailable || resumes == maxResumes {
-			return err
+		if err != nil {
+			return errorOf(err, stream.Trailer(), id)
 		}
-		time.Sleep(resumePause)
+		if !take(response) {
+			return stopped
+		}
 	}
 }

@@ -1,6 +1,6 @@
-module vireo.example/client
+module github.com/vireo-recommender/vireo-go
 
-go 1.21
+go 1.23
 
 require (
 	google.golang.org/genproto/googleapis/rpc v0.0.0-20240318140521-94a12d6c2237

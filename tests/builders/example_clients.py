@@ -52,6 +52,11 @@ class Answer:
     def slates(self) -> list[Any]:
         """Its documents, one a line."""
         assert self.code == 0, self
+        return self.lines
+
+    @property
+    def lines(self) -> list[Any]:
+        """What it printed, whether or not it failed then."""
         return [json.loads(line) for line in self.output.splitlines()]
 
 
@@ -160,14 +165,14 @@ JAVA = ExampleClient(
 )
 NODE = ExampleClient(
     "node",
-    ("node", "clients/typescript/build/node/recommend.js"),
+    ("node", "clients/typescript/build/examples/recommend.js"),
     "clients/typescript/README.md",
     "typescript",
     ("node", "npm"),
 )
 BROWSER = ExampleClient(
     "browser",
-    ("node", "clients/typescript/build/web/recommend.js"),
+    ("node", "clients/typescript/build/examples/web/recommend.js"),
     "clients/typescript/README.md",
     "typescript",
     ("node", "npm", "/usr/bin/chromium", "certutil"),

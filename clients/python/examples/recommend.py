@@ -1,7 +1,7 @@
 """Request slates from a Vireo stack and print each as JSON.
 
-It may record an event before, and ask for videos of one tag alone. It also asks for the videos like
-one, and why a video is on a page or isn't.
+It may record an event and change the catalogue before, and ask for videos of one tag alone. It also
+asks for the videos like one, and why a video is on a page or isn't.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Iterator
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from vireo_client import (
@@ -24,6 +25,7 @@ from vireo_client import (
     Slate,
     Tls,
     Unavailable,
+    Video,
     VideoExplanation,
     VireoError,
 )
@@ -37,7 +39,7 @@ def options() -> argparse.Namespace:
     parser.add_argument(
         "--page-size", type=int, default=10, help="maximum number of videos, 1 to 500"
     )
-    parser.add_argument("--timeout", type=float, default=1.0, help="seconds, including retries")
+    parser.add_argument("--timeout", type=float, default=1.0, help="seconds, retries included")
     parser.add_argument(
         "--tls-ca",
         metavar="FILE",
@@ -47,11 +49,14 @@ def options() -> argparse.Namespace:
     token = os.environ.get("VIREO_TOKEN") or None
     parser.add_argument("--token", default=token, help="bearer token; needs TLS (or VIREO_TOKEN)")
     parser.add_argument(
-        "--played",
-        metavar="VIDEO",
-        default="",
-        help="record that this was played, first",
+        "--token-file", type=Path, metavar="FILE", help="file of the token, read for every call"
     )
+    for name, said in (
+        ("--played", "record that this was played, first"),
+        ("--upsert", "add this to the catalogue, first"),
+        ("--remove", "remove this from the catalogue, first"),
+    ):
+        parser.add_argument(name, metavar="VIDEO", default="", help=said)
     parser.add_argument("--tag", default="", help="only videos with this tag")
     parser.add_argument("--pages", type=int, default=1, help="number of pages to print")
     parser.add_argument(
@@ -75,7 +80,9 @@ def client(asked: argparse.Namespace) -> Client:
     """Return a client; exit with 2 if an option is invalid."""
     try:
         tls = Tls.from_files(asked.tls_ca) if asked.tls_ca else None
-        return Client(asked.address, tls=tls, token=asked.token, timeout=asked.timeout)
+        file: Path | None = asked.token_file
+        token = (lambda: file.read_text().strip()) if file else asked.token
+        return Client(asked.address, tls=tls, token=token, timeout=asked.timeout)
     except (OSError, ValueError) as error:
         sys.stderr.write(f"error: {error}\n")
         raise SystemExit(2) from error
@@ -140,11 +147,15 @@ def explanation(error: VireoError) -> str:
 
 
 def main() -> None:
-    """Record the event, if there is one, and print what is asked for."""
+    """Change the catalogue and record the event, if asked to, and print what is asked for."""
     asked = options()
     # A server creates one client and reuses it.
     with client(asked) as asking:
         try:
+            if asked.upsert:
+                asking.upsert_videos([Video(asked.upsert, asked.upsert)])
+            if asked.remove:
+                asking.remove_videos([asked.remove])
             if asked.played:
                 asking.record_events([Event.finish(asked.viewers[0], asked.played)])
             for document in documents(asking, asked):

@@ -18,29 +18,23 @@ from vireo_client import messages as pb
 from vireo_client._generated.enums import SURFACE_NUMBERS, Surface
 from vireo_client.errors import REQUEST_ID, InvalidRequest, Overloaded, Unavailable, VireoError
 from vireo_client.inputs import Filter, RequestProfile, SessionVideo, check_zone
+from vireo_client.retries import REPEAT, RESUME, TABLE, codes
 from vireo_client.slate import Slate, explanation_of, slate_of
 
 Metadata = Sequence[tuple[str, str | bytes]]
 
-MAX_VIEWERS = 10_000
+MAX_VIEWERS: int = RESUME["maxViewers"]
 """Maximum viewers of one call of a batch."""
-STREAM_SECONDS = 320.0
+STREAM_SECONDS: float = RESUME["streamTimeoutSeconds"]
 """Timeout of a call with a stream: more than the 300 s after which the server ends it."""
-_RECONNECT = timedelta(seconds=0.1)
+_RECONNECT = timedelta(seconds=REPEAT["delaySeconds"])
 """Delay before a retry that no server asked for."""
-_FIRST_PAUSE, _MAX_PAUSE = 0.1, 5.0
-"""Seconds before the first and before later calls that continue one of a batch that failed."""
-_RESUMED = frozenset(
-    {
-        grpc.StatusCode.UNAVAILABLE,
-        grpc.StatusCode.RESOURCE_EXHAUSTED,
-        grpc.StatusCode.DEADLINE_EXCEEDED,
-        # What becomes of a stream whose gateway is killed.
-        grpc.StatusCode.INTERNAL,
-        grpc.StatusCode.UNKNOWN,
-        grpc.StatusCode.CANCELLED,
-    }
-)
+_FIRST_PAUSE: float = RESUME["minPauseSeconds"]
+"""Seconds before the first call that continues one of a batch that failed; later they double."""
+_MAX_JITTER: float = 1 + TABLE["jitter"]
+_RESUMED = codes(RESUME["codes"])
+_REPEATED = {False: codes(REPEAT["reads"]), True: codes(REPEAT["writes"])}
+"""After which codes a call is repeated, by whether it writes."""
 _SURFACES = {surface: number for number, surface in SURFACE_NUMBERS.items()}
 
 
@@ -246,7 +240,7 @@ class CallBudget:
         """Start the time; `repeats` is the maximum number of retries after the server's delay."""
         self._ends = clock.monotonic() + call.timeout
         self._repeats = repeats
-        self._refusals = (Overloaded, Unavailable) if call.method.writes else (Overloaded,)
+        self._repeated = _REPEATED[call.method.writes]
 
     def left(self) -> float:
         """Return the seconds until the deadline; 0 if it has passed."""
@@ -258,15 +252,15 @@ class CallBudget:
         It is retried if the server is overloaded, or can't write what is to be written, and its
         retry delay ends before the deadline.
         """
-        if not isinstance(error, self._refusals) or not self._repeats:
+        if error.code not in self._repeated or not self._repeats:
             raise error
-        after = error.retry_after
+        after = error.retry_after if isinstance(error, Overloaded | Unavailable) else None
         if after is None:
             if not isinstance(error, Unavailable):
                 raise error
             after = _RECONNECT  # the connection was lost: nothing else repeats this call
         # Jitter: clients that were shed together must not retry together.
-        seconds = after.total_seconds() * random.uniform(1.0, 1.2)  # noqa: S311
+        seconds = after.total_seconds() * random.uniform(1.0, _MAX_JITTER)  # noqa: S311
         if seconds >= self.left():
             raise error
         self._repeats -= 1
@@ -338,8 +332,8 @@ class BatchPart:
         late = now + pause > self._ends
         if error.code not in _RESUMED or too_large or late or closed:
             raise error
-        self._pause = min(2 * self._pause, _MAX_PAUSE)
-        return pause * random.uniform(1.0, 1.2)  # noqa: S311
+        self._pause = min(2 * self._pause, RESUME["maxPauseSeconds"])
+        return pause * random.uniform(1.0, _MAX_JITTER)  # noqa: S311
 
 
 class Sent(Iterator[Any]):

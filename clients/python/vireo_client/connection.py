@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
@@ -12,6 +13,7 @@ from typing import Any
 import grpc
 
 from vireo_client.calls import ARGUMENTS, METHODS, Call, CallArguments, Method, identity
+from vireo_client.retries import REPEAT, TABLE
 from vireo_client.version import __version__
 
 Options = Sequence[tuple[str, Any]]
@@ -20,7 +22,7 @@ Token = str | Callable[[], str] | Callable[[], Awaitable[str]]
 
 _MAX_ATTEMPTS = 5
 """gRPC's own maximum."""
-_WRITE_SECONDS = 5.0  # the server's own default
+_WRITE_SECONDS: float = REPEAT["writeTimeoutSeconds"]  # the server's own default
 
 
 @dataclass(frozen=True)
@@ -192,25 +194,9 @@ def _options(attempts: int, further: Options) -> list[tuple[str, Any]]:
 def _service_config(attempts: int) -> dict[str, Any]:
     if attempts == 1:
         return {}
-    return {
-        "methodConfig": [
-            {
-                # Not those that write: if the log is away, that is seconds, not milliseconds.
-                "name": [
-                    {"service": f"vireo.v1.{each.service}", "method": each.name}
-                    for each in METHODS
-                    if not each.writes and each.kind == "unary_unary"
-                ],
-                "retryPolicy": {
-                    "maxAttempts": attempts,
-                    "initialBackoff": "0.02s",
-                    "maxBackoff": "0.5s",
-                    "backoffMultiplier": 3,
-                    "retryableStatusCodes": ["UNAVAILABLE"],
-                },
-            }
-        ],
-        # No retries while more than about one in ten attempts fails: retries help if a pod is
-        # down, but not if the service is.
-        "retryThrottling": {"maxTokens": 20, "tokenRatio": 0.1},
-    }
+    # None for calls that write: if the log is away, that is for seconds. And none while more than
+    # about one in ten attempts fails: retries help if a pod is down, not if the service is.
+    config: dict[str, Any] = copy.deepcopy(TABLE["serviceConfig"])
+    for each in config["methodConfig"]:
+        each["retryPolicy"]["maxAttempts"] = attempts
+    return config

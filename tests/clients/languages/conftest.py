@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.builders.certificates import Certificate, authority, signed
 from tests.builders.example_clients import ALL, OVER_GRPC, ExampleClient
 
 
@@ -25,3 +26,11 @@ def grpc_client(request: pytest.FixtureRequest) -> ExampleClient:
     client: ExampleClient = request.param
     client.build()
     return client
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Certificate]:
+    """That of a server, of the authority which signed it, and of one which signed nothing."""
+    folder = tmp_path_factory.mktemp("certificates")
+    root, stranger = authority(folder, "root"), authority(folder, "stranger")
+    return {"server": signed(folder, "server", root), "root": root, "stranger": stranger}

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import re
+import signal
 import subprocess
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -14,11 +18,13 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from tests.builders.example_clients import BROWSER, CHECKOUT, PYTHON, ExampleClient, Target
+from tests.builders.http_page import page
 from tests.builders.secured_stack import ONE_POD_EACH, running_secured_stack
-from tests.builders.stack import BIN, running_stack, stack_environment
+from tests.builders.stack import BIN, Stack, running_stack, stack_environment
 from tests.builders.tiny_home import DATASET, VIEWER, WATCHED, build_tiny_home
 from tests.builders.waiting import until
 from vireo.ops.edge import Edge
+from vireo.ops.stack.state import ProcessState
 from vireo.server.home import Home
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1.filter_pb2 import Condition, Filter
@@ -39,18 +45,33 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
     return home
 
 
+@dataclass(frozen=True)
+class Running:
+    """A stack that runs, and how clients reach it."""
+
+    stack: Stack
+    target: Target
+
+
 @pytest.fixture(scope="module", params=["plain", "secure"])
-def edge(request: pytest.FixtureRequest, home: Home) -> Iterator[Target]:
-    """Options of clients for the edge of a stack; both serve the same release."""
+def running(request: pytest.FixtureRequest, home: Home) -> Iterator[Running]:
+    """Two stacks, which serve the same release."""
     if request.param == "plain":
         with running_stack(home.root, settings=ONE_POD_EACH) as stack:
-            yield Target(stack.edge)
+            yield Running(stack, Target(stack.edge))
     else:
         with running_secured_stack(home) as secured:
             scopes = ("vireo.read", "vireo.batch", "vireo.explain", "vireo.events")
             options = [option for scope in scopes for option in ("--scope", scope)]
             token = secured.vireo("tokens", "make", *options).strip()
-            yield Target(secured.stack.edge, secured.folder.authority, token)
+            target = Target(secured.stack.edge, secured.folder.authority, token)
+            yield Running(secured.stack, target)
+
+
+@pytest.fixture(scope="module")
+def edge(running: Running) -> Target:
+    """Options of clients for the edge of the stack."""
+    return running.target
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +107,7 @@ async def test_all_get_the_same_slate(
     assert slate == slates[0]
 
 
-@pytest.mark.parametrize("edge", ["plain"], indirect=True)
+@pytest.mark.parametrize("running", ["plain"], indirect=True)
 async def test_all_get_two_pages_of_the_videos_with_a_tag(
     client: ExampleClient, edge: Target, stub: RecommendationServiceStub
 ) -> None:
@@ -101,7 +122,7 @@ async def test_all_get_two_pages_of_the_videos_with_a_tag(
     assert len({name for names in shown for name in names}) == 8
 
 
-@pytest.mark.parametrize("edge", ["plain"], indirect=True)
+@pytest.mark.parametrize("running", ["plain"], indirect=True)
 async def test_all_tell_similar_videos_and_why_a_video_is_on_the_page_or_is_not(
     grpc_client: ExampleClient, edge: Target, stub: RecommendationServiceStub
 ) -> None:
@@ -136,7 +157,7 @@ async def test_all_tell_similar_videos_and_why_a_video_is_on_the_page_or_is_not(
 
 # The others have theirs of a gateway that ends streams.
 @pytest.mark.parametrize("example", [PYTHON, BROWSER], ids=lambda example: example.name)
-@pytest.mark.parametrize("edge", ["plain"], indirect=True)
+@pytest.mark.parametrize("running", ["plain"], indirect=True)
 async def test_a_batch_has_the_slate_of_each_viewer(
     example: ExampleClient, edge: Target, stub: RecommendationServiceStub
 ) -> None:
@@ -147,6 +168,24 @@ async def test_a_batch_has_the_slate_of_each_viewer(
         request = pb.RecommendRequest(viewer_id=slate["viewerId"], page_size=4, filter=CATS)
         expected = stub.Recommend(request, timeout=60)
         assert _shown(slate) == [item.video_id for item in expected.items]
+
+
+@pytest.mark.parametrize("running", ["plain"], indirect=True)
+async def test_a_batch_outlives_its_gateway(grpc_client: ExampleClient, running: Running) -> None:
+    [gateway] = [each for each in running.stack.state().processes if each.name == "gateway-1"]
+    before, viewers = _batch_slates(gateway), [str(number) for number in range(200)]
+    run = grpc_client.run(running.target, viewers, "--page-size", "5")
+    batch = asyncio.create_task(run)
+    await until(lambda: _batch_slates(gateway) > before, seconds=60)
+    assert not batch.done()
+    os.kill(running.stack.pid(gateway.name), signal.SIGKILL)
+    assert [slate["viewerId"] for slate in (await batch).slates] == viewers
+
+
+def _batch_slates(gateway: ProcessState) -> float:
+    """Return how many slates of batches it has made since it started."""
+    found = re.search(r"^vireo_batch_slates_total (\S+)$", page(gateway.port + 1000)[1], re.M)
+    return float(found[1]) if found else 0
 
 
 def _shown(slate: Any) -> list[str]:
@@ -186,7 +225,7 @@ async def test_all_clients_report_invalid_requests(
     assert {each.field for each in bad.field_violations} == {"viewer_id", "page_size"}
 
 
-@pytest.mark.parametrize("edge", ["secure"], indirect=True)
+@pytest.mark.parametrize("running", ["secure"], indirect=True)
 async def test_all_clients_report_rejected_tokens(client: ExampleClient, edge: Target) -> None:
     forged = Target(edge.address, edge.authority, "rubbish")
     for refused in (forged, Target(edge.address, edge.authority)):
