@@ -127,6 +127,8 @@ def _explain(error: grpc.RpcError, target: str, scope: str) -> str:
     if unpack_detail(error, bad) and bad.field_violations:
         return "; ".join(f"{each.field}: {each.description}" for each in bad.field_violations)
     if call.code() == grpc.StatusCode.UNAVAILABLE:
+        if "WRONG_VERSION_NUMBER" in (call.details() or ""):
+            return f"{target} answers without TLS; unset VIREO_CA, or leave out --ca"
         return (
             f"nothing serves at {target} ({call.details()}); start the stack with: vireo up, or "
             "name another with --target; a secured one needs --ca"

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from typer.core import TyperGroup
 
+from vireo.ops.cli.output import only_warnings
 from vireo.server.errors import VireoError
 
 _GROUPS = {
@@ -113,6 +114,7 @@ def options(
     ] = False,
 ) -> None:
     """Take the options of the command itself."""
+    only_warnings()
 
 
 @app.command(

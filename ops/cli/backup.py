@@ -13,7 +13,7 @@ import typer
 from vireo.ops.backup.archive import Archive
 from vireo.ops.backup.content import Restore, take_backup
 from vireo.ops.cli.options import DryRunOption, JsonOption, ReplaceOption, YesOption, confirm
-from vireo.ops.cli.output import only_warnings, print_json, remark, remarks_if
+from vireo.ops.cli.output import print_json, remark, remarks_if
 from vireo.ops.cli.viewers import erase_again
 from vireo.ops.stack.nats import embedded_log
 from vireo.ops.stack.s3 import open_store
@@ -98,7 +98,6 @@ def restore(
 @contextmanager
 def _opened() -> Iterator[tuple[ReleaseStore, EventLogSettings, Archive]]:
     """Yield the store, the log and the backups, once all can be reached."""
-    only_warnings()
     settings = BackupSettings.load()
     with (
         TemporaryDirectory(prefix="vireo-backup-") as scratch,

@@ -304,9 +304,10 @@ def rm(
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Remove a data set with its features, trainings and staged release; what is published stays.
+    """Remove a data set with its features, trainings and staged release.
 
-    Rows of its viewers in Redis expire.
+    Its published releases stay in S3, but gateways can't serve them without its features. Rows of
+    its viewers in Redis expire.
 
     vireo data rm --data synth
     """
@@ -315,7 +316,8 @@ def rm(
     folders = [folder for folder in (home.data(data), *kept) if folder.exists()]
     if not folders:
         raise VireoError(f"there is nothing of a data set {data} in {home.root}")
-    if (state := running_stack(home)) is not None and home.features(data) in folders:
+    state = None if dry_run else running_stack(home)
+    if state is not None and home.features(data) in folders:
         raise VireoError(
             f"a stack runs on {home.root} (process {state.pid}), and may serve by these features; "
             "end it first, with: vireo down"

@@ -19,7 +19,7 @@ from vireo.ops.cli.options import (
     TargetOption,
     TokenOption,
 )
-from vireo.ops.cli.output import document_of, only_warnings, print_json, printable
+from vireo.ops.cli.output import document_of, print_json, printable
 from vireo.ops.doctor.conditions import Finding
 from vireo.ops.doctor.deployment import ask_all, split
 from vireo.ops.doctor.diagnose import diagnose
@@ -114,7 +114,6 @@ def doctor(
 
     vireo doctor
     """
-    only_warnings()
     # It is for findings to say what fails: gRPC's own lines, from its import on, would hide them.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from vireo.ops.doctor.parts import deployment_of, probes_of

@@ -29,7 +29,6 @@ from vireo.ops.cli.options import (
     confirm,
 )
 from vireo.ops.cli.output import (
-    only_warnings,
     print_json,
     print_table,
     printable,
@@ -139,6 +138,9 @@ def list_dead(as_json: JsonOption = False) -> None:
             for letter in letters
         ]
         print_json(described)
+        return
+    if not letters:
+        typer.echo("all events were applied")
         return
     titles = ("position", "set aside", "events", "replayed", "reason")
     table = table_of(*titles, numbers=("position", "events"), texts={"reason"})
@@ -293,7 +295,6 @@ def _with_log(work: Callable[[JetStreamLog], Awaitable[T]], limits: Limits = "ke
     Raises:
         VireoError: the log is away.
     """
-    only_warnings()
 
     async def run() -> T:
         async with opened_log(reachable_log(), limits=limits) as event_log:

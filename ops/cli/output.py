@@ -83,11 +83,11 @@ def progress_bar(what: str, total: int | None = None) -> Iterator[Progressed]:
 
 
 def only_warnings() -> None:
-    """Log warnings and errors alone, on standard error: standard output is the command's."""
+    """Log only warnings and errors, to standard error: standard output has the results."""
     if not structlog.is_configured():
         structlog.configure(
             wrapper_class=structlog.make_filtering_bound_logger("warning"),
-            logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+            logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
         )
 
 

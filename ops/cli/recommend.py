@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Annotated, Any
 
 import typer
@@ -94,6 +95,8 @@ def recommend(
     many = everyone or viewers is not None
     if many != (out is not None) or many == (viewer is not None):
         raise typer.BadParameter("name a VIEWER; or --out FILE with --all or --viewers FILE")
+    if data and not many:
+        raise typer.BadParameter("--data goes with --all: a stack serves one data set")
     if many and (playing or exclude or pages > 1):
         raise typer.BadParameter("--out goes with --page-size, --filter, --region and --json only")
     edge = edge_of(target, ca, token)
@@ -220,6 +223,9 @@ def _show(
 def print_slate(response: pb.RecommendResponse) -> None:
     """Print a response as a table, followed by its explanation."""
     _print_items(response.items, "title")
+    scores = [item.score for item in response.items]
+    if scores != sorted(scores, reverse=True):
+        typer.echo("mixed for variety, so not in the order of scores")
     _print_filter_unmet(response)
     explanation = response.explanation
     spent = ", ".join(
@@ -236,7 +242,8 @@ def print_slate(response: pb.RecommendResponse) -> None:
     if proposed:
         typer.echo(f"proposed by: {proposed}")
     if explanation.HasField("filter_share"):
-        typer.echo(f"the filter is met by {explanation.filter_share:.2%} of the videos")
+        share = f"{explanation.filter_share:.2%} of the videos"
+        typer.echo(f"the filter, with those of the site's rules, is met by {share}")
     rules = ", ".join(f"{rule.name} {rule.count}" for rule in explanation.rules)
     if rules:
         typer.echo(f"the site's rules, and videos that each concerned: {rules}")
@@ -304,5 +311,6 @@ def print_explanation(response: pb.ExplainVideoResponse) -> None:
         print_table(values)
     age = ""
     if response.HasField("features_age"):
-        age = f"; the viewer's features changed {response.features_age.seconds} s ago"
+        changed = timedelta(seconds=response.features_age.seconds)
+        age = f"; the viewer's features changed {changed} ago"
     typer.echo(f"release {response.release_id}; {response.candidates} candidates{age}")

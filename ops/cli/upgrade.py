@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError
 from rich.console import Console
 
 from vireo.ops.cli.options import JsonOption
-from vireo.ops.cli.output import only_warnings, print_json, print_table, table_of
+from vireo.ops.cli.output import print_json, print_table, table_of
 from vireo.ops.stack.nats import known_log
 from vireo.ops.stack.s3 import external_s3, open_store
 from vireo.ops.stack.state import running_stack
@@ -87,7 +87,6 @@ def check(as_json: JsonOption = False) -> None:
 
     vireo upgrade check
     """
-    only_warnings()
     held, away = dict[str, list[Held]](), dict[str, str]()
     for name, read in _PARTS.items():
         held[name] = []

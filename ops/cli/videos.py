@@ -72,4 +72,4 @@ def remove(
     if as_json:
         print_json({"removed": len(videos)})
     else:
-        typer.echo(f"took down {len(videos):,} videos")
+        typer.echo(f"videos taken down: {len(videos):,}")

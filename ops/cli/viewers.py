@@ -14,7 +14,7 @@ import typer
 from vireo.ops.backup.archive import store_tombstone
 from vireo.ops.cli.events import dead_letters, mark_replayed
 from vireo.ops.cli.options import DryRunOption, JsonOption, YesOption, confirm
-from vireo.ops.cli.output import only_warnings, print_json, remarks_if
+from vireo.ops.cli.output import print_json, remarks_if
 from vireo.ops.stack.nats import known_log
 from vireo.server.errors import NoAnswerError, VireoError
 from vireo.server.event_log.jetstream import JetStreamLog, opened_log
@@ -74,7 +74,6 @@ def erase(
     home = Home.current()
     if not 0 < len(viewer.encode()) <= ID_BYTES:  # its tombstone would have no valid name
         raise VireoError(f"{viewer!r} is no viewer's id: these have 1 to {ID_BYTES} bytes")
-    only_warnings()
     settings = known_log(home)
     if dry_run:
         places = [str(each) for each in _places(home, data)] + ["the log"] * (settings is not None)

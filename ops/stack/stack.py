@@ -367,8 +367,8 @@ def _alone(settings: StackSettings) -> Iterator[None]:
             else ""
         )
         raise AlreadyRunningError(
-            f"a stack runs on {home.root} already (process {error.holder}){serving}. Stop it with "
-            "Ctrl-C before you start it again, or run another beside it: set VIREO_HOME, "
+            f"a stack runs on {home.root} already (process {error.holder}){serving}. Stop it "
+            "first, with: vireo down, or run another beside it: set VIREO_HOME, "
             "VIREO_EDGE_PORT and VIREO_PORT_BASE"
         ) from error
 

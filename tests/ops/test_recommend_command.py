@@ -49,7 +49,7 @@ def _warnings_alone(logs_of_a_command: None) -> None:
         ),
         (
             {"explanation": pb.Explanation(filter_share=0.125)},
-            "the filter is met by 12.50% of the videos",
+            "is met by 12.50% of the videos",
             "degraded",
         ),
         (

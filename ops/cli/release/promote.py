@@ -113,7 +113,9 @@ def promote(
     with its measured twin alone. There is no comparison for shadow, which serves no viewer, nor for
     a release of another data set that replaces one of example data, such as the demo's.
 
-    With --dry-run only the gate's verdict is printed.
+    With --dry-run only the gate's verdict is printed:
+
+    vireo release promote canary --dry-run
 
     For the canary's current release, --share changes only the share:
 
@@ -188,6 +190,12 @@ def promote_through_gate(
     done.check()
     if as_json:
         return
+    dataset = store.manifest(release_id).dataset
+    if not Home.current().features(dataset).exists():
+        remark(
+            f"there are no features of {dataset} in {Home.current().root}: gateways that read "
+            f"those here can't serve the release before: vireo features build --data {dataset}"
+        )
     if request.dry_run and done.gate is not None:
         typer.echo(f"the gate passes it; channel {request.channel} stays as it is (--dry-run)")
         return

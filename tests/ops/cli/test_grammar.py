@@ -6,9 +6,11 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from typer.core import TyperArgument, TyperOption
 from typer.testing import CliRunner
 
@@ -83,6 +85,23 @@ def test_the_commands_are_shown_in_groups_and_the_version_by_itself() -> None:
     shown = CliRunner().invoke(app, ["--help"]).output
     assert shown.index("Data and training") < shown.index("The stack on this machine")
     assert CliRunner().invoke(app, ["--version"]).output.startswith("vireo ")
+
+
+def test_what_is_logged_does_not_mix_with_results(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    of_tests = structlog.get_config()
+    structlog.reset_defaults()
+    try:
+        CliRunner(env={"VIREO_HOME": str(tmp_path)}).invoke(app, ["data", "list", "--json"])
+        structlog.get_logger().info("connected")
+        structlog.get_logger().warning("left behind")
+    finally:
+        structlog.configure(**of_tests)
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "left behind" in printed.err
+    assert "connected" not in printed.err
 
 
 @pytest.mark.parametrize("arguments", [["data", "rm"], ["recommend", "1", "--all"], ["nothing"]])
