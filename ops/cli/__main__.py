@@ -24,40 +24,57 @@ _GROUPS = {
         "demo": ("demo:demo", "From an empty home to a slate of real videos."),
     },
     "Data and training": {
-        "data": ("data:app", "Fetch, import, show and remove data sets."),
-        "features": ("features:app", "Build and show features in Feast."),
+        "data": ("data:app", "Data sets: import, fetch, from-events, synth, list, show, rm."),
+        "features": ("features:app", "Features of viewers and videos, in Feast: build, show."),
         "train": ("train:train", "Train both models and stage a release."),
-        "evaluate": ("evaluate:app", "Measure the newest release on held-out watches."),
-        "release": ("release:app", "Publish releases and choose which one is served."),
+        "evaluate": (
+            "evaluate:app",
+            "Measure the newest release on held-out watches; study, served, page.",
+        ),
+        "release": (
+            "release:app",
+            "What is published and served: publish, promote RELEASE or CHANNEL (--dry-run asks the "
+            "gate alone), rollback, status, history, list, show, verify, gc.",
+        ),
     },
     "Recommendations": {
-        "recommend": ("recommend:recommend", "Show what a viewer should watch next."),
+        "recommend": (
+            "recommend:recommend",
+            "Show what a viewer should watch next, or write it for `--all` to `--out FILE`.",
+        ),
         "similar": ("recommend:similar", "Show the videos that are most like one."),
         "explain": ("recommend:explain", "Show why a video is on a viewer's page, or isn't."),
-        "rules": ("rules:app", "Check rules of the site."),
+        "rules": ("rules:app", "Rules of the site: check."),
     },
     "What changes while it serves": {
-        "events": ("events:app", "Record, see and replay what viewers did."),
-        "videos": ("videos:app", "Add, change and take down videos."),
-        "viewers": ("viewers:app", "Erase what is known of a viewer."),
+        "events": (
+            "events:app",
+            "What viewers did: record, tail, replay, limits; list-dead shows what couldn't be "
+            "applied, replay-dead tries it again.",
+        ),
+        "videos": ("videos:app", "The catalogue: upsert, remove."),
+        "viewers": ("viewers:app", "What is known of a viewer: erase."),
     },
     "The stack on this machine": {
         "up": ("up:up", "Serve the channel's release, supervised, until Ctrl-C."),
         "down": ("up:down", "End the running stack."),
         "restart": ("up:restart", "Restart processes of the running stack one after the other."),
-        "layout": ("up:layout", "Move the running stack to separate pods, or to one process."),
+        "layout": ("up:layout", "Pods that are separate, or one process: set."),
         "status": ("up:status", "Show every process of the running stack."),
         "logs": ("logs:logs", "Show what its processes wrote."),
         "top": ("top:top", "Show what it does, until Ctrl-C."),
     },
     "Operation": {
         "doctor": ("doctor:doctor", "Find out what is wrong, and what to do about it."),
-        "certificates": ("security:certificates", "Make certificates for `vireo up --secure`."),
-        "tokens": ("security:tokens", "Make tokens for this home's secured stack."),
-        "control": ("control:app", "Run Envoy's control plane and show its state."),
+        "certificates": (
+            "security:certificates",
+            "Certificates for `vireo up --secure`: make, replace-authority.",
+        ),
+        "tokens": ("security:tokens", "Tokens for this home's secured stack: make."),
+        "control": ("control:app", "Envoy's control plane: serve, snapshot."),
         "backup": ("backup:backup", "Store what can't be made again in a bucket of its own."),
         "restore": ("backup:restore", "Bring back what a backup has."),
-        "upgrade": ("upgrade:app", "Check that this build reads what a deployment holds."),
+        "upgrade": ("upgrade:app", "Whether this build reads what a deployment holds: check."),
     },
 }
 """Where each command is, below this package, and what it does, in the groups of `--help`."""
@@ -88,7 +105,8 @@ app = typer.Typer(
     cls=LazyGroup,
     help="Train, ship and serve two-stage video recommenders.\n\n"
     "First steps: `vireo demo`, or with your own data: `vireo data import`, `vireo train`, "
-    "`vireo release publish`, `vireo up`, `vireo recommend`.",
+    "`vireo release publish`, `vireo up`, `vireo recommend`. Commands take a data set as `--data "
+    "NAME`, viewers and videos as arguments, and print for programs with `--json`.",
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,

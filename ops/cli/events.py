@@ -157,7 +157,7 @@ def list_dead(as_json: JsonOption = False) -> None:
         remark("once the reason is mended: vireo events replay-dead")
 
 
-_Rate = Annotated[float, typer.Option(min=0, help="Maximum events a second; 0 for none.")]
+_Rate = Annotated[float, typer.Option(min=0, help="Maximum events a second; 0 for no limit.")]
 
 
 @app.command()

@@ -128,7 +128,9 @@ def promote(
 
 
 def rollback(
-    channel: Channel = "production", reason: Reason = "", as_json: JsonOption = False
+    channel: Channel = "production",
+    reason: Annotated[str, typer.Option(help="Reason, recorded in the channel's history.")] = "",
+    as_json: JsonOption = False,
 ) -> None:
     """Point a channel back at its last good release; pods still have it in their cache.
 

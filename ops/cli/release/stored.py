@@ -326,8 +326,8 @@ def verify(
 ) -> None:
     """Check a release as pods would: every digest in the store, then a load with golden replay.
 
-    Prints every problem, and exits with 1 if there is one. Without a release, the releases that
-    channels name are verified, and that they exist.
+    Prints every problem, and exits with 1 if there is one. Without RELEASE, verifies every release
+    that a channel names, and reports any that is missing.
 
     Small golden differences on another processor architecture than the release was built on are
     reported, but don't fail the release.

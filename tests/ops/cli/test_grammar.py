@@ -83,6 +83,8 @@ def test_the_channel_of_pods_does_not_change_what_commands_promote() -> None:
 
 def test_the_commands_are_shown_in_groups_and_the_version_by_itself() -> None:
     shown = CliRunner().invoke(app, ["--help"]).output
+    for words in (name.split()[1:] for name in commands()):
+        assert {*words} <= {*re.findall(r"[\w-]+", shown)}, words
     assert shown.index("Data and training") < shown.index("The stack on this machine")
     assert CliRunner().invoke(app, ["--version"]).output.startswith("vireo ")
 
