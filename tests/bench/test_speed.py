@@ -73,7 +73,7 @@ def test_rows_are_whole_on_a_narrow_terminal_and_measures_go_on_in_the_next_line
 def test_what_is_measured_is_what_viewers_get_and_what_the_page_says() -> None:
     assert "VIREO_CANDIDATES" not in SETTINGS
     page = " ".join((CHECKOUT / "bench/README.md").read_text().split())
-    assert f"a page of {PAGE}:" in page
+    assert f"a page of {PAGE}, as viewers get them" in page
 
 
 def test_an_index_is_held_against_exact_search(tmp_path: Path) -> None:
