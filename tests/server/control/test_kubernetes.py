@@ -42,6 +42,7 @@ pytestmark = pytest.mark.slow
 def _often(monkeypatch: pytest.MonkeyPatch) -> None:
     """The API is asked every few milliseconds, also after failures."""
     monkeypatch.setattr(kubernetes, "_POLL_SECONDS", 0.02)
+    monkeypatch.setattr(kubernetes, "_REQUEST_SECONDS", 30)  # of a busy machine
     monkeypatch.setattr(attempts, "_MAX_PAUSE_SECONDS", 0.05)
 
 
