@@ -296,7 +296,7 @@ def test_events_and_videos_of_files_are_recorded_and_seen(stack: Stack, tmp_path
     added = vireo(stack.environment, *upsert)
     assert json.loads(added.stdout) == {"upserted": 1, "stillRemoved": 0}
     removed = vireo(stack.environment, "videos", "remove", "of-a-file")
-    assert removed.stdout == "took down 1 videos\n"
+    assert removed.stdout == "videos taken down: 1\n"
 
     videos.write_text('{"videoId": "v"}\n{"video_ids": ["v"]}\n')
     refused = vireo(stack.environment, "videos", "upsert", str(videos), code=1)
