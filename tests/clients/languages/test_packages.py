@@ -94,7 +94,7 @@ def packages() -> Path:
     """Return the folder of all packages."""
     for client in (GO, JAVA, NODE):
         client.build()
-    tools = f"PYTHON={sys.executable}", f"BUF={Path(sys.executable).with_name('buf')}"
+    tools = f"VENV_PYTHON={sys.executable}", f"BUF={Path(sys.executable).with_name('buf')}"
     run("make", "-C", CLIENTS, "packages", *tools, folder=CLIENTS, HOME=str(Path.home()))
     return CLIENTS / "build" / "packages"
 
