@@ -330,7 +330,7 @@ def rm(
             for folder in folders:
                 shutil.rmtree(folder)
     if as_json:
-        print_json({"data": data, "folders": folders, "removed": not dry_run})
+        print_json({"dataset": data, "folders": folders, "removed": not dry_run})
     elif not dry_run:
         typer.echo(f"removed data set {data}")
 

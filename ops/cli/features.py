@@ -39,7 +39,7 @@ def build(data: DataOption = "", as_json: JsonOption = False) -> None:
     if running_stack(home) is not None:
         remark("the stack that is running reads them from now on")
     if as_json:
-        print_json({"data": data, "folder": home.features(data)})
+        print_json({"dataset": data, "folder": home.features(data)})
     else:
         typer.echo(f"{data}: features built from every event")
 

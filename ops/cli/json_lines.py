@@ -33,7 +33,7 @@ def messages_in(file: Path, kind: type[Content]) -> list[Content]:
             continue
         try:
             found.append(Parse(line, kind()))
-        except ParseError as error:
+        except (ParseError, RecursionError) as error:
             raise VireoError(
                 f"{file}, line {number}: {error}; docs/api.md has the fields of "
                 f"{kind.DESCRIPTOR.name}, in lowerCamelCase here"

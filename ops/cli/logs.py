@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from vireo.ops.cli.options import JsonOption
-from vireo.ops.cli.output import print_json
+from vireo.ops.cli.output import print_json, printable
 from vireo.ops.stack.logs import last_lines
 from vireo.server.errors import VireoError
 from vireo.server.home import Home
@@ -82,4 +82,4 @@ def _print_new(file: Path, start: int) -> int:
 
 
 def _print(name: str, line: str) -> None:
-    typer.echo(f"{name}: {line}")
+    typer.echo(f"{name}: {printable(line)}")

@@ -73,6 +73,8 @@ class Promotion:
     """None if the channel named the release already: then only its share may have changed."""
     pointer: ChannelPointer | None = None
     """What the channel holds since the promotion; None if nothing was changed."""
+    dataset: str = ""
+    """Of the release; empty if the channel named it already."""
 
     @property
     def forced(self) -> bool:
@@ -160,7 +162,7 @@ def promote(
         result = gate(current, current is before)
     compared = current.release_id if current else None
     if request.dry_run or not (result.passed or request.force):
-        return Promotion(request, release_id, before, compared, result)
+        return Promotion(request, release_id, before, compared, result, dataset=manifest.dataset)
     change = Change(
         release_id,
         share=request.share,
@@ -170,7 +172,7 @@ def promote(
         best_figures=result.best_figures(current.pointer.best_figures if current else ()),
     )
     pointer = store.change_channel(request.channel, change, before)
-    return Promotion(request, release_id, before, compared, result, pointer)
+    return Promotion(request, release_id, before, compared, result, pointer, manifest.dataset)
 
 
 def roll_back(store: ReleaseStore, name: str, reason: str = "") -> Rollback:

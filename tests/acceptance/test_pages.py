@@ -39,6 +39,7 @@ TESTED_ELSEWHERE = {
     "README.md",  # test_readme.py
     "docs/grpcurl.md",  # tests/docs/test_grpcurl.py
     "docs/inference-protocol.md",  # the same
+    "docs/rotation.md",  # tests/ops/stack/test_stack.py
     "clients/README.md",  # tests/clients, which build them
     "clients/go/README.md",
     "clients/java/README.md",

@@ -87,7 +87,7 @@ def publish(
             (remark if as_json else typer.echo)(published)
             promote_through_gate(store, release_id, request, max_viewers, as_json=as_json)
         elif as_json:
-            print_json({"releaseId": release_id, "data": manifest.dataset, "promoted": False})
+            print_json({"releaseId": release_id, "dataset": manifest.dataset, "promoted": False})
         else:
             typer.echo(published)
             remark(f"serve it with: vireo release promote {release_id}")
@@ -192,11 +192,11 @@ def promote_through_gate(
     done.check()
     if as_json:
         return
-    dataset = store.manifest(release_id).dataset
-    if not Home.current().features(dataset).exists():
+    home = Home.current()
+    if done.dataset and not home.features(done.dataset).exists():
         remark(
-            f"there are no features of {dataset} in {Home.current().root}: gateways that read "
-            f"those here can't serve the release before: vireo features build --data {dataset}"
+            f"there are no features of {done.dataset} in {home.root}: gateways that read those "
+            f"here can't serve the release before: vireo features build --data {done.dataset}"
         )
     if request.dry_run and done.gate is not None:
         typer.echo(f"the gate passes it; channel {request.channel} stays as it is (--dry-run)")

@@ -307,6 +307,7 @@ def test_a_first_release_passes_where_it_cannot_be_measured(
     monkeypatch.setenv("VIREO_HOME", str(ring.folder / "home"))
     done = ring.promoted(ring.publish_refitted("first", ring.staged, ring.staged))
     assert "it is the channel's first release, and can't be compared" in done
+    assert "there are no features of ring in " in done
 
 
 @pytest.fixture
@@ -384,3 +385,4 @@ def test_a_canary_gets_a_share_of_the_viewers(untrained: Ring) -> None:
     assert "no viewer gets it yet; give it some with" in untrained.promoted(*canary)
     assert "10.0% of the viewers get it" in untrained.promoted(*canary, "--share", "0.1")
     assert "names a already" in untrained.promoted(*canary)
+    assert "names a already" in untrained.promoted("production", *canary[1:])

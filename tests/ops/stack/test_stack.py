@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import subprocess
 import urllib.request
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -38,6 +39,7 @@ from vireo_client import AsyncClient, DeadlineExceeded, Event, Overloaded, Unava
 
 pytestmark = pytest.mark.integration
 
+CHECKOUT = Path(__file__).parents[3]
 PUBLISH = f"vireo release publish --data {DATASET}"
 
 
@@ -227,6 +229,8 @@ async def test_what_is_recorded_is_in_the_next_slates_whichever_process_of_its_p
 
 
 def test_keys_of_s3_and_the_logs_token_are_replaced_and_no_slate_is_lost(stack: Stack) -> None:
+    rotation = (CHECKOUT / "docs" / "rotation.md").read_text()
+    steps = re.findall(r"```sh\n(rm \.vireo/.*?)```", rotation, re.DOTALL)
     secrets = {name: stack.home.root / name for name in ("s3/s3.json", "log/token")}
     old = {name: file.read_text() for name, file in secrets.items()}
     pids = {each.name: each.pid for each in stack.state().processes}
@@ -235,10 +239,9 @@ def test_keys_of_s3_and_the_logs_token_are_replaced_and_no_slate_is_lost(stack: 
         request = pb.RecommendRequest(viewer_id="pages", page_size=10)
         request.page_token = stub.Recommend(request, timeout=10).next_page_token
         with asking(lambda: stub.Recommend(request, timeout=10)):
-            for file in secrets.values():
-                file.unlink()
-            vireo(stack.environment, "restart", "s3", "log")
-            vireo(stack.environment, "restart")
+            for step in steps:
+                script = step.replace(".vireo/", f"{stack.home.root}/")
+                subprocess.run(["bash", "-euc", script], env=stack.environment, check=True)
     fresh = {name: file.read_text() for name, file in secrets.items()}
     assert not fresh.items() & old.items()
     assert {each.name for each in stack.state().processes if each.pid == pids[each.name]} == {

@@ -1,0 +1,29 @@
+"""What commands read line by line: files of JSON, and what processes wrote."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from vireo.ops.cli.__main__ import app
+from vireo.ops.cli.json_lines import messages_in
+from vireo.server.errors import VireoError
+from vireo.v1 import event_pb2
+
+
+@pytest.mark.parametrize("line", ["{", "[" * 100_000, '{"video": "v"}', '{"kind": "PLAYED"}', "1"])
+def test_a_line_that_is_no_message_is_named(line: str, tmp_path: Path) -> None:
+    file = tmp_path / "events.jsonl"
+    file.write_text(f'{{"videoId": "v"}}\n\n{line}\n')
+    with pytest.raises(VireoError, match="line 3: "):
+        messages_in(file, event_pb2.Event)
+
+
+def test_the_terminal_obeys_nothing_of_a_log(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "envoy.log").write_text("old\n\x1b]0;owned\x07GET /\n")
+    runner = CliRunner(env={"VIREO_HOME": str(tmp_path)})
+    shown = runner.invoke(app, ["logs", "envoy", "--lines", "1"]).stdout
+    assert shown == "envoy: \N{REPLACEMENT CHARACTER}]0;owned\N{REPLACEMENT CHARACTER}GET /\n"
