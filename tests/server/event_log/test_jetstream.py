@@ -447,8 +447,13 @@ async def test_a_certificate_that_others_signed_is_refused(
     tls: tuple[RunningNats, Path], tmp_path: Path
 ) -> None:
     log = JetStreamLog(settings_of(tls[0], nats_ca=str(authority(tmp_path).certificate)))
-    with pytest.raises(LogAwayError, match="certificate"):
-        await log.append(EVENTS, "0", b"x")
+    said = ""
+    async with asyncio.timeout(60):
+        while "certificate" not in said:
+            with pytest.raises(LogAwayError) as refused:
+                await log.append(EVENTS, "0", b"x")
+            said = str(refused.value)
+            assert "certificate" in said or "no answer in time" in said  # of a busy machine
     await log.close()
 
 
