@@ -228,7 +228,7 @@ def record(
     if as_json:
         print_json({"recorded": len(events)})
     else:
-        typer.echo(f"recorded {len(events):,} events")
+        typer.echo(f"recorded {len(events):,} events; those that the log had already count once")
 
 
 def _id_of(event: event_pb2.Event) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,6 +31,8 @@ def logs(
     as_json: JsonOption = False,
 ) -> None:
     """Show what processes of the stack wrote last, also of one that has ended.
+
+    Settings that a process began with are left out; they are in --json, which has lines as written.
 
     vireo logs gateway --follow
     """
@@ -82,4 +85,16 @@ def _print_new(file: Path, start: int) -> int:
 
 
 def _print(name: str, line: str) -> None:
-    typer.echo(f"{name}: {printable(line)}")
+    typer.echo(f"{name}: {printable(_readable(line))}")
+
+
+def _readable(line: str) -> str:
+    """Return a record as time, level, event and fields, without the settings; other lines as is."""
+    try:
+        record = json.loads(line)
+        time_of_day = record.pop("timestamp")[11:23]
+        words = [time_of_day, record.pop("level"), record.pop("event")]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return line
+    left_out = {"settings", "pod"}
+    return "  ".join(words + [f"{key}={record[key]}" for key in record if key not in left_out])

@@ -114,8 +114,8 @@ class _Asked:
         name, live = release.manifest.release_id, release.live
         removed = live is not None and self.key in live.overlay.takedowns
         if self.row < 0 and not removed:
-            log = "" if live is None else ", and the log of the catalogue's changes neither"
-            return pb.LOST_AT_CATALOG, f"Release {name} doesn't have it{log}."
+            log = "" if live is None else ", nor was it added since"
+            return pb.LOST_AT_CATALOG, f"Release {name} doesn't have this video{log}."
         blocked = why_blocked(
             self.key,
             seed_key=query.seed_key,

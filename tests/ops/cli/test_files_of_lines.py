@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,22 @@ def test_a_line_that_is_no_message_is_named(line: str, tmp_path: Path) -> None:
     file.write_text(f'{{"videoId": "v"}}\n\n{line}\n')
     with pytest.raises(VireoError, match="line 3: "):
         messages_in(file, event_pb2.Event)
+
+
+def test_a_record_is_shown_without_settings_and_other_lines_as_they_are(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    record = (
+        '{"settings": {"port": 1}, "kind": "gateway", "event": "starting", '
+        '"level": "info", "timestamp": "2026-01-02T03:04:05.678901Z"}'
+    )
+    (tmp_path / "logs" / "gateway-1.log").write_text(f'{record}\n[1]\n{{"event": "half"}}\n')
+    runner = CliRunner(env={"VIREO_HOME": str(tmp_path)})
+    assert runner.invoke(app, ["logs"]).stdout.splitlines() == [
+        "gateway-1: 03:04:05.678  info  starting  kind=gateway",
+        "gateway-1: [1]",
+        'gateway-1: {"event": "half"}',
+    ]
+    assert json.loads(runner.invoke(app, ["logs", "--json"]).stdout)["gateway-1"][0] == record
 
 
 def test_the_terminal_obeys_nothing_of_a_log(tmp_path: Path) -> None:

@@ -105,11 +105,11 @@ def test_an_unknown_video_is_unknown_to_the_release_and_to_the_log(
 ) -> None:
     explained = told(release, "nowhere")
     assert explained.lost_at == pb.LOST_AT_CATALOG
-    assert explained.reason == "Release tiny-1 doesn't have it."
+    assert explained.reason == "Release tiny-1 doesn't have this video."
     assert not explained.scores
     beside = CandidateRelease.load(release_folder, live=followed())
     assert told(beside, "nowhere").reason == (
-        "Release tiny-1 doesn't have it, and the log of the catalogue's changes neither."
+        "Release tiny-1 doesn't have this video, nor was it added since."
     )
 
 

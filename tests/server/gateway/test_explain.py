@@ -97,7 +97,7 @@ async def test_a_video_that_retrieval_lost_is_told_its_score_as_a_candidate(
 @pytest.mark.parametrize(
     ("video_id", "fields", "lost_at", "reason"),
     [
-        ("nowhere", {}, pb.LOST_AT_CATALOG, "Release tiny-1 doesn't have it."),
+        ("nowhere", {}, pb.LOST_AT_CATALOG, "Release tiny-1 doesn't have this video."),
         (WATCHED[0], {}, pb.LOST_AT_BLOCKED, "The viewer has watched it."),
         (
             "video-30",
