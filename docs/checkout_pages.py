@@ -1,9 +1,10 @@
-"""Hooks of MkDocs: pages that lie outside `docs/`, and links to files that are no pages.
+"""Hooks of MkDocs: pages that lie outside `docs/`, links to files that are no pages, and tabs.
 
 Pages link to each other and to source files as they lie in the checkout, which is how a reader of
 the repository follows them. In the site a link to a page leads to that page. A link to a source
 file leads below VIREO_DOCS_REPOSITORY, for example https://git.example/vireo/blob/main; without
-that it becomes the file's path. A link to nothing fails the build.
+that it becomes the file's path. A link to nothing fails the build. Blocks of code after each other, each below a
+comment `<!-- tab: NAME -->`, are tabs of one.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 import posixpath
 import re
 from pathlib import Path
+from textwrap import indent
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
@@ -32,6 +34,8 @@ OUTSIDE = (
 
 log = logging.getLogger("mkdocs.hooks")
 _CODE = re.compile(r"(^```.*?^```$)", re.MULTILINE | re.DOTALL)
+_TABS = re.compile(r"(?:^<!-- tab: .*? -->\n```.*?^```\n\n?)+", re.MULTILINE | re.DOTALL)
+_TAB = re.compile(r"^<!-- tab: (.*?) -->\n(```.*?^```\n)", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\[([^\]]*)\]\(([^)#\s]+)(#[^)\s]*)?\)")
 
 
@@ -74,7 +78,15 @@ def on_page_markdown(markdown: str, *, page: Page, files: Files, **_: object) ->
         return text if text.strip("`") in path else f"{text} (`{path}`)"
 
     parts = _CODE.split(markdown)
-    return "".join(part if part.startswith("```") else _LINK.sub(linked, part) for part in parts)
+    text = "".join(part if part.startswith("```") else _LINK.sub(linked, part) for part in parts)
+    return _TABS.sub(_tabbed, text)
+
+
+def _tabbed(match: re.Match[str]) -> str:
+    """Return blocks that say which tab they are as the tabs of one."""
+    return "".join(
+        f'=== "{name}"\n\n{indent(block, "    ")}\n' for name, block in _TAB.findall(match[0])
+    )
 
 
 def _place(uri: str) -> str:

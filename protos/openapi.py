@@ -196,7 +196,9 @@ class _Document:
             parameters += self._queries(method.input_type, taken)
         if parameters:
             operation["parameters"] = parameters
-        answered = {"application/json": {"schema": self._reference(method.output_type)}}
+        schema = self._reference(method.output_type)
+        # A stream is a document a line, which OpenAPI before 3.2 has no word for.
+        answered = {"application/json": {} if method.server_streaming else {"schema": schema}}
         operation["responses"] = {
             "200": {
                 "description": self._said(method.output_type.full_name),

@@ -40,7 +40,7 @@ _MAX_REQUESTS_OF_SLATE_POD, _MAX_STREAMS_OF_SLATE_POD = 32, 60
 """A gateway refuses a flood itself, fairly by caller. A slate pod makes slates besides, and gRPC
 hands calls over one by one: it would never see most of them before they are late. So Envoy refuses
 what doesn't fit into a pod's slots and queue, with room for the calls that are soon answered."""
-_STREAMS = ("batch", "stream_events")
+_STREAMS = ("batch", "rest_batch", "stream_events")
 """Routes of streams, which are counted apart from calls then."""
 _RARELY = "30s"
 """Interval of health checks of canary and shadow pools before their first call: most get none, and

@@ -23,6 +23,7 @@ from vireo.server.recommend.filters.expression import BadFilterError, decode
 from vireo.v1.catalog_pb2 import RemoveVideosRequest, UpsertVideosRequest
 from vireo.v1.event_pb2 import RecordEventsRequest
 from vireo.v1.recommendation_pb2 import (
+    BatchRecommendRequest,
     ExplainVideoRequest,
     RecommendRequest,
     SimilarVideosRequest,
@@ -34,6 +35,7 @@ _REQUESTS: dict[str, Any] = {
     "/v1/videos:remove": RemoveVideosRequest,
     "/v1/viewers/{viewer_id}/recommendations": RecommendRequest,
     "/v1/recommendations": RecommendRequest,
+    "/v1/recommendations:batch": BatchRecommendRequest,
     "/v1/videos/{video_id}/similar": SimilarVideosRequest,
     "/v1/videos:similar": SimilarVideosRequest,
     "/v1/videos:explain": ExplainVideoRequest,
@@ -85,7 +87,7 @@ def _breaks_a_rule(case: Case[Any]) -> bool:
 def _is_not_served(request: Any) -> bool:
     """Return whether the gateway refuses what fits the protos' rules, of a slate or similar videos.
 
-    The release that is tested declares no attributes of its own, and nobody has a page token.
+    The release that is tested declares no attributes of its own, and nobody has a token of a page or a batch.
     """
     try:
         if request.HasField("filter"):
@@ -94,6 +96,8 @@ def _is_not_served(request: Any) -> bool:
             time_zone(request.context.time_zone)
     except (BadFilterError, BadTimeZoneError):
         return True
+    if isinstance(request, BatchRecommendRequest):
+        return bool(request.resume_token)
     return isinstance(request, RecommendRequest) and bool(request.page_token)
 
 

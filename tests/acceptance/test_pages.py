@@ -4,7 +4,8 @@ A block that needs more is marked above its fence, as a comment that readers don
 
 - `<!-- not run: REASON -->`, for one of the reasons below;
 - `<!-- exits with N -->`, if it is there to show how something fails; curl's code is 22 then;
-- `<!-- first terminal -->`, for what a stack is started with that the next blocks are for.
+- `<!-- first terminal -->`, for what a stack is started with that the next blocks are for;
+- `<!-- tab: NAME -->`, if the site shows it beside its neighbours.
 """
 
 from __future__ import annotations
@@ -164,7 +165,7 @@ def test_each_block_that_is_not_run_says_why(page: str) -> None:
         if reason := block.mark.removeprefix("not run: ") if "not run" in block.mark else "":
             assert reason in REASONS, block
         elif block.mark:
-            assert re.fullmatch(rf"exits with \d+|{FIRST_TERMINAL}", block.mark), block
+            assert re.fullmatch(rf"exits with \d+|tab: .+|{FIRST_TERMINAL}", block.mark), block
 
 
 @pytest.mark.parametrize("page", [each for each in PAGES if each not in TESTED_ELSEWHERE])

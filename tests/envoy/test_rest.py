@@ -20,6 +20,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="session")
 
 SLATES = "/v1/viewers/1/recommendations"
 BY_BODY = "/v1/recommendations"
+BATCH = "/v1/recommendations:batch"
 FILTER = filter_pb2.Filter(
     conditions=[filter_pb2.Condition(attribute="duration", max=600.5)],
     none=[filter_pb2.Filter(conditions=[filter_pb2.Condition(attribute="tag", any_of=["a", "b"])])],
@@ -134,6 +135,20 @@ async def test_similar_videos_and_explanations_are_asked_for_by_path_and_by_body
     }
     request = pb.RecommendRequest(viewer_id="1", filter=FILTER)
     assert gateway.explained == pb.ExplainVideoRequest(request=request, video_id="w")
+
+
+async def test_a_batch_is_a_line_a_viewer_for_longer_than_other_calls_may_take(edge: Edge) -> None:
+    edge.gateways[0].delay = 0.6
+    answer = await edge.rest(BATCH, {"viewerIds": ["a", "b", "c"], "pageSize": 5})
+    edge.gateways[0].delay = 0
+    lines = answer.body.decode().splitlines()
+    assert [json.loads(line) for line in lines] == [{"viewerId": each} for each in "abc"]
+    viewers = [f"{number:0128d}" for number in range(10_000)]
+    answer = await edge.rest(BATCH, {"viewerIds": viewers})
+    assert answer.body.count(b"\n") == len(viewers)
+    refused = await edge.rest(BATCH, {"viewerIds": ["v" * (1 << 21)]})
+    assert (refused.status, refused.json["code"]) == (413, 8)
+    assert (await edge.rest(BATCH, {"viewerIds": 7})).fields == ["viewer_ids"]
 
 
 def seen(edge: Edge) -> tuple[int, object, object]:

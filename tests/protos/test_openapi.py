@@ -31,6 +31,7 @@ def test_every_binding_is_an_operation(document: dict[str, Any]) -> None:
     assert operations == {
         GET: ["get"],
         "/v1/recommendations": ["post"],
+        "/v1/recommendations:batch": ["post"],
         "/v1/events": ["post"],
         "/v1/videos": ["post"],
         "/v1/videos:remove": ["post"],
