@@ -3,8 +3,8 @@
 Pages link to each other and to source files as they lie in the checkout, which is how a reader of
 the repository follows them. In the site a link to a page leads to that page. A link to a source
 file leads below VIREO_DOCS_REPOSITORY, for example https://git.example/vireo/blob/main; without
-that it becomes the file's path. A link to nothing fails the build. Blocks of code after each other, each below a
-comment `<!-- tab: NAME -->`, are tabs of one.
+that it becomes the file's path. A link to nothing fails the build. Blocks of code after each other,
+each below a comment `<!-- tab: NAME -->`, are tabs of one.
 """
 
 from __future__ import annotations

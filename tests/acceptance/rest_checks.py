@@ -87,7 +87,8 @@ def _breaks_a_rule(case: Case[Any]) -> bool:
 def _is_not_served(request: Any) -> bool:
     """Return whether the gateway refuses what fits the protos' rules, of a slate or similar videos.
 
-    The release that is tested declares no attributes of its own, and nobody has a token of a page or a batch.
+    The release that is tested declares no attributes of its own, and nobody has a token of a page
+    or a batch.
     """
     try:
         if request.HasField("filter"):
