@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
 from collections.abc import Iterator
+from functools import cache
+from itertools import pairwise, takewhile
 from pathlib import Path
 
 import pytest
 
-from tests.builders.chart import CHECKOUT, Document, Rendered, flags, render, rendered
+from tests.builders.chart import CHECKOUT, Document, Rendered, flags, helm_program, render, rendered
 from tests.builders.commands import help_of
 
 pytestmark = pytest.mark.integration
@@ -24,6 +27,8 @@ PAGES = [
 ]
 KINDS = {"deployment": "Deployment", "cronjob": "CronJob", "service": "Service"}
 DATA = "vireo-operations-data"
+GROUPS = {"auth", "config", "create", "rollout", "secret", "top"}
+"""Commands of kubectl that have commands."""
 LOCAL = re.compile(r"\.vireo/|vireo status|vireo control|127\.0\.0\.1|/proc/|dmesg|df |ps ")
 """What shows only the machine of `vireo up`."""
 
@@ -79,15 +84,15 @@ def test_commands_find_what_jobs_find_and_doctor_its_prometheus() -> None:
     assert {"name": "VIREO_INSTALLATION", "value": "eu"} in own["env"]
 
 
-def commands(page: Path) -> Iterator[list[str]]:
-    """The words of each kubectl command of a page, of its blocks and of its text."""
+def commands(page: Path, program: str = "kubectl") -> Iterator[list[str]]:
+    """The words of each command of a page that calls a program, of its blocks and of its text."""
     text = page.read_text()
     for block in re.findall(r"^```sh\n(.*?)^```", text, re.M | re.S):
-        for line in block.replace("\\\n", "").splitlines():
+        for line in re.sub(r"\\\n|\$\([^)]*\)", "", block).splitlines():
             for part in re.split(r"\s[|&](?:\s|$)", line):
-                if part.strip().startswith("kubectl"):
+                if part.strip().startswith(f"{program} "):
                     yield shlex.split(part, comments=True)
-    for inline in re.findall(r"`(kubectl [^`]+)`", text):
+    for inline in re.findall(rf"`({program} [^`]+)`", text):
         yield shlex.split(inline)
 
 
@@ -123,6 +128,37 @@ def test_kubectl_lines_name_what_the_chart_makes() -> None:
         "logs POD -c x",
     ):
         assert list(unknown(chart, shlex.split(line))), "the check above finds nothing"
+
+
+@cache
+def options(*command: str) -> set[str]:
+    """The options of a command of helm or kubectl, as its help has them."""
+    program = str(Path(helm_program()).with_name(command[0]))
+    told = [[*command[1:], "--help"], ["options"] if command[0] == "kubectl" else ["--help"]]
+    texts = (subprocess.check_output([program, *each], text=True) for each in told)
+    return {each for text in texts for each in re.findall(r"(?<!\S)--?[a-z][a-z-]*", text)}
+
+
+@pytest.mark.parametrize("program", ["helm", "kubectl"])
+def test_commands_of_a_cluster_have_only_options_that_there_are(program: str) -> None:
+    pages = sorted((CHECKOUT / "docs").rglob("*.md"))
+    found = [(page.stem, words) for page in pages for words in commands(page, program)]
+    assert len(found) > 8
+    for page, words in found:
+        own = words[1 : words.index("--")] if "--" in words else words[1:]
+        own = own[2:] if own[0] == "-n" else own
+        if own[0] == "diff":  # a plugin
+            continue
+        given = {word.partition("=")[0] for word in own if re.match("--[a-z]", word)}
+        given |= {
+            f"-{letter}" for word in own if re.fullmatch("-[a-z]+", word) for letter in word[1:]
+        }
+        assert given <= options(program, *own[: 1 + len([*takewhile(GROUPS.__contains__, own)])]), (
+            page,
+            words,
+        )
+        for before, value in pairwise(own):
+            assert before != "--set" or render(before, value).documents, (page, words)
 
 
 def test_what_only_one_machine_shows_has_its_kubectl_line_beside_it() -> None:
