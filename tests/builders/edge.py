@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import quote
 
 from tests.builders.control import ControlPlane, running_control
-from tests.builders.gateway import EXPLANATION
+from tests.builders.fake_stack import EXPLANATION
 from tests.builders.recording import add_to
 from tests.builders.rpc import rpc_settings
 from vireo.ops.stack.envoy import bootstrap, envoy_command, secure

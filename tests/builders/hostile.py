@@ -14,9 +14,8 @@ from typing import Any
 import grpc
 from google.rpc import error_details_pb2
 
-from tests.builders.batches import one_video
+from tests.builders.batches import SERVICE, one_video
 from tests.builders.certificates import Certificate
-from tests.builders.gateway import GATEWAY, SLATE
 from tests.builders.rpc import rpc_settings, running_server
 from vireo.server.rpc.errors import RpcError
 from vireo.server.rpc.server import RpcServer
@@ -81,7 +80,9 @@ class Hostile(RecommendationServiceServicer, EventServiceServicer, CatalogServic
 
     async def Recommend(self, request: Any, context: Any) -> pb.RecommendResponse:  # noqa: N802
         await self._end(self._take("Recommend", request, context))
-        return pb.RecommendResponse(items=SLATE.items, next_page_token="more")
+        return pb.RecommendResponse(
+            items=[pb.SlateItem(video_id="v", position=1)], next_page_token="more"
+        )
 
     async def BatchRecommend(  # noqa: N802
         self, request: Any, context: Any
@@ -110,7 +111,7 @@ class Hostile(RecommendationServiceServicer, EventServiceServicer, CatalogServic
 async def serving(hostile: Hostile, certificate: Certificate | None = None) -> AsyncIterator[str]:
     """Run it, behind TLS with a certificate; yield its address."""
     server = RpcServer(rpc_settings())
-    server.add(GATEWAY, partial(add_RecommendationServiceServicer_to_server, hostile))
+    server.add(SERVICE, partial(add_RecommendationServiceServicer_to_server, hostile))
     server.add(EVENTS, partial(add_EventServiceServicer_to_server, hostile))
     server.add(CATALOG, partial(add_CatalogServiceServicer_to_server, hostile))
     async with (

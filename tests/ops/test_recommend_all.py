@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from functools import partial
 from pathlib import Path
 
@@ -11,48 +10,26 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import Result
 
-from tests.builders.batches import Batches, served
 from tests.builders.commands import vireo
+from tests.builders.fake_stack import stack
 from tests.builders.tiny_home import VIEWER, build_tiny_features
 from vireo.ops.cli import recommend_all
 from vireo.ops.cli.recommend_all import chosen_viewers
 from vireo.server.errors import VireoError
 from vireo.server.home import Home
-from vireo.server.rpc.errors import RpcError
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1 import viewer_pb2
+from vireo_client.testing import FakeStack
 
-FALLBACK = viewer_pb2.DEGRADATION_POPULAR_FALLBACK
-
-
-def two_videos(request: pb.BatchRecommendRequest, viewer_id: str) -> pb.RecommendResponse:
-    """A slate, for b a fallback; it is empty if there is a filter."""
-    slate = pb.RecommendResponse(release_id="r", filter_unmet=request.HasField("filter"))
-    if viewer_id == "b":
-        slate.degradations.append(FALLBACK)
-    for position in () if slate.filter_unmet else (1, 2):
-        slate.items.add(video_id=f"{viewer_id}-{position}", score=1 / position)
-    return slate
-
-
-def gateway(failures: int = 0, code: grpc.StatusCode = grpc.StatusCode.UNAVAILABLE) -> Batches:
-    """One whose first calls end after two slates."""
-    ends = [RpcError(code, "the gateway was killed")] * failures
-    return Batches([*ends], after=2, slate_for=two_videos)
-
+__all__ = ["stack"]
 
 run = partial(vireo, "recommend")
 
 
-def written(of: Batches, ids: Path, out: Path, *more: str) -> Result:
-    """Have a gateway's slates written for the viewers of a file."""
-
-    async def write() -> Result:
-        async with served(of) as target:
-            given = ("--viewers", str(ids), "--out", str(out), "--target", target, *more)
-            return await asyncio.to_thread(run, *given)
-
-    return asyncio.run(write())
+def written(stack: FakeStack, ids: Path, out: Path, *more: str) -> Result:
+    """Have a stack's slates written for the viewers of a file."""
+    given = ("--viewers", str(ids), "--out", str(out), "--target", stack.target)
+    return run(*given, *more)
 
 
 @pytest.fixture
@@ -62,9 +39,15 @@ def ids(tmp_path: Path) -> Path:
     return path
 
 
-def test_the_file_has_a_row_for_each_viewer(ids: Path, tmp_path: Path) -> None:
+def test_the_file_has_a_row_for_each_viewer(stack: FakeStack, ids: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.parquet"
-    done = written(gateway(), ids, out)
+    slates = {viewer: pb.RecommendResponse(release_id="r") for viewer in ("a", "b", "c", "d e")}
+    slates["b"].items.extend(
+        pb.SlateItem(video_id=f"b-{place}", score=1 / place) for place in (1, 2)
+    )
+    slates["b"].degradations.append(viewer_pb2.DEGRADATION_POPULAR_FALLBACK)
+    stack.answer([pb.BatchRecommendResponse(viewer_id=each, slate=slates[each]) for each in slates])
+    done = written(stack, ids, out)
     assert done.exit_code == 0, done.output
     assert "4 viewers" in done.output
     assert "popular fallback, 1 slates" in done.output
@@ -82,14 +65,17 @@ def test_the_file_has_a_row_for_each_viewer(ids: Path, tmp_path: Path) -> None:
 
 
 def test_a_filter_is_sent_along_and_slates_that_it_leaves_empty_are_counted(
-    ids: Path, tmp_path: Path
+    stack: FakeStack, ids: Path, tmp_path: Path
 ) -> None:
-    out, slates = tmp_path / "out.parquet", gateway()
+    out, empty = tmp_path / "out.parquet", pb.RecommendResponse(filter_unmet=True)
+    stack.answer(
+        [pb.BatchRecommendResponse(viewer_id=each, slate=empty) for each in ("a", "b", "c", "d e")]
+    )
     asked = '{"conditions": [{"attribute": "tag", "anyOf": ["a"]}]}'
-    done = written(slates, ids, out, "--filter", asked, "--page-size", "3")
+    done = written(stack, ids, out, "--filter", asked, "--page-size", "3")
     assert "no video meets the filter and the site's rules: 4 empty slates" in done.output
     assert not any(row["video_ids"] for row in pq.read_table(out).to_pylist())
-    [request] = slates.requests
+    [request] = stack.requests
     assert request.filter.conditions[0].any_of == ["a"]
     assert request.page_size == 3
 
@@ -98,24 +84,27 @@ def test_a_filter_is_sent_along_and_slates_that_it_leaves_empty_are_counted(
     "code", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL, grpc.StatusCode.CANCELLED]
 )
 def test_calls_that_end_early_are_resumed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: grpc.StatusCode
+    stack: FakeStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: grpc.StatusCode
 ) -> None:
     monkeypatch.setattr(recommend_all, "MAX_VIEWERS", 7)
     monkeypatch.setattr(recommend_all, "_ROW_GROUP", 4)
     viewers = [f"viewer-{number}" for number in range(20)]
     ids, out = tmp_path / "ids", tmp_path / "out.parquet"
     ids.write_text("\n".join(viewers))
-    slates = gateway(failures=3, code=code)
-    done = written(slates, ids, out)
+    stack.fail(code, times=3, after=2)
+    done = written(stack, ids, out)
     assert done.exit_code == 0, done.output
     assert pq.read_table(out)["viewer_id"].to_pylist() == viewers
-    assert len(slates.requests) == 3 + 3
+    assert len(stack.requests) == 3 + 3
 
 
-def test_a_call_that_fails_for_good_leaves_the_file_as_it_was(ids: Path, tmp_path: Path) -> None:
+def test_a_call_that_fails_for_good_leaves_the_file_as_it_was(
+    stack: FakeStack, ids: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "out.parquet"
     out.write_text("an earlier one")
-    done = written(gateway(failures=1, code=grpc.StatusCode.INVALID_ARGUMENT), ids, out)
+    stack.fail(grpc.StatusCode.INVALID_ARGUMENT, after=2)
+    done = written(stack, ids, out)
     assert isinstance(done.exception, VireoError)
     assert out.read_text() == "an earlier one"
     assert {path.name for path in tmp_path.iterdir()} == {ids.name, out.name}

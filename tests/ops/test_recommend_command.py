@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from typing import Any
 
 import grpc
 import pytest
-import structlog
-from typer.testing import CliRunner
 
-from tests.builders.gateway import FakeGateway, fake_gateway
-from vireo.ops.cli.__main__ import app
+from tests.builders.commands import vireo
+from tests.builders.fake_stack import EXPLANATION, asked, stack
 from vireo.ops.cli.recommend import print_explanation, print_slate
 from vireo.server.errors import VireoError
-from vireo.server.rpc.errors import RpcError
 from vireo.v1 import filter_pb2, viewer_pb2
 from vireo.v1 import recommendation_pb2 as pb
+from vireo_client.testing import FakeStack
+
+__all__ = ["stack"]
 
 POPULAR = viewer_pb2.DEGRADATION_POPULAR_FALLBACK
 SOURCES = pb.Explanation(
@@ -29,12 +28,6 @@ SOURCES = pb.Explanation(
 )
 RULES = [pb.AppliedRule(name="rights", count=7), pb.AppliedRule(name="premiere")]
 ITEM = pb.SlateItem(video_id="7", sources=[viewer_pb2.SOURCE_EASE, viewer_pb2.SOURCE_FRESH])
-
-
-@pytest.fixture(autouse=True)
-def _warnings_alone(logs_of_a_command: None) -> None:
-    """Keep what the gateway, in this process, logs of slow calls off the command's output."""
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger("warning"))
 
 
 @pytest.mark.parametrize(
@@ -91,78 +84,86 @@ def test_an_unknown_degradation_is_printed_by_its_number(
 FILTER = '{"conditions": [{"attribute": "tag", "anyOf": ["a"]}], "none": [{}]}'
 
 
-async def run(gateway: FakeGateway, *arguments: str) -> str:
-    arguments = (*arguments, "--target", gateway.address)
-    result = await asyncio.to_thread(CliRunner().invoke, app, arguments)
+def run(stack: FakeStack, *arguments: str) -> str:
+    result = vireo(*arguments, "--target", stack.target)
     if result.exception is not None:
         raise result.exception
     return result.stdout
 
 
-async def test_pages_are_asked_for_by_token_until_there_are_no_more() -> None:
-    async with fake_gateway() as gateway:
-        gateway.answers = [
-            pb.RecommendResponse(items=[pb.SlateItem(video_id=name)], next_page_token=token)
-            for name, token in (("video-1", "one"), ("video-2", "two"), ("video-3", ""))
-        ]
-        printed = await run(gateway, "recommend", "1", "--pages", "9")
-        assert [request.page_token for request in gateway.requests] == ["", "one", "two"]
+def test_pages_are_asked_for_by_token_until_there_are_no_more(stack: FakeStack) -> None:
+    stack.answer(
+        pb.RecommendResponse(items=[pb.SlateItem(video_id="video-1")], next_page_token="one"),
+        pb.RecommendResponse(items=[pb.SlateItem(video_id="video-2")], next_page_token="two"),
+        pb.RecommendResponse(items=[pb.SlateItem(video_id="video-3")]),
+    )
+    printed = run(stack, "recommend", "1", "--pages", "9")
+    assert [request.page_token for request in stack.requests] == ["", "one", "two"]
     assert printed.index("video-1") < printed.index("video-2") < printed.index("video-3")
 
 
-async def test_a_filter_is_json_of_its_message() -> None:
-    asked = filter_pb2.Filter(
+def test_a_filter_is_json_of_its_message(stack: FakeStack) -> None:
+    wanted = filter_pb2.Filter(
         conditions=[filter_pb2.Condition(attribute="tag", any_of=["a"])],
         none=[filter_pb2.Filter()],
     )
-    async with fake_gateway() as gateway:
-        await run(gateway, "recommend", "1", "--filter", FILTER)
-        await run(gateway, "similar", "v", "--filter", FILTER, "--page-size", "3")
-        [request], [similar] = gateway.requests, gateway.similar
-    assert request.filter == asked
-    assert similar == pb.SimilarVideosRequest(video_id="v", page_size=3, filter=asked)
+    run(stack, "recommend", "1", "--filter", FILTER)
+    run(stack, "similar", "v", "--filter", FILTER, "--page-size", "3")
+    [request] = asked(stack, pb.RecommendRequest)
+    [similar] = asked(stack, pb.SimilarVideosRequest)
+    assert request.filter == wanted
+    assert similar == pb.SimilarVideosRequest(video_id="v", page_size=3, filter=wanted)
 
 
 @pytest.mark.parametrize("text", ["{", '{"condition": []}', '{"conditions": 3}', "3"])
-async def test_a_filter_that_is_none_is_refused_before_anything_is_asked(text: str) -> None:
-    async with fake_gateway() as gateway:
-        for command in (("recommend", "1"), ("similar", "v")):
-            with pytest.raises(VireoError, match=r"^--filter isn't a Filter message"):
-                await run(gateway, *command, "--filter", text)
-        assert not gateway.requests
-        assert not gateway.similar
+def test_a_filter_that_is_none_is_refused_before_anything_is_asked(
+    stack: FakeStack, text: str
+) -> None:
+    for command in (("recommend", "1"), ("similar", "v")):
+        with pytest.raises(VireoError, match=r"^--filter isn't a Filter message"):
+            run(stack, *command, "--filter", text)
+    assert not stack.requests
 
 
-async def test_a_token_that_lacks_the_scope_is_told_which() -> None:
-    async with fake_gateway() as gateway:
-        gateway.answers = [RpcError(grpc.StatusCode.PERMISSION_DENIED, "not for you")]
-        with pytest.raises(VireoError, match=r"not for you.* with the scope vireo\.read"):
-            await run(gateway, "recommend", "1")
+def test_a_token_that_lacks_the_scope_is_told_which(stack: FakeStack) -> None:
+    stack.fail(grpc.StatusCode.PERMISSION_DENIED, "not for you")
+    with pytest.raises(VireoError, match=r"not for you.* with the scope vireo\.read"):
+        run(stack, "recommend", "1")
 
 
-async def test_similar_videos_are_printed_with_their_degradations() -> None:
-    async with fake_gateway() as gateway:
-        printed = await run(gateway, "similar", "v")
-        document = json.loads(await run(gateway, "similar", "v", "--json"))
-        with pytest.raises(VireoError, match="'nowhere' is not in the release"):
-            await run(gateway, "similar", "nowhere")
-        with pytest.raises(VireoError, match="viewer_id: must be at least 1 bytes"):
-            await run(gateway, "recommend", "")
+def test_similar_videos_are_printed_with_their_degradations(stack: FakeStack) -> None:
+    similar = pb.SimilarVideosResponse(
+        items=[pb.SlateItem(video_id="v", position=1)],
+        release_id="r",
+        degradations=[viewer_pb2.DEGRADATION_RANKING_SKIPPED],
+    )
+    stack.answer(similar, similar)
+    printed = run(stack, "similar", "v")
+    document = json.loads(run(stack, "similar", "v", "--json"))
     assert "degraded: ranking skipped" in printed
     assert "release r" in printed
     assert document["items"] == [{"videoId": "v", "position": 1}]
 
 
-async def test_an_explanation_is_printed_with_ranks_scores_and_inputs() -> None:
-    async with fake_gateway() as gateway:
-        printed = await run(gateway, "explain", "1", "w", "--playing", "v", "--filter", FILTER)
-        document = json.loads(await run(gateway, "explain", "1", "w", "--json"))
-        [asked, _] = gateway.explained
-    assert asked.video_id == "w"
-    assert asked.request.viewer_id == "1"
-    assert asked.request.seed_video_id == "v"
-    assert asked.request.surface == pb.SURFACE_UP_NEXT
-    assert asked.request.filter.conditions[0].attribute == "tag"
+def test_what_a_stack_refuses_is_told_with_its_words(stack: FakeStack) -> None:
+    stack.fail(grpc.StatusCode.NOT_FOUND, "video_id: 'nowhere' is not in the release")
+    with pytest.raises(VireoError, match="'nowhere' is not in the release"):
+        run(stack, "similar", "nowhere")
+    stack.fail(grpc.StatusCode.INVALID_ARGUMENT, "viewer_id: must be at least 1 bytes")
+    with pytest.raises(VireoError, match="viewer_id: must be at least 1 bytes"):
+        run(stack, "recommend", "")
+
+
+def test_an_explanation_is_printed_with_ranks_scores_and_inputs(stack: FakeStack) -> None:
+    stack.answer(EXPLANATION, EXPLANATION)
+    printed = run(stack, "explain", "1", "w", "--playing", "v", "--filter", FILTER)
+    document = json.loads(run(stack, "explain", "1", "w", "--json"))
+    explained, _ = asked(stack, pb.ExplainVideoRequest)
+    assert explained.video_id == "w"
+    assert explained.request.viewer_id == "1"
+    assert explained.request.seed_video_id == "v"
+    assert explained.request.surface == pb.SURFACE_UP_NEXT
+    assert explained.request.filter.conditions[0].attribute == "tag"
     words = " ".join(printed.split())
     assert "lost at retrieval: No source proposed it: two_tower ranked it 812th" in words
     assert "two tower" in printed
@@ -180,13 +181,9 @@ def test_a_video_on_the_page_is_printed_with_its_place(
     assert capsys.readouterr().out.startswith("on the page at 3: It is good.\n")
 
 
-async def test_a_region_is_asked_for_by_each_command() -> None:
-    region = ("--region", "CH")
-    async with fake_gateway() as gateway:
-        await run(gateway, "recommend", "1", *region)
-        await run(gateway, "similar", "v", *region)
-        await run(gateway, "explain", "1", "w", *region)
-        contexts = [request.context for request in gateway.requests]
-        contexts += [request.context for request in gateway.similar]
-        contexts += [request.request.context for request in gateway.explained]
-    assert contexts == 3 * [pb.RequestContext(region="CH")]
+def test_a_region_is_asked_for_by_each_command(stack: FakeStack) -> None:
+    for command in (("recommend", "1"), ("similar", "v"), ("explain", "1", "w")):
+        run(stack, *command, "--region", "CH")
+    recommend, similar, explain = stack.requests
+    for request in (recommend, similar, explain.request):
+        assert request.context.region == "CH"

@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
-from threading import Lock
+from itertools import islice
+from operator import methodcaller
+from threading import Event, Lock
 from types import TracebackType
 from typing import Any, Self
 
@@ -29,24 +31,49 @@ _THREADS = 16
 class _Failure:
     code: grpc.StatusCode
     message: str
-    details: Sequence[Any]
+    details: Sequence[Any] = ()
+    after: int = 0
+    hangs: bool = False
+
+    def end(self, context: grpc.ServicerContext) -> Any:
+        """End a call, which raises."""
+        ended = Event()
+        if self.hangs and context.add_callback(ended.set):
+            ended.wait()
+        status = pb.Status(code=self.code.value[0], message=self.message)
+        for each in self.details:
+            status.details.add().Pack(each)
+        context.set_trailing_metadata((("grpc-status-details-bin", status.SerializeToString()),))
+        return context.abort(self.code, self.message)
+
+    def end_batch(self, slates: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:
+        """End a batch after its first slates."""
+        yield from islice(slates, self.after)
+        self.end(context)
 
 
 class FakeStack:
     """A server on a free port of 127.0.0.1; start it as a context manager."""
 
-    def __init__(self, slates: Mapping[str, Sequence[str]] | None = None) -> None:
-        """Answer with these videos by viewer id, and with `DEFAULT` for all others."""
+    def __init__(
+        self,
+        slates: Mapping[str, Sequence[str]] | None = None,
+        credentials: grpc.ServerCredentials | None = None,
+    ) -> None:
+        """Answer with these videos by viewer id, `DEFAULT` for others; by TLS with credentials."""
         self.slates = dict(slates or {})
         self.requests: list[Any] = []
         """The requests that came, in order, as messages of `vireo.v1`."""
         self.metadata: list[Mapping[str, str | bytes]] = []
         """The metadata of each."""
+        self.contexts: list[grpc.ServicerContext] = []
+        """The server's side of each call, with its `peer()`, `time_remaining()`, `is_active()`."""
         self.events: dict[str, Any] = {}
         """The events that were recorded, by event id: each counts once."""
         self.videos: dict[str, Any] = {}
         """The videos that were upserted and not removed, by id."""
-        self._failures: list[_Failure] = []
+        self._credentials = credentials
+        self._next: list[Any] = []
         self._lock = Lock()
         self._port = 0
         self._server: grpc.Server | None = None
@@ -64,12 +91,14 @@ class FakeStack:
         message: str = "as the test says",
         *,
         times: int = 1,
+        after: int = 0,
         retry_after: timedelta | None = None,
         violations: Iterable[FieldViolation] = (),
     ) -> None:
-        """Fail the next calls, with the details that a stack sends; after other failures.
+        """Fail the next calls, with the details that a stack sends; batches `after` some slates.
 
-        A client repeats some calls by itself: those that get UNAVAILABLE `attempts` times.
+        What `fail`, `hang` and `answer` were told is kept in order, each for one call. A client
+        repeats some calls by itself: those that get UNAVAILABLE `attempts` times.
         """
         details: list[Any] = []
         if retry_after is not None:
@@ -81,7 +110,15 @@ class FakeStack:
             for each in fields:
                 bad.field_violations.add(field=each.field, description=each.description)
             details.append(bad)
-        self._failures += [_Failure(code, message, details)] * times
+        self._next += [_Failure(code, message, details, after)] * times
+
+    def hang(self, times: int = 1) -> None:
+        """Leave the next calls without an answer until they end."""
+        self._next += [_Failure(grpc.StatusCode.CANCELLED, "it hangs", hangs=True)] * times
+
+    def answer(self, *responses: Any) -> None:
+        """Answer the next calls with these messages of `vireo.v1`; a batch with a list of them."""
+        self._next += responses
 
     def start(self) -> None:
         """Start it, on the port that it had before if it was stopped."""
@@ -95,7 +132,10 @@ class FakeStack:
             server.add_generic_rpc_handlers(
                 [grpc.method_handlers_generic_handler(f"vireo.v1.{service}", handlers)]
             )
-        self._port = server.add_insecure_port(f"127.0.0.1:{self._port}")
+        if self._credentials is None:
+            self._port = server.add_insecure_port(self.target)
+        else:
+            self._port = server.add_secure_port(self.target, self._credentials)
         server.start()
         self._server = server
 
@@ -126,21 +166,19 @@ class FakeStack:
             with self._lock:
                 self.requests += asked
                 self.metadata += [dict(context.invocation_metadata())] * len(asked)
-                failure = self._failures.pop(0) if self._failures else None
-                if failure is None:
+                self.contexts.append(context)
+                said = self._next.pop(0) if self._next else None
+                if said is None:
                     return answer(asked if streams else request)
-            status = pb.Status(code=failure.code.value[0], message=failure.message)
-            for each in failure.details:
-                status.details.add().Pack(each)
-            context.set_trailing_metadata(
-                (("grpc-status-details-bin", status.SerializeToString()),)
-            )
-            return context.abort(failure.code, failure.message)
+            batch = method.kind == "unary_stream"
+            if not isinstance(said, _Failure):
+                return iter(said) if batch else said
+            return said.end_batch(answer(request), context) if batch else said.end(context)
 
         make = getattr(grpc, f"{method.kind}_rpc_method_handler")
-        kind, response = getattr(pb, f"{method.name}Request"), getattr(pb, f"{method.name}Response")
+        kind = getattr(pb, f"{method.name}Request")
         handler: grpc.RpcMethodHandler[Any, Any] = make(
-            respond, kind.FromString, response.SerializeToString
+            respond, kind.FromString, methodcaller("SerializeToString")
         )
         return handler
 

@@ -1,4 +1,4 @@
-"""Both clients, to be asked in the same way, and a gateway with scripted responses."""
+"""Both clients, to be asked in the same way, and a fake stack."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ from typing import Any, TypeAlias
 import pytest
 import pytest_asyncio
 
-from tests.builders.gateway import FakeGateway, fake_gateway
+from tests.builders.fake_stack import stack
 from vireo_client import AsyncClient, Client, Slate
+from vireo_client.testing import FakeStack
+
+__all__ = ["stack"]
 
 
 class Caller:
@@ -67,13 +70,7 @@ def connect(request: pytest.FixtureRequest) -> Connect:
 
 
 @pytest_asyncio.fixture
-async def gateway() -> AsyncIterator[FakeGateway]:
-    async with fake_gateway() as gateway:
-        yield gateway
-
-
-@pytest_asyncio.fixture
-async def recommend(connect: Connect, gateway: FakeGateway) -> AsyncIterator[Caller]:
-    """Ask that gateway."""
-    async with connect(gateway.address) as recommend:
+async def recommend(connect: Connect, stack: FakeStack) -> AsyncIterator[Caller]:
+    """Ask that stack."""
+    async with connect(stack.target) as recommend:
         yield recommend

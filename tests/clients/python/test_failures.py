@@ -9,10 +9,9 @@ from typing import Any
 import grpc
 import pytest
 
-from tests.builders.gateway import FakeGateway, overloaded
+from tests.builders.hostile import Hostile, serving
 from tests.clients.python.conftest import Connect, Recommend
 from vireo.ops.stack.ports import free_port_base
-from vireo.server.rpc.errors import RpcError, not_found, unavailable
 from vireo_client import (
     DeadlineExceeded,
     FieldViolation,
@@ -25,8 +24,7 @@ from vireo_client import (
     VireoError,
 )
 from vireo_client.errors import error_of
-
-SOON = timedelta(milliseconds=20)
+from vireo_client.testing import FakeStack
 
 
 async def failure(
@@ -41,50 +39,43 @@ async def failure(
 
 
 async def test_a_request_that_breaks_rules_names_all_of_them(
-    gateway: FakeGateway, recommend: Recommend
+    stack: FakeStack, recommend: Recommend
 ) -> None:
-    error = await failure(
-        recommend, InvalidRequest, "", page_size=501, excluded_video_ids=["ok", ""]
+    violations = (
+        FieldViolation("viewer_id", "must be at least 1 byte"),
+        FieldViolation("excluded_video_ids[1]", "must be at least 1 byte"),
     )
-    assert {each.field for each in error.violations} == {
-        "viewer_id",
-        "page_size",
-        "excluded_video_ids[1]",
-    }
-    assert all("must be" in each.description for each in error.violations)
+    stack.fail(grpc.StatusCode.INVALID_ARGUMENT, "viewer_id: too short", violations=violations)
+    error = await failure(recommend, InvalidRequest, "", excluded_video_ids=["ok", ""])
+    assert error.violations == violations
     assert error.code is grpc.StatusCode.INVALID_ARGUMENT
     assert "viewer_id" in str(error)
     assert "mine" in str(error)
-    assert not gateway.requests
 
 
 @pytest.mark.parametrize(
-    ("answer", "kind", "more"),
+    ("code", "retry_after", "kind"),
     [
-        (not_found("'s' is not in the release"), NotFound, {}),
-        (overloaded(timedelta(hours=1)), Overloaded, {"retry_after": timedelta(hours=1)}),
-        (
-            RpcError(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many"),
-            Overloaded,
-            {"retry_after": None},
-        ),
-        (unavailable("no release is loaded yet", SOON), Unavailable, {"retry_after": SOON}),
-        (RpcError(grpc.StatusCode.UNAUTHENTICATED, "no"), Unauthenticated, {}),
-        (RpcError(grpc.StatusCode.PERMISSION_DENIED, "no"), PermissionDenied, {}),
+        (grpc.StatusCode.NOT_FOUND, None, NotFound),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, timedelta(hours=1), Overloaded),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, None, Overloaded),
+        (grpc.StatusCode.UNAVAILABLE, timedelta(milliseconds=20), Unavailable),
+        (grpc.StatusCode.UNAUTHENTICATED, None, Unauthenticated),
+        (grpc.StatusCode.PERMISSION_DENIED, None, PermissionDenied),
+        (grpc.StatusCode.INTERNAL, None, VireoError),
     ],
 )
 async def test_each_failure_has_a_class_with_what_the_server_said(
-    gateway: FakeGateway,
+    stack: FakeStack,
     recommend: Recommend,
-    answer: RpcError,
+    code: grpc.StatusCode,
+    retry_after: timedelta | None,
     kind: type[VireoError],
-    more: dict[str, Any],
 ) -> None:
-    gateway.answers = [answer]
+    stack.fail(code, "'s' is why", times=9, retry_after=retry_after)
     error = await failure(recommend, kind)
-    assert (error.code, error.message) == (answer.code, answer.message)
-    for name, value in more.items():
-        assert getattr(error, name) == value
+    assert (error.code, error.message) == (code, "'s' is why")
+    assert getattr(error, "retry_after", None) == retry_after
 
 
 async def test_an_address_without_a_listener_is_unavailable(connect: Connect) -> None:
@@ -94,29 +85,19 @@ async def test_an_address_without_a_listener_is_unavailable(connect: Connect) ->
 
 
 async def test_no_answer_in_time_is_deadline_exceeded(
-    gateway: FakeGateway, recommend: Recommend
+    stack: FakeStack, recommend: Recommend
 ) -> None:
-    gateway.answers = [None]
+    stack.hang()
     await failure(recommend, DeadlineExceeded, timeout=0.5)
     # Not exactly half a second: gRPC rounds what travels, and clocks differ a little.
-    assert all(seconds < 1 for seconds in gateway.seconds)
+    assert all(context.time_remaining() < 1 for context in stack.contexts)
 
 
-async def test_an_error_of_the_server_is_one_with_its_code(
-    gateway: FakeGateway, recommend: Recommend
-) -> None:
-    gateway.answers = [ZeroDivisionError("a bug")]
-    error = await failure(recommend, VireoError)
-    assert error.code is grpc.StatusCode.INTERNAL
-    assert "mine" in error.message
-
-
-async def test_a_request_id_that_the_server_replaced_is_the_servers(
-    gateway: FakeGateway, recommend: Recommend
-) -> None:
-    gateway.answers = [not_found("no")]
-    with pytest.raises(NotFound) as caught:
-        await recommend("1", request_id="x" * 200)  # too long for the server's log
+async def test_a_request_id_that_the_server_replaced_is_the_servers(connect: Connect) -> None:
+    hostile = Hostile(["NOT_FOUND"])  # type: ignore[abstract]
+    async with serving(hostile) as address, connect(address) as recommend:
+        with pytest.raises(NotFound) as caught:
+            await recommend("1", request_id="x" * 200)  # too long for the server's log
     assert len(caught.value.request_id) == 32
 
 

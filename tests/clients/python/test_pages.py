@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+import grpc
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from tests.builders.gateway import FakeGateway
+from tests.builders.fake_stack import EXPLANATION, asked
 from tests.clients.python.conftest import Connect, Recommend
-from vireo.v1 import filter_pb2
+from vireo.v1 import filter_pb2, viewer_pb2
 from vireo.v1 import recommendation_pb2 as pb
 from vireo_client import (
     Condition,
@@ -29,6 +30,7 @@ from vireo_client import (
     VideoExplanation,
     WatchedVideo,
 )
+from vireo_client.testing import FakeStack
 
 
 def page(name: str, token: str) -> pb.RecommendResponse:
@@ -36,23 +38,23 @@ def page(name: str, token: str) -> pb.RecommendResponse:
 
 
 async def test_a_slate_says_how_many_videos_meet_the_filter_and_that_none_does(
-    gateway: FakeGateway, recommend: Recommend
+    stack: FakeStack, recommend: Recommend
 ) -> None:
-    gateway.answers = [
+    stack.answer(
         pb.RecommendResponse(explanation=pb.Explanation(filter_share=0), filter_unmet=True),
         pb.RecommendResponse(explanation=pb.Explanation()),
-    ]
+    )
     slates = [await recommend("1", explain=True) for _ in range(2)]
     assert [each.explanation and each.explanation.filter_share for each in slates] == [0, None]
     assert [each.filter_unmet for each in slates] == [True, False]
 
 
 async def test_pages_follow_the_tokens_with_the_same_request(
-    gateway: FakeGateway, connect: Connect
+    stack: FakeStack, connect: Connect
 ) -> None:
-    gateway.answers = [page("a", "one"), page("b", "two"), page("c", "")]
+    stack.answer(page("a", "one"), page("b", "two"), page("c", ""))
     profile = RequestProfile(history=(WatchedVideo(each) for each in "xy"))
-    async with connect(gateway.address) as client:
+    async with connect(stack.target) as client:
         slates = [
             slate
             async for slate in client.each(
@@ -66,28 +68,36 @@ async def test_pages_follow_the_tokens_with_the_same_request(
         ]
     assert [slate.items[0].video_id for slate in slates] == ["a", "b", "c"]
     assert [slate.next_page_token for slate in slates] == ["one", "two", ""]
-    assert [request.page_token for request in gateway.requests] == ["", "one", "two"]
-    for request in gateway.requests:
+    assert [request.page_token for request in stack.requests] == ["", "one", "two"]
+    for request in stack.requests:
         request.ClearField("page_token")
-    assert gateway.requests[0] == gateway.requests[1] == gateway.requests[2]
-    assert list(gateway.requests[0].excluded_video_ids) == ["u", "v"]
-    assert len(gateway.requests[0].profile.history) == 2
+    assert stack.requests[0] == stack.requests[1] == stack.requests[2]
+    assert list(stack.requests[0].excluded_video_ids) == ["u", "v"]
+    assert len(stack.requests[0].profile.history) == 2
 
 
 async def test_pages_continue_from_a_token_and_are_asked_for_one_by_one(
-    gateway: FakeGateway, connect: Connect
+    stack: FakeStack, connect: Connect
 ) -> None:
-    gateway.answers = [page("c", "more")]
-    async with connect(gateway.address) as client:
+    stack.answer(page("c", "more"))
+    async with connect(stack.target) as client:
         async for _ in client.each("pages", "1", page_token="kept"):
             break
-    assert [request.page_token for request in gateway.requests] == ["kept"]
+    assert [request.page_token for request in stack.requests] == ["kept"]
 
 
-async def test_similar_videos_are_a_slate(gateway: FakeGateway, connect: Connect) -> None:
+async def test_similar_videos_are_a_slate(stack: FakeStack, connect: Connect) -> None:
     at = datetime(2024, 5, 1, 12, tzinfo=UTC)
     german = Filter([Condition("language", any_of=["de"])])
-    async with connect(gateway.address) as client:
+    stack.answer(
+        pb.SimilarVideosResponse(
+            items=[pb.SlateItem(video_id="v", position=1)],
+            request_id="id",
+            release_id="r",
+            degradations=[viewer_pb2.DEGRADATION_RANKING_SKIPPED],
+        )
+    )
+    async with connect(stack.target) as client:
         slate = await client.call(
             "similar",
             "v",
@@ -101,6 +111,7 @@ async def test_similar_videos_are_a_slate(gateway: FakeGateway, connect: Connect
             region="CH",
         )
         await client.call("similar", "w")
+        stack.fail(grpc.StatusCode.NOT_FOUND)
         with pytest.raises(NotFound):
             await client.call("similar", "nowhere")
         with pytest.raises(InvalidRequest):
@@ -112,7 +123,7 @@ async def test_similar_videos_are_a_slate(gateway: FakeGateway, connect: Connect
         degradations=(Degradation.RANKING_SKIPPED,),
         explanation=None,
     )
-    first, second, _ = gateway.similar
+    first, second, _ = asked(stack, pb.SimilarVideosRequest)
     assert first == pb.SimilarVideosRequest(
         video_id="v",
         page_size=3,
@@ -152,8 +163,9 @@ EXPECTED = VideoExplanation(
 )
 
 
-async def test_an_explanation_has_every_field(connect: Connect, gateway: FakeGateway) -> None:
-    async with connect(gateway.address) as client:
+async def test_an_explanation_has_every_field(connect: Connect, stack: FakeStack) -> None:
+    stack.answer(EXPLANATION)
+    async with connect(stack.target) as client:
         told = await client.call(
             "explain_video",
             "w",
@@ -166,12 +178,12 @@ async def test_an_explanation_has_every_field(connect: Connect, gateway: FakeGat
         )
         with pytest.raises(InvalidRequest):
             await client.call("explain_video", "w", "1", page_size=1 << 40)
-    [asked] = gateway.explained
+    [request] = asked(stack, pb.ExplainVideoRequest)
     assert told == EXPECTED
-    assert asked.video_id == "w"
-    assert asked.request.viewer_id == "1"
-    assert asked.request.page_size == 7
-    assert asked.request.surface == pb.SURFACE_UP_NEXT
-    assert asked.request.seed_video_id == "v"
-    assert asked.request.context == pb.RequestContext(region="CH")
-    assert asked.request.filter.conditions[0].attribute == "tag"
+    assert request.video_id == "w"
+    assert request.request.viewer_id == "1"
+    assert request.request.page_size == 7
+    assert request.request.surface == pb.SURFACE_UP_NEXT
+    assert request.request.seed_video_id == "v"
+    assert request.request.context == pb.RequestContext(region="CH")
+    assert request.request.filter.conditions[0].attribute == "tag"

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import grpc
 import pytest
-import pytest_asyncio
 
 from tests.builders.certificates import Certificate, authority, signed
-from tests.builders.gateway import FakeGateway, secure_gateway
 from tests.clients.python.conftest import Connect
 from vireo_client import AsyncClient, Client, DeadlineExceeded, Tls, Unavailable
+from vireo_client.testing import FakeStack
 
 
 @dataclass(frozen=True)
@@ -42,47 +41,47 @@ def trust(tmp_path_factory: pytest.TempPathFactory) -> Trust:
     )
 
 
-@pytest_asyncio.fixture
-async def tls_gateway(trust: Trust) -> AsyncIterator[FakeGateway]:
+@pytest.fixture
+def tls_stack(trust: Trust) -> Iterator[FakeStack]:
     """Shows a certificate, and asks for none."""
-    async with secure_gateway(grpc.ssl_server_credentials([trust.server.pair])) as gateway:
-        yield gateway
+    with FakeStack(credentials=grpc.ssl_server_credentials([trust.server.pair])) as stack:
+        yield stack
 
 
-@pytest_asyncio.fixture
-async def mtls_gateway(trust: Trust) -> AsyncIterator[FakeGateway]:
-    """A gateway that requires a client certificate of the authority."""
+@pytest.fixture
+def mtls_stack(trust: Trust) -> Iterator[FakeStack]:
+    """A stack that requires a client certificate of the authority."""
     credentials = grpc.ssl_server_credentials(
         [trust.server.pair], trust.root.certificate.read_bytes(), require_client_auth=True
     )
-    async with secure_gateway(credentials) as gateway:
-        yield gateway
+    with FakeStack(credentials=credentials) as stack:
+        yield stack
 
 
 async def test_only_a_server_of_a_trusted_authority_is_asked(
-    tls_gateway: FakeGateway, trust: Trust, connect: Connect
+    tls_stack: FakeStack, trust: Trust, connect: Connect
 ) -> None:
     for tls in (Tls(), Tls.from_files(trust.other_root.certificate)):
-        async with connect(tls_gateway.address, tls=tls) as recommend:
+        async with connect(tls_stack.target, tls=tls) as recommend:
             with pytest.raises(Unavailable):
                 await recommend("1")
-    assert not tls_gateway.requests
+    assert not tls_stack.requests
     tls = Tls.from_files(trust.root.certificate)
-    async with connect(tls_gateway.address, tls=tls) as recommend:
+    async with connect(tls_stack.target, tls=tls) as recommend:
         assert (await recommend("1")).items
 
 
 async def test_a_client_that_shows_its_own_certificate_and_no_other_is_answered(
-    mtls_gateway: FakeGateway, trust: Trust, connect: Connect
+    mtls_stack: FakeStack, trust: Trust, connect: Connect
 ) -> None:
     root, stranger = trust.root.certificate, trust.stranger
     for tls in (Tls.from_files(root), Tls.from_files(root, stranger.certificate, stranger.key)):
-        async with connect(mtls_gateway.address, tls=tls) as recommend:
+        async with connect(mtls_stack.target, tls=tls) as recommend:
             with pytest.raises(Unavailable):
                 await recommend("1")
-    assert not mtls_gateway.requests
+    assert not mtls_stack.requests
     tls = Tls.from_files(root, trust.client.certificate, str(trust.client.key))
-    async with connect(mtls_gateway.address, tls=tls) as recommend:
+    async with connect(mtls_stack.target, tls=tls) as recommend:
         assert (await recommend("1")).items
 
 
@@ -96,16 +95,16 @@ def test_a_key_is_not_shown() -> None:
 
 
 async def test_a_token_goes_along_as_it_is_at_the_time(
-    tls_gateway: FakeGateway, trust: Trust, connect: Connect
+    tls_stack: FakeStack, trust: Trust, connect: Connect
 ) -> None:
     tokens = iter(["first", "first", "second"])
     tls = Tls.from_files(trust.root.certificate)
-    async with connect(tls_gateway.address, tls=tls, token=lambda: next(tokens)) as recommend:
+    async with connect(tls_stack.target, tls=tls, token=lambda: next(tokens)) as recommend:
         for _ in range(3):
             await recommend("1")
-    async with connect(tls_gateway.address, tls=tls, token="fixed") as recommend:
+    async with connect(tls_stack.target, tls=tls, token="fixed") as recommend:
         await recommend("1")
-    assert [metadata["authorization"] for metadata in tls_gateway.metadata] == [
+    assert [metadata["authorization"] for metadata in tls_stack.metadata] == [
         "Bearer first",
         "Bearer first",
         "Bearer second",
@@ -114,19 +113,19 @@ async def test_a_token_goes_along_as_it_is_at_the_time(
 
 
 async def test_errors_of_a_token_source_are_raised_unchanged(
-    tls_gateway: FakeGateway, trust: Trust, connect: Connect
+    tls_stack: FakeStack, trust: Trust, connect: Connect
 ) -> None:
     def token() -> str:
         raise LookupError("the vault is shut")
 
     tls = Tls.from_files(trust.root.certificate)
-    async with connect(tls_gateway.address, tls=tls, token=token) as recommend:
+    async with connect(tls_stack.target, tls=tls, token=token) as recommend:
         with pytest.raises(LookupError, match="vault"):
             await recommend("1")
 
 
 async def test_a_token_may_come_asynchronously_within_the_calls_timeout(
-    tls_gateway: FakeGateway, trust: Trust
+    tls_stack: FakeStack, trust: Trust
 ) -> None:
     tls = Tls(trust.root.certificate.read_bytes())
 
@@ -134,20 +133,20 @@ async def test_a_token_may_come_asynchronously_within_the_calls_timeout(
         await asyncio.sleep(0)
         return "fetched"
 
-    async with AsyncClient(tls_gateway.address, tls=tls, token=token, timeout=60) as client:
+    async with AsyncClient(tls_stack.target, tls=tls, token=token, timeout=60) as client:
         await client.recommend("1")
-    assert tls_gateway.metadata[0]["authorization"] == "Bearer fetched"
+    assert tls_stack.metadata[0]["authorization"] == "Bearer fetched"
 
     async def never() -> str:
         await asyncio.Event().wait()
         return ""
 
-    async with AsyncClient(tls_gateway.address, tls=tls, token=never, timeout=0.1) as client:
+    async with AsyncClient(tls_stack.target, tls=tls, token=never, timeout=0.1) as client:
         with pytest.raises(DeadlineExceeded, match="no token"):
             await client.recommend("1")
     not_a_string: Any = asyncio.Event
     with (
-        Client(tls_gateway.address, tls=tls, token=not_a_string) as sync,
+        Client(tls_stack.target, tls=tls, token=not_a_string) as sync,
         pytest.raises(TypeError, match="AsyncClient"),
     ):
         sync.recommend("1")

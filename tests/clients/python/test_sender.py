@@ -56,69 +56,69 @@ def play(number: int) -> Event:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_events_go_in_batches_that_are_full_or_have_waited(kind: str) -> None:
-    with FakeStack() as stack:
-        async with sending(kind, stack, [], max_events=10, max_seconds=NEVER) as sender:
-            assert all(sender.send(play(number)) for number in range(25))
-            await until(lambda: len(stack.events) == 20)
-            assert [len(each.events) for each in stack.requests] == [10, 10]
-            assert await closed(sender) == 0
-            assert sender.recorded == len(stack.events) == 25
-        async with sending(kind, stack, [], max_seconds=0.01) as sender:
-            sender.send(play(25))
-            await until(lambda: len(stack.events) == 26)
-            await closed(sender)
-            with pytest.raises(ValueError, match="closed"):
-                sender.send(play(26))
+async def test_events_go_in_batches_that_are_full_or_have_waited(
+    stack: FakeStack, kind: str
+) -> None:
+    async with sending(kind, stack, [], max_events=10, max_seconds=NEVER) as sender:
+        assert all(sender.send(play(number)) for number in range(25))
+        await until(lambda: len(stack.events) == 20)
+        assert [len(each.events) for each in stack.requests] == [10, 10]
+        assert await closed(sender) == 0
+        assert sender.recorded == len(stack.events) == 25
+    async with sending(kind, stack, [], max_seconds=0.01) as sender:
+        sender.send(play(25))
+        await until(lambda: len(stack.events) == 26)
+        await closed(sender)
+        with pytest.raises(ValueError, match="closed"):
+            sender.send(play(26))
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_a_restart_of_the_gateway_loses_no_event(kind: str) -> None:
-    with FakeStack() as stack:
-        async with sending(kind, stack, [], max_events=10, max_seconds=0.05) as sender:
-            sender.send(play(0))
-            await until(lambda: sender.recorded == 1)
-            stack.stop()
-            for number in range(1, 30):
-                sender.send(play(number))
-            stack.start()
-            stack.fail(grpc.StatusCode.INTERNAL)
-            await until(lambda: sender.recorded == 30)
-            assert await closed(sender) == 0
-        assert len(stack.events) == 30
-
-
-@pytest.mark.parametrize("kind", KINDS)
-async def test_what_is_invalid_is_lost_alone(kind: str) -> None:
-    lost: list[tuple[Sequence[Event], Exception]] = []
-    with FakeStack() as stack:
-        violation = FieldViolation("events[1].video_id", "must be at least 1 byte")
-        stack.fail(grpc.StatusCode.INVALID_ARGUMENT, violations=[violation])
-        async with sending(kind, stack, lost, max_seconds=NEVER) as sender:
-            for number in range(3):
-                sender.send(play(number))
-            assert await closed(sender) == 0
-        assert (sender.recorded, sender.lost) == (2, 1)
-        [(events, error)] = lost
-        assert [each.video_id for each in events] == ["video-1"]
-        assert isinstance(error, VireoError)
-        assert error.code is grpc.StatusCode.INVALID_ARGUMENT
-
-        stack.fail(grpc.StatusCode.PERMISSION_DENIED)
-        async with sending(kind, stack, lost) as sender:
-            sender.send(play(3))
-            assert await closed(sender) == 0
-        assert len(lost) == 2
-
-
-@pytest.mark.parametrize("kind", KINDS)
-async def test_no_more_events_wait_than_may_and_what_is_left_is_counted(kind: str) -> None:
-    with FakeStack() as stack:
+async def test_a_restart_of_the_gateway_loses_no_event(stack: FakeStack, kind: str) -> None:
+    async with sending(kind, stack, [], max_events=10, max_seconds=0.05) as sender:
+        sender.send(play(0))
+        await until(lambda: sender.recorded == 1)
         stack.stop()
-        async with sending(kind, stack, [], max_waiting=5, max_seconds=NEVER) as sender:
-            assert [sender.send(play(number)) for number in range(7)] == [True] * 5 + [False] * 2
-            assert sender.dropped == 2
-            assert await closed(sender, 0.2) == 5
+        for number in range(1, 30):
+            sender.send(play(number))
+        stack.start()
+        stack.fail(grpc.StatusCode.INTERNAL)
+        await until(lambda: sender.recorded == 30)
+        assert await closed(sender) == 0
+    assert len(stack.events) == 30
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_what_is_invalid_is_lost_alone(stack: FakeStack, kind: str) -> None:
+    lost: list[tuple[Sequence[Event], Exception]] = []
+    violation = FieldViolation("events[1].video_id", "must be at least 1 byte")
+    stack.fail(grpc.StatusCode.INVALID_ARGUMENT, violations=[violation])
+    async with sending(kind, stack, lost, max_seconds=NEVER) as sender:
+        for number in range(3):
+            sender.send(play(number))
+        assert await closed(sender) == 0
+    assert (sender.recorded, sender.lost) == (2, 1)
+    [(events, error)] = lost
+    assert [each.video_id for each in events] == ["video-1"]
+    assert isinstance(error, VireoError)
+    assert error.code is grpc.StatusCode.INVALID_ARGUMENT
+
+    stack.fail(grpc.StatusCode.PERMISSION_DENIED)
+    async with sending(kind, stack, lost) as sender:
+        sender.send(play(3))
+        assert await closed(sender) == 0
+    assert len(lost) == 2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_no_more_events_wait_than_may_and_what_is_left_is_counted(
+    stack: FakeStack, kind: str
+) -> None:
+    stack.stop()
+    async with sending(kind, stack, [], max_waiting=5, max_seconds=NEVER) as sender:
+        assert [sender.send(play(number)) for number in range(7)] == [True] * 5 + [False] * 2
+        assert sender.dropped == 2
+        assert await closed(sender, 0.2) == 5
 
 
 def test_the_fake_stack_answers_as_a_test_says() -> None:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from tests.builders.gateway import FakeGateway
+from tests.builders.fake_stack import asked
 from tests.clients.python.conftest import Recommend
 from vireo.v1 import filter_pb2, viewer_pb2
 from vireo.v1 import recommendation_pb2 as pb
@@ -31,6 +31,7 @@ from vireo_client import (
     WatchedVideo,
     __version__,
 )
+from vireo_client.testing import FakeStack
 
 CALM = Filter(
     conditions=[Condition("duration", min=60, max=600), Condition("tag", all_of=["a", "b"])],
@@ -65,7 +66,7 @@ FULL = pb.RecommendResponse(
 FULL.explanation.ranking_time.FromMicroseconds(1500)
 
 
-async def test_every_argument_becomes_a_field(gateway: FakeGateway, recommend: Recommend) -> None:
+async def test_every_argument_becomes_a_field(stack: FakeStack, recommend: Recommend) -> None:
     await recommend(
         "a/b é",
         page_size=7,
@@ -87,7 +88,7 @@ async def test_every_argument_becomes_a_field(gateway: FakeGateway, recommend: R
         page_token="token",
         explain=True,
     )
-    [request] = gateway.requests
+    [request] = asked(stack, pb.RecommendRequest)
     assert request == pb.RecommendRequest(
         profile=pb.RequestProfile(
             history=[
@@ -141,15 +142,15 @@ def test_a_watch_without_a_zone_is_refused() -> None:
 
 
 async def test_omitted_arguments_use_the_servers_defaults(
-    gateway: FakeGateway, recommend: Recommend
+    stack: FakeStack, recommend: Recommend
 ) -> None:
     await recommend("1")
-    [request] = gateway.requests
+    [request] = asked(stack, pb.RecommendRequest)
     assert request == pb.RecommendRequest(viewer_id="1", surface=pb.SURFACE_HOME)
 
 
-async def test_an_answer_becomes_a_slate(gateway: FakeGateway, recommend: Recommend) -> None:
-    gateway.answers = [FULL]
+async def test_an_answer_becomes_a_slate(stack: FakeStack, recommend: Recommend) -> None:
+    stack.answer(FULL)
     assert await recommend("1") == Slate(
         items=(
             SlateItem(
@@ -185,7 +186,7 @@ async def test_a_slate_can_be_kept_as_it_is(recommend: Recommend) -> None:
 
 
 async def test_unknown_values_of_a_newer_server_are_no_error(
-    gateway: FakeGateway, recommend: Recommend
+    stack: FakeStack, recommend: Recommend
 ) -> None:
     newer = pb.RecommendResponse()
     newer.ParseFromString(
@@ -193,7 +194,7 @@ async def test_unknown_values_of_a_newer_server_are_no_error(
         + b"\x22\x02\x01\x63"  # degradations 1 and 99
         + b"\xaa\x06\x01x"  # and a field that is not known either
     )
-    gateway.answers = [newer]
+    stack.answer(newer)
     slate = await recommend("1")
     assert slate.degradations == (Degradation.SOURCE_MISSING, Degradation.UNKNOWN)
     assert slate.items[0].sources == (Source.TWO_TOWER, Source.UNKNOWN)
@@ -210,21 +211,21 @@ async def test_each_value_of_the_protos_enums_has_a_name() -> None:
 
 
 async def test_the_callers_request_id_and_headers_go_along(
-    gateway: FakeGateway, recommend: Recommend
+    stack: FakeStack, recommend: Recommend
 ) -> None:
     await recommend("1", request_id="mine", metadata=[("traceparent", "00-ab-cd-01")])
-    [metadata] = gateway.metadata
+    [metadata] = stack.metadata
     assert metadata["x-request-id"] == "mine"
     assert metadata["traceparent"] == "00-ab-cd-01"
-    assert metadata["user-agent"].startswith(f"vireo-client/{__version__} grpc-python")
+    assert str(metadata["user-agent"]).startswith(f"vireo-client/{__version__} grpc-python")
 
 
 async def test_each_call_gets_a_request_id_of_its_own(
-    gateway: FakeGateway, recommend: Recommend
+    stack: FakeStack, recommend: Recommend
 ) -> None:
     for _ in range(3):
         await recommend("1")
-    assert len({metadata["x-request-id"] for metadata in gateway.metadata}) == 3
+    assert len({metadata["x-request-id"] for metadata in stack.metadata}) == 3
 
 
 @pytest.mark.parametrize(
@@ -233,19 +234,19 @@ async def test_each_call_gets_a_request_id_of_its_own(
     ids=lambda each: str(*each),
 )
 async def test_a_request_that_no_message_can_hold_is_invalid_and_not_sent(
-    gateway: FakeGateway, recommend: Recommend, impossible: dict[str, object]
+    stack: FakeStack, recommend: Recommend, impossible: dict[str, object]
 ) -> None:
     with pytest.raises(InvalidRequest):
         await recommend(**{"viewer_id": "1", **impossible})
-    assert not gateway.requests
+    assert not stack.requests
 
 
 async def test_a_time_without_zone_and_an_id_that_no_header_carries_are_refused(
-    gateway: FakeGateway, recommend: Recommend
+    stack: FakeStack, recommend: Recommend
 ) -> None:
     with pytest.raises(ValueError, match="time zone"):
         await recommend("1", time=datetime(2024, 5, 1))
     with pytest.raises(ValueError, match="request id"):
         await recommend("1", request_id="ü")
     await recommend("1", time=datetime(2024, 5, 1, tzinfo=UTC))
-    assert len(gateway.requests) == 1
+    assert len(stack.requests) == 1
