@@ -197,9 +197,7 @@ def _written(time: datetime, step: int) -> str:
     return f"{time:%Y-%m-%dT%H:%M:%S}" + ("Z" if step % 3 == 1 else "")
 
 
-async def test_own_data_replaces_the_demo_while_it_runs_and_after_a_restart(
-    demo_home: Home, tmp_path: Path
-) -> None:
+async def test_own_data_replaces_the_demo_while_it_runs(demo_home: Home, tmp_path: Path) -> None:
     """In the README's order: the demo is still up in the first terminal."""
     write_viewing_csv(tmp_path)
     (script,) = blocks("sh", "Your own data")
@@ -227,9 +225,6 @@ async def test_own_data_replaces_the_demo_while_it_runs_and_after_a_restart(
         assert f"its edge is {demo.edge}" in refusal
         assert "serves what channel production names within seconds" in refusal
         await until(lambda: own_slate(demo, watched))
-
-    with running_stack(home.root, settings=ONE_POD_EACH) as stack:
-        assert own_slate(stack, watched)
 
 
 def own_slate(stack: Stack, watched: set[str]) -> bool:
