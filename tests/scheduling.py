@@ -7,6 +7,8 @@ from xdist.workermanage import WorkerController
 
 _COPIED_HOME = "tests/acceptance/test_serving_without_training.py"
 """It serves a copy of the demo's home, and takes minutes to install."""
+_OWN_HOMES = ("tests/acceptance/test_pages.py", "tests/acceptance/test_secured.py")
+"""The one serves a copy too, the other a small home."""
 _ONE_HOME = "tests/acceptance/"
 """Its other files share the demo's home, on which only one stack runs at a time."""
 STACKS = (
@@ -50,7 +52,7 @@ class StacksBesideOthers(LoadFileScheduling):
         """Return what a test must share a worker with: its file, or several."""
         if nodeid.startswith(_ONE_STACK):
             return "tiny_stack"
-        shares = nodeid.startswith(_ONE_HOME) and not nodeid.startswith(_COPIED_HOME)
+        shares = nodeid.startswith(_ONE_HOME) and not nodeid.startswith((_COPIED_HOME, *_OWN_HOMES))
         return _ONE_HOME if shares else super()._split_scope(nodeid)
 
     def _assign_work_unit(self, node: WorkerController) -> None:

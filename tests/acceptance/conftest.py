@@ -29,14 +29,14 @@ def demo_home() -> Home:
     home.root.mkdir(parents=True, exist_ok=True)
     with (home.root / "demo.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-    if not (home.staged_release("ml-100k") / "manifest.json").exists():
-        subprocess.run(
-            ["make", "demo", "ONCE=1"],
-            cwd=CHECKOUT,
-            env={**os.environ, "VIREO_HOME": str(home.root)},
-            check=True,
-            timeout=900,
-        )
+        if not (home.staged_release("ml-100k") / "manifest.json").exists():
+            subprocess.run(
+                ["make", "demo", "ONCE=1"],
+                cwd=CHECKOUT,
+                env={**os.environ, "VIREO_HOME": str(home.root)},
+                check=True,
+                timeout=900,
+            )
     return home
 
 

@@ -185,6 +185,9 @@ def test_the_tutorial_leads_from_the_demo_to_a_secured_site(stack: Stack, tmp_pa
                 continue
             if block.mark != FIRST_TERMINAL:
                 said = reader.paste(block)
+                if "curl --cacert" in block.code:
+                    own = re.findall(r'"videoId": ?"v\d+"', said)
+                    assert len(own) == 5, "the site's own data, after a restart"
                 if "events record" in block.code:
                     before, _, after, *_ = re.split(r"^release .*$", said, flags=re.MULTILINE)
                     assert {"v14", "v17"} <= set(before.split())

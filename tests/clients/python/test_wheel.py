@@ -56,7 +56,7 @@ def stack(tiny_stack: Stack) -> Stack:
 
 
 def test_it_brings_nothing_but_grpc_and_protobuf(python: Path) -> None:
-    listed = json.loads(run(*pip_of(python), "list", "--format=json"))
+    listed = json.loads(run(*pip_of(python, "list"), "--format=json"))
     names = {each["name"].lower().replace("_", "-") for each in listed}
     # typing-extensions is grpcio's own, from some version on.
     assert names - {"pip", "setuptools", "typing-extensions"} == {
@@ -64,7 +64,7 @@ def test_it_brings_nothing_but_grpc_and_protobuf(python: Path) -> None:
         "grpcio",
         "protobuf",
     }
-    run(*pip_of(python), "check")
+    run(*pip_of(python, "check"))
 
 
 def test_the_readmes_examples_run(python: Path, stack: Stack) -> None:
