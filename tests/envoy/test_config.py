@@ -98,7 +98,7 @@ def test_every_route_ends_by_itself_whether_or_not_the_caller_sets_a_deadline() 
     }
     default = f"{ControlSettings(s3=unreachable_s3()).default_deadline:g}s"
     assert limits["rest"] == {"maxStreamDuration": default, "grpcTimeoutHeaderMax": "10s"}
-    long = {"batch", "stream_events", "health_watch"}
+    long = {"batch", "rest_batch", "stream_events", "health_watch"}
     for name, limit in limits.items():
         bound = 330 if name in long else 10
         for seconds in (limit["maxStreamDuration"], limit["grpcTimeoutHeaderMax"]):
