@@ -18,9 +18,10 @@ setup: $(VENV)/.done ## Make .venv with the vireo command and every tool it need
 $(VENV)/.done: pyproject.toml constraints.txt hatch_build.py $(wildcard protos/*.py protos/vireo/v1/*.proto protos/inference/*.proto) clients/retries.json
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null || { echo "error: $(PYTHON) isn't Python 3.11, 3.12 or 3.13; install one of them, or say where it is: make setup PYTHON=/path/to/python3.13" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing what constraints.txt names: some minutes, without a word meanwhile"
 	$(if $(UV),$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt uv)
 	$(INSTALL) --editable '.[stack,training,dev]'
-	# xds-protos has older copies of some of its files, and pip installs them over it.
+	@# xds-protos has older copies of some of its files, and pip installs them over it.
 	$(INSTALL) --force-reinstall --no-deps opentelemetry-proto
 	@touch $@
 

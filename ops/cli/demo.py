@@ -20,7 +20,10 @@ from vireo.ops.cli.own_stack import served_release
 from vireo.ops.cli.recommend import ask, print_slate
 from vireo.ops.cli.release.promote import publish
 from vireo.ops.edge import edge_of
-from vireo.ops.stack.state import Layout, StackState
+from vireo.ops.stack.ports import check_ports_free
+from vireo.ops.stack.settings import StackSettings
+from vireo.ops.stack.stack import needed_ports
+from vireo.ops.stack.state import Layout, StackState, running_stack
 from vireo.server.errors import VireoError
 from vireo.server.home import Home
 from vireo.server.releases.promotion import PromotionRefusedError
@@ -61,6 +64,8 @@ def demo(
     vireo demo --once
     """
     console = Console(highlight=False)
+    if running_stack(Home.current()) is None:  # before minutes of training
+        check_ports_free(needed_ports(StackSettings.load()))
     first = not (Home.current().staged_release(DATASET) / "manifest.json").exists()
 
     def announce(command: str) -> None:
@@ -96,7 +101,7 @@ def demo(
 
     announce("up")
     up.run_stack_in_terminal(ready)
-    typer.echo("stopped; everything is kept, so the next demo starts at once")
+    typer.echo("stopped; everything is kept, so the next demo trains nothing")
 
 
 def _measured_rates(console: Console) -> dict[str, float]:
@@ -156,8 +161,12 @@ def _show_slate_and_events(console: Console) -> None:
         after = _slate()
     console.print(f"\n[bold]the slate {time.monotonic() - began:.1f} s later[/]")
     print_slate(after)
-    new = [item.title for item in after.items if item.video_id not in videos]
-    console.print(f"gone: the {len(gone)} videos; new: {', '.join(new)}", markup=False)
+    now = {item.video_id: item.title for item in after.items}
+    others = ", ".join(videos[each] for each in videos if each not in now and each not in gone)
+    new = ", ".join(now[each] for each in now if each not in videos)
+    console.print(
+        f"gone: what was played and hidden; others instead of {others}: {new}", markup=False
+    )
 
 
 def _slate() -> pb.RecommendResponse:

@@ -291,7 +291,7 @@ def print_explanation(response: pb.ExplainVideoResponse) -> None:
     """Print the reason, followed by tables of ranks, scores and the model's inputs."""
     place = f"on the page at {response.position}"
     if response.lost_at:
-        place = f"lost at {words(pb.LostAt, response.lost_at)}"
+        place = f"not on the page, lost at {words(pb.LostAt, response.lost_at)}"
     Console().print(Text(f"{place}: {response.reason}"))
     ranks = table_of("source", "rank", "proposed", texts={"source"})
     for each in response.source_ranks:

@@ -68,14 +68,15 @@ def check(
     typer.echo(f"{file}: {len(asked)} rules, valid")
     if offline:
         return
+    where = f"in region {region}" if region else "without a region"
     typer.echo(
-        f"release {result['release']}, {result['viewers']} viewers: the top 10 keep "
-        f"{result['overlap']:.1%} of their videos; {result['forbidden']:.1%} of the release's "
-        f"videos are forbidden; {result['shortened']} pages are shorter; {result['degraded']} "
-        "are degraded"
+        f"release {result['release']}, {result['viewers']} viewers {where}: slates of 10 keep "
+        f"{result['overlap']:.0%} of the videos that they have now; {result['forbidden']:.1%} of "
+        f"the release's videos are forbidden; {result['shortened']} slates get shorter; "
+        f"{result['degraded']} are degraded"
     )
     for name, count in result["applied"].items():
-        typer.echo(f"{name}: {count:g} videos a slate")
+        typer.echo(f"{name}: {count:.2g} videos a slate")
 
 
 def _targets() -> list[str]:

@@ -70,6 +70,16 @@ _PAGE_SECONDS = 2.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
+def needed_ports(settings: StackSettings) -> dict[int, str]:
+    """Return each port that a stack binds here, with the setting that moves it."""
+    named = external_log()
+    return settings.ports(
+        embedded_s3=external_s3() is None,
+        embedded_log=named is None,
+        partitions=(named or EventLogSettings.load()).event_partitions,
+    )
+
+
 class AlreadyRunningError(VireoError):
     """A stack runs on this home already."""
 
@@ -133,13 +143,7 @@ class Stack:
         s3_lock = file_lock(path) if external_s3() is None else nullcontext()
         with _alone(self._settings), s3_lock:
             keep_private(self._home.root)
-            named = external_log()
-            ports = self._settings.ports(
-                embedded_s3=external_s3() is None,
-                embedded_log=named is None,
-                partitions=(named or EventLogSettings.load()).event_partitions,
-            )
-            check_ports_free(ports)
+            check_ports_free(needed_ports(self._settings))
             stopped = asyncio.ensure_future(self._stop_signal().wait())
             serving = asyncio.ensure_future(self._serve())
             for file in (environment_file(self._home), layout_file(self._home)):

@@ -38,7 +38,7 @@ _POWER = NormalDist().inv_cdf(0.95)
 _RESAMPLES = 400
 """They tell a standard deviation to 4%."""
 
-Verdict = Literal["better", "no worse", "worse", "below the best", "not judged", "like", "unlike"]
+Verdict = Literal["better", "no worse", "worse", "below the best", "not judged", "alike", "unlike"]
 
 
 @dataclass(frozen=True)
@@ -226,7 +226,7 @@ def _likenesses(now: Measured | None, twin: Measured, served: Measured) -> Itera
     for name, (alike, usual) in LIKENESS.items():
         bound = max(usual / 2, min(usual, 0.8 * alike(now, twin) if now else 0.0))
         found = alike(twin, served)
-        verdict: Verdict = "like" if found >= bound else "unlike"
+        verdict: Verdict = "alike" if found >= bound else "unlike"
         unlike = verdict == "unlike"
         margin = 1 - bound
         yield Check(name, 1.0, found, found - 1, margin, 0.0, margin, verdict, refused=unlike)

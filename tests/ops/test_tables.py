@@ -194,7 +194,7 @@ def test_pods_have_a_line_each_with_their_load_below(
 
 
 def test_the_gate_has_a_line_for_each_measure(capsys: pytest.CaptureFixture[str]) -> None:
-    verdicts: tuple[Verdict, ...] = ("no worse", "better", "like")
+    verdicts: tuple[Verdict, ...] = ("no worse", "better", "alike")
     measures = ("ndcg_10", "inference_p50", "fit_overlap_100")
     checks = tuple(
         Check(measure, 0.0312, 0.0328, 0.0016, 0.001, 0.002, 0.004, verdict)

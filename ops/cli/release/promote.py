@@ -281,7 +281,7 @@ def print_gate(result: GateResult, now: str | None, candidate: str) -> None:
         why = "nothing to compare with" if result.passed else "not comparable"
         console.print(f"gate: {why}: {result.reason}", soft_wrap=True, markup=False)
         return
-    other = now or "its measured twin"
+    other = now or "its measured twin, the same training without what is held out"
     compared = f"{candidate} against {other}: {result.viewers:,} viewers' held-out watches"
     console.print(compared, soft_wrap=True, markup=False)
     numbers = ("now", "new", "change", "margin", "can tell")

@@ -247,7 +247,7 @@ def test_a_served_fit_must_be_like_its_measured_twin() -> None:
     twin = made_up()
     found = of_fit(twin, twin)
     assert found.keys() == LIKENESS.keys()
-    assert {(check.candidate, check.verdict) for check in found.values()} == {(1.0, "like")}
+    assert {(check.candidate, check.verdict) for check in found.values()} == {(1.0, "alike")}
     same = np.broadcast_to(np.arange(100), (VIEWERS, 100))
     other = replace(twin, best=same, **with_watches(2))
     assert {check.refused for check in of_fit(twin, other).values()} == {True}
