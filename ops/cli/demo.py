@@ -162,11 +162,10 @@ def _show_slate_and_events(console: Console) -> None:
     console.print(f"\n[bold]the slate {time.monotonic() - began:.1f} s later[/]")
     print_slate(after)
     now = {item.video_id: item.title for item in after.items}
-    others = ", ".join(videos[each] for each in videos if each not in now and each not in gone)
-    new = ", ".join(now[each] for each in now if each not in videos)
-    console.print(
-        f"gone: what was played and hidden; others instead of {others}: {new}", markup=False
-    )
+    others = "; ".join(videos[each] for each in videos if each not in now and each not in gone)
+    new = "; ".join(now[each] for each in now if each not in videos)
+    also = f", and {others}" if others else ""
+    console.print(f"gone: what was played and hidden{also}; new: {new}", markup=False)
 
 
 def _slate() -> pb.RecommendResponse:

@@ -105,18 +105,24 @@ def run_stack_in_terminal(ready: Callable[[StackState], None], **chosen: bool | 
     settings = StackSettings.load().model_copy(update=chosen)
     console = Console()
     if console.is_terminal:
-        with Live(console=console, auto_refresh=False) as live:
+        tables = [Live(console=console, auto_refresh=False)]
 
-            def show(state: StackState) -> None:
-                live.update(process_lines(state.processes), refresh=True)
+        def show(state: StackState) -> None:
+            tables[-1].start()
+            tables[-1].update(process_lines(state.processes), refresh=True)
 
-            def ready_above_table(state: StackState) -> None:
-                ready(state)
-                live.refresh()
+        def ready_after_table(state: StackState) -> None:
+            # What others print below a table, it takes for its own lines, and erases.
+            tables[-1].stop()
+            ready(state)
+            tables.append(Live(console=console, auto_refresh=False))
 
-            asyncio.run(Stack(settings, _while_seen(show), _while_seen(ready_above_table)).run())
+        try:
+            asyncio.run(Stack(settings, _while_seen(show), _while_seen(ready_after_table)).run())
+        finally:
             if not os.isatty(1):  # closed since, and the table writes once more as it ends
                 _show_nothing()
+            tables[-1].stop()
     else:
         asyncio.run(Stack(settings, _while_seen(_ChangePrinter()), _while_seen(ready)).run())
 

@@ -6,6 +6,7 @@ import os
 import pty
 import subprocess
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,10 +19,55 @@ from vireo.ops.stack.stack import Stack
 from vireo.ops.stack.state import ProcessState, StackState
 
 
+def in_a_terminal(script: str, home: Path) -> tuple[subprocess.Popen[bytes], int]:
+    """Run Python in a terminal; return the process, and what reads the terminal's output."""
+    controller, terminal = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+        start_new_session=True,
+        env={**os.environ, "VIREO_HOME": str(home), "TERM": "xterm"},
+    )
+    os.close(terminal)
+    return process, controller
+
+
+def test_what_a_ready_stack_says_stays_on_the_terminal(tmp_path: Path) -> None:
+    script = """
+from rich.console import Console
+from vireo.ops.cli import up
+from vireo.ops.stack.stack import Stack
+from vireo.ops.stack.state import ProcessState
+
+async def run(stack):
+    state = stack._state()
+    for port in range(3):
+        process = ProcessState(name="pod", state="healthy", port=port, log="pod.log")
+        stack._on_change(state.model_copy(update={"processes": (process,) * 5}))
+        if port == 1:
+            stack._on_ready(state)
+
+Stack.run = run
+up.run_stack_in_terminal(ready=lambda _: Console().print("ask it now"))
+"""
+    process, controller = in_a_terminal(script, tmp_path)
+    output = b""
+    with suppress(OSError):  # it has ended
+        while some := os.read(controller, 1 << 16):
+            output += some
+    assert process.wait(60) == 0, output.decode()
+    said, table, _ = output.partition(b"ask it now")[2].partition(b"pod")
+    assert table, "a table follows"
+    assert b"\x1b[1A" not in said, "it begins below"
+
+
 def test_a_terminal_that_is_closed_ends_nothing(tmp_path: Path) -> None:
     """The stack is one without processes, whose state changes once the terminal is gone."""
     script = f"""
 import asyncio, os, pathlib
+from rich.console import Console
 from vireo.ops.cli import up
 from vireo.ops.stack.stack import Stack
 
@@ -38,16 +84,7 @@ Stack.run = run
 up.run_stack_in_terminal(ready=lambda _: None)
 print("stopped", flush=True)
 """
-    controller, terminal = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-c", script],
-        stdin=terminal,
-        stdout=terminal,
-        stderr=terminal,
-        start_new_session=True,
-        env={**os.environ, "VIREO_HOME": str(tmp_path), "TERM": "xterm"},
-    )
-    os.close(terminal)
+    process, controller = in_a_terminal(script, tmp_path)
     wait_until((tmp_path / "shown").exists)
     os.close(controller)
     assert process.wait(60) == 0
