@@ -275,7 +275,7 @@ def test_releases_of_every_watch_are_judged_by_their_measured_twins(ring: Ring) 
         ring.publish_refitted(release_id, ring.staged, twin)
     gate = json.loads(ring.promoted("now", "--json"))["gate"]
     assert gate["outcome"] == "passed"
-    assert {check["verdict"] for check in gate["checks"]} == {"like"}
+    assert {check["verdict"] for check in gate["checks"]} == {"alike"}
     assert "the gate refuses lost" in ring.refusal("lost")
     ring.promoted("same")
     ring.name(ring.publish("measured-itself"))
