@@ -48,12 +48,14 @@ class Streams:
         clock = asyncio.get_running_loop().time
         ends = clock() + self.max_seconds
         while True:
-            timeout = self._timeout(min(clock() + self.max_silence, ends))
+            silent = clock() + self.max_silence
+            timeout = self._timeout(min(silent, ends))
             try:
                 async with timeout:
                     raw = await context.read()
             except TimeoutError as error:
-                raise self._ended(silent=clock() < ends) from error
+                # Not by the clock: a timeout may end a moment before its time.
+                raise self._ended(silent=silent < ends) from error
             finally:
                 self._timeouts.discard(timeout)
             if raw is grpc.aio.EOF:
