@@ -94,7 +94,7 @@ def _readable(line: str) -> str:
         record = json.loads(line)
         time_of_day = record.pop("timestamp")[11:23]
         words = [time_of_day, record.pop("level"), record.pop("event")]
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return line
-    left_out = {"settings", "pod"}
-    return "  ".join(words + [f"{key}={record[key]}" for key in record if key not in left_out])
+    words += [f"{key}={record[key]}" for key in record if key not in ("settings", "pod")]
+    return "  ".join(map(str, words))

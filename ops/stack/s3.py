@@ -191,14 +191,10 @@ def embedded_s3(settings: StackSettings) -> Iterator[S3Settings]:
 def _problem(settings: StackSettings) -> str:
     server = access(settings)
     ready = server is not None and stores(Bucket(server.with_short_timeouts()))
-    return (
-        ""
-        if ready
-        else (
-            f"the embedded S3 server of {settings.home} stores nothing; if it has run for a while, "
-            "start it anew: vireo restart s3"
-        )
-    )
+    if ready:
+        return ""
+    anew = "if it has run for a while, start it anew: vireo restart s3"
+    return f"the embedded S3 server of {settings.home} stores nothing; {anew}"
 
 
 @contextmanager

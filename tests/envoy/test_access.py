@@ -99,7 +99,7 @@ async def test_reflection_and_releases_need_the_scope_of_operators_and_others_ar
     ("scope", "method", "path"),
     [
         ("vireo.explain", f"/{GATEWAY}/ExplainVideo", "/v1/videos:explain"),
-        ("vireo.batch", f"/{GATEWAY}/BatchRecommend", ""),
+        ("vireo.batch", f"/{GATEWAY}/BatchRecommend", "/v1/recommendations:batch"),
         ("vireo.events", "/vireo.v1.EventService/RecordEvents", "/v1/events"),
         ("vireo.events", "/vireo.v1.EventService/StreamEvents", ""),
         ("vireo.catalog", "/vireo.v1.CatalogService/UpsertVideos", "/v1/videos"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,9 @@ async def test_a_token_that_names_its_viewer_is_for_requests_and_events_of_no_ot
     answer = await guarded.rest(token, path.format("2"))
     assert (answer.status, answer.json["code"]) == (403, 7)
     assert "one viewer" in answer.json["message"]
+    body = {"viewerIds": [VIEWER, "2"]}
+    answer = await guarded.rest(token, "/v1/recommendations:batch", json.dumps(body))
+    assert (answer.status, answer.json["code"]) == (403, 7), "before the first line"
 
 
 async def test_a_token_without_a_viewer_is_for_all_and_none_can_be_forged(

@@ -28,12 +28,14 @@ def test_a_record_is_shown_without_settings_and_other_lines_as_they_are(tmp_path
         '{"settings": {"port": 1}, "kind": "gateway", "event": "starting", '
         '"level": "info", "timestamp": "2026-01-02T03:04:05.678901Z"}'
     )
-    (tmp_path / "logs" / "gateway-1.log").write_text(f'{record}\n[1]\n{{"event": "half"}}\n')
+    odd = '{"timestamp": "2026-01-02T03:04:05.678901Z", "level": 3, "event": "\\u001b[2J\\nforged"}'
+    (tmp_path / "logs" / "gateway-1.log").write_text(f'{record}\n[1]\n{{"event": "half"}}\n{odd}\n')
     runner = CliRunner(env={"VIREO_HOME": str(tmp_path)})
     assert runner.invoke(app, ["logs"]).stdout.splitlines() == [
         "gateway-1: 03:04:05.678  info  starting  kind=gateway",
         "gateway-1: [1]",
         'gateway-1: {"event": "half"}',
+        "gateway-1: 03:04:05.678  3  \N{REPLACEMENT CHARACTER}[2J forged",
     ]
     assert json.loads(runner.invoke(app, ["logs", "--json"]).stdout)["gateway-1"][0] == record
 
