@@ -68,7 +68,7 @@ def check(
     typer.echo(f"{file}: {len(asked)} rules, valid")
     if offline:
         return
-    where = f"in region {region}" if region else "without a region"
+    where = f"asking from region {region}" if region else "asking without a region"
     typer.echo(
         f"release {result['release']}, {result['viewers']} viewers {where}: slates of 10 keep "
         f"{result['overlap']:.0%} of the videos that they have now; {result['forbidden']:.1%} of "
