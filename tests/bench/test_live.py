@@ -105,7 +105,7 @@ def test_events_videos_and_requests_keep_their_promises_through_kills_and_swaps(
     else:
         degraded = "filtered slates that were degraded"
         assert any(degraded in row.measure and row.holds for row in rows)
-        assert sum(row.bound == 0 for row in rows) == 16
+        assert sum(row.bound == 0 for row in rows) == 14
 
 
 def _describe_videos(home: Home) -> None:
