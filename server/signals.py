@@ -94,7 +94,8 @@ SOURCES = (
 
 TRENDING = Source("trending", 6, 0.05, "what is played more than other videos right now")
 NEW = Source("new", 7, 0.05, "videos that came since the release was trained, by two-tower score")
-LIVE_SOURCES = (TRENDING, NEW)
+FOLLOWED = Source("followed", 8, 0.05, "videos of followed creators, by two-tower score")
+LIVE_SOURCES = (TRENDING, NEW, FOLLOWED)
 """Sources that read the log. They are on wherever there is one: no manifest states their quotas,
 and the ranking model doesn't read which of them proposed a candidate."""
 EVERY_SOURCE = (*SOURCES, *LIVE_SOURCES)

@@ -25,13 +25,14 @@ from vireo.ops.backup.archive import (
     parse_tombstone,
     store_tombstone,
 )
-from vireo.server.consumer.apply import hide
+from vireo.server.consumer.apply import keep
 from vireo.server.control.channels import MARKER
 from vireo.server.errors import VireoError
 from vireo.server.event_log.jetstream import opened_log
 from vireo.server.event_log.log import BEGIN, CATALOG, DEAD, EVENTS, REMOVED, STATE, Position
 from vireo.server.event_log.settings import EventLogSettings
 from vireo.server.features.online_store import CONFIGURATION, open_rows
+from vireo.server.features.viewer_rows import ViewerRow
 from vireo.server.home import Home
 from vireo.server.releases.bucket import Bucket
 from vireo.server.releases.manifest import MANIFEST_NAME, FileEntry
@@ -152,12 +153,13 @@ def _files(archive: Archive, name: str, root: Path) -> _Files:
 
 
 def _hides(archive: Archive, repo: Path) -> FileEntry:
-    """Store what viewers have hidden, as JSON lines: viewer, and keys with times."""
+    """Store what viewers have hidden and follow, as JSON lines: viewer, and keys with times."""
     with closing(open_rows(repo, _STORE_SECONDS)) as rows:
         # Equal content is one object: without the time.
         with gzip.GzipFile(archive.scratch, "wb", 1, mtime=0) as file:
-            for viewer, row in rows.hides():
-                file.write(json.dumps((viewer, [*row.hides.items()])).encode() + b"\n")
+            for viewer, row in rows.kept():
+                times = [[*each.items()] for each in (row.hides, row.followed)]
+                file.write(json.dumps((viewer, *times)).encode() + b"\n")
         if rows.superseded():
             raise VireoError("features were built while hides were read; repeat this")
     return archive.put(archive.scratch)
@@ -300,11 +302,18 @@ class Restore:
                         await log.restore(stream, file)
 
     def _hide(self, repo: Path, stored: FileEntry) -> None:
-        """Hide what was hidden, except by viewers who were erased since."""
+        """Hide and follow what viewers did, except for those who were erased since."""
         with (
             closing(open_rows(repo, _STORE_SECONDS)) as rows,
             gzip.open(self.archive.fetch(stored)) as file,
         ):
-            found = map(json.loads, file)
-            hides = ((who, dict(times), True) for who, times in found if who not in self.erased)
-            hide(rows, hides)
+            # Backups of earlier builds have no follows.
+            found = ((who, *map(dict, times)) for who, *times in map(json.loads, file))
+            keep(
+                rows,
+                (
+                    (who, ViewerRow(hides=hides, followed=dict(*followed)), True)
+                    for who, hides, *followed in found
+                    if who not in self.erased
+                ),
+            )

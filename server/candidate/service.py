@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -50,6 +51,8 @@ from vireo.server.signals import EVERY_SOURCE, SOURCES
 from vireo.v1 import candidate_pb2, candidate_pb2_grpc, recommendation_pb2, viewer_pb2
 
 NAME = candidate_pb2.DESCRIPTOR.services_by_name["CandidateService"].full_name
+MAX_BLOCKED, MAX_ALLOWED = 2_000, 100
+"""Maximum videos that are recorded as blocked, and as allowed, since the release was trained."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,10 @@ class CandidateServicer(candidate_pb2_grpc.CandidateServiceServicer):
 
         def answer() -> candidate_pb2.RetrieveCandidatesResponse:
             found = pipeline.retrieve(query, caller)
-            response = encode(found, pipeline.release, request.page_size, rules)
+            shown = request.excluded_keys[-request.shown_before :] if request.shown_before else ()
+            response = encode(found, pipeline.release, request.page_size, rules, shown)
+            if request.recorded:
+                record_live(response, pipeline.release, query, found)
             if request.HasField("explained_key"):
                 response.explained.CopyFrom(explain(pipeline, query, found, request.explained_key))
             return response
@@ -137,8 +143,12 @@ def encode(
     release: CandidateRelease,
     page_size: int,
     rules: RetrievalRules | None = None,
+    shown: Sequence[int] = (),
 ) -> candidate_pb2.RetrieveCandidatesResponse:
-    """Return the response, with the ids of the first `page_size` candidates."""
+    """Return the response, with the ids of the first `page_size` candidates.
+
+    `shown` are the keys of the videos of the pages before, which caps count.
+    """
     return candidate_pb2.RetrieveCandidatesResponse(
         keys=found.keys.tolist(),
         scores=encode_columns(found.scores),
@@ -147,7 +157,7 @@ def encode(
         release_id=release.manifest.release_id,
         filtered=found.filtered,
         filter_share=found.filter_share,
-        rules=None if rules is None else rule_columns(rules, release, found),
+        rules=None if rules is None else rule_columns(rules, release, found, shown),
         sources=[
             recommendation_pb2.SourceReport(
                 source=viewer_pb2.Source.ValueType(source.number),
@@ -157,6 +167,31 @@ def encode(
             for source in (SOURCES if release.live is None else EVERY_SOURCE)
         ],
     )
+
+
+def record_live(
+    response: candidate_pb2.RetrieveCandidatesResponse,
+    release: CandidateRelease,
+    query: CandidateQuery,
+    found: RetrievedCandidates,
+) -> None:
+    """Record in a response what a query's answer owes to changes since the release was trained."""
+    if release.live is None:
+        return
+    blocked, allowed = release.live.removed_rows, list[int]()
+    if query.filter is not None:
+        applied = release.filters.apply(query.filter)
+        blocked = np.union1d(blocked, applied.forbidden_rows)
+        allowed = applied.allowed_rows.tolist()
+    if len(blocked) > MAX_BLOCKED or len(allowed) > MAX_ALLOWED:
+        response.more_blocked = True
+        return
+    response.blocked_keys.extend(release.keys.take(blocked).tolist())
+    places = release.live.places
+    rows = {
+        row for key, row in zip(response.keys, found.rows.tolist(), strict=True) if key in places
+    }
+    response.live.extend(filter(None, map(release.changed_video, rows.union(allowed))))
 
 
 def build_pipeline(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from itertools import islice
@@ -18,8 +18,7 @@ from vireo.server.consumer.fold import ViewerEvents, fold
 from vireo.server.event_log.jetstream import EVENT_KINDS, JetStreamLog
 from vireo.server.event_log.log import BEGIN, DEAD, Entry, Position
 from vireo.server.features.activity import EventRules
-from vireo.server.features.keys import video_key
-from vireo.server.features.viewer_rows import Change, ViewerRow
+from vireo.server.features.viewer_rows import Change, UnfitRowError, ViewerRow
 from vireo.server.features.viewer_store import VIEWERS_AT_A_TIME, ViewerStore
 from vireo.v1 import event_pb2, log_pb2
 
@@ -84,14 +83,11 @@ class Batch:
         for keys, times in ((change.watched, events.watches), (change.liked, events.likes)):
             self.watched += [(key, times[key] / 1e6, events.locale) for key in keys]
 
-    def count(self, viewer: str, applied: Logged) -> None:
-        """Count a viewer's events, and what they show."""
+    def count(self, viewer: str, applied: Logged, events: ViewerEvents) -> None:
+        """Count a viewer's events, if they were applied, and what they show."""
         self.kinds.update(EVENT_KINDS[event.kind] for _, event in applied)
-        self.shown.update(
-            (viewer, video_key(event.video_id))
-            for _, event in applied
-            if event.kind == event_pb2.EVENT_KIND_IMPRESSION
-        )
+        if applied:
+            self.shown.update((viewer, key) for _, key in events.shown)
 
 
 def read_batch(entries: Sequence[Entry]) -> tuple[Batch, dict[str, Logged]]:
@@ -130,41 +126,53 @@ def folded(rows: ViewerStore, entries: Sequence[Entry], rules: EventRules) -> Ba
     """Return what some messages change in the rows; raise StoreAwayError."""
     batch, logged = read_batch(entries)
     left = {viewer: sum_up(batch, some, rules) for viewer, some in logged.items()}
-    viewers = iter(
-        [viewer for viewer, (events, _) in left.items() if events.watches or events.hides]
-    )
-    while some := [*islice(viewers, VIEWERS_AT_A_TIME)]:
-        for viewer, row in zip(some, rows.read(some), strict=True):
-            events, applied = left[viewer]
-            known = ViewerRow() if viewer in batch.erased else row
-            try:
-                if not isinstance(known, ViewerRow):
-                    raise known
-                batch.change(viewer, fold(known, events), events)
-            except Exception as error:  # noqa: BLE001  # of one viewer: the others go on
-                for position, event in applied:
-                    batch.set_event_aside(event, error, position)
-                applied.clear()
-    for viewer, (_, applied) in left.items():
-        batch.count(viewer, applied)
+    by_views: dict[tuple[str, ...], list[str]] = {}
+    for viewer, (events, _) in left.items():
+        by_views.setdefault(events.views, []).append(viewer)
+    by_views.pop((), None)
+    for views, named in by_views.items():  # those of impressions need a small part of their rows
+        viewers = iter(named)
+        while some := [*islice(viewers, VIEWERS_AT_A_TIME)]:
+            for viewer, row in zip(some, rows.read(some, views), strict=True):
+                _fold(batch, viewer, row, *left[viewer])
+    for viewer, (events, applied) in left.items():
+        batch.count(viewer, applied, events)
     return batch
 
 
-def hide(rows: ViewerStore, hides: Iterable[tuple[str, Mapping[int, int], bool]]) -> None:
-    """Hide videos, whatever the log says.
+def _fold(
+    batch: Batch,
+    viewer: str,
+    row: ViewerRow | UnfitRowError,
+    events: ViewerEvents,
+    applied: Logged,
+) -> None:
+    """Add what a viewer's events change in the row; set them aside if that fails."""
+    known = ViewerRow() if viewer in batch.erased else row
+    try:
+        if not isinstance(known, ViewerRow):
+            raise known
+        batch.change(viewer, fold(known, events), events)
+    except Exception as error:  # noqa: BLE001  # of one viewer: the others go on
+        for position, event in applied:
+            batch.set_event_aside(event, error, position)
+        applied.clear()
+
+
+def keep(rows: ViewerStore, kept: Iterable[tuple[str, ViewerRow, bool]]) -> None:
+    """Add what other rows have hidden and follow, whatever the log says.
 
     Args:
         rows: the rows, which no consumer brings up to date meanwhile.
-        hides: viewers, when they hid each video in Unix seconds by its key, and whether they get a
-            row if they have none.
+        kept: viewers, their other rows, and whether they get a row if they have none.
     """
-    left = iter(hides)
+    left = iter(kept)
     while some := [*islice(left, VIEWERS_AT_A_TIME)]:
         known = zip(some, rows.read([viewer for viewer, _, _ in some]), strict=True)
         rows.write(
             {
-                viewer: fold(row, ViewerEvents(hides=dict(times)))
-                for (viewer, times, adds), row in known
+                viewer: fold(row, ViewerEvents(hides=other.hides, followed=other.followed))
+                for (viewer, other, adds), row in known
                 if isinstance(row, ViewerRow) and (adds or row.watched or row.hides)
             }
         )

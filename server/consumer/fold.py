@@ -2,13 +2,14 @@
 
 A watch is the first play or like of a viewer and video that the viewer doesn't hide, before or
 after; bounces are no plays. So a row follows from each video's first watch time and whether it was
-liked, and from each hidden video's first hide time. Those are minimums: events in any order,
-repeated, and split over any number of calls give the same row, which is the one that
-`vireo.training.features` builds from all of them.
+liked, from the first time of each hide and follow, and from the minutes in which each video was
+shown. Those are minimums and a set: events in any order, repeated, and split over any number of
+calls give the same row, which is the one that `vireo.training.features` builds from all of them.
 
-That holds for the last WATCHED_LIMIT watched and HIDDEN_LIMIT hidden videos of a viewer. Of those
-before, only the number of watches and likes is known: an event of such a video counts as a new
-watch if it is newer than all that are remembered, else it changes nothing.
+That holds for the last WATCHED_LIMIT watched and HIDDEN_LIMIT hidden videos of a viewer, and for
+the last impressions and follows within their limits. Of watched videos before, only the number of
+watches and likes is known: an event of such a video counts as a new watch if it is newer than all
+that are remembered, else it changes nothing.
 
 Watches at the same microsecond are in the order of their videos' keys; imported data keeps the
 order of its file, by moving such watches apart (`vireo.training.data.split`).
@@ -16,21 +17,36 @@ order of its file, by moving such watches apart (`vireo.training.data.split`).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from operator import itemgetter
 
 import numpy as np
 
-from vireo.server.features.activity import HIDDEN_LIMIT, WATCHED_LIMIT, EventRules
+from vireo.server.features.activity import (
+    FOLLOWED_LIMIT,
+    HIDDEN_LIMIT,
+    SHOWN_LIMIT,
+    SHOWN_SECONDS,
+    WATCHED_LIMIT,
+    EventRules,
+)
 from vireo.server.features.keys import video_key
-from vireo.server.features.viewer_rows import Change, ViewerRow
+from vireo.server.features.viewer_rows import (
+    ACTIVITY,
+    FOLLOWED,
+    HIDDEN,
+    SHOWN,
+    Change,
+    ViewerRow,
+)
 from vireo.v1 import event_pb2
 
 _PLAY, _FINISH = event_pb2.EVENT_KIND_PLAY, event_pb2.EVENT_KIND_FINISH
 _LIKE = event_pb2.EVENT_KIND_LIKE
 _HIDES = (event_pb2.EVENT_KIND_HIDE, event_pb2.EVENT_KIND_NOT_INTERESTED)
-_WITHOUT_ROWS = (event_pb2.EVENT_KIND_IMPRESSION, event_pb2.EVENT_KIND_FOLLOW)
+_IMPRESSION, _FOLLOW = event_pb2.EVENT_KIND_IMPRESSION, event_pb2.EVENT_KIND_FOLLOW
 _MICROS = 1_000_000
 _MAX_SECONDS = 253_402_300_800
 """Unix seconds of the year 10000, where timestamps end; their microseconds fit into a row."""
@@ -50,23 +66,31 @@ class ViewerEvents:
     """First time of a like by video key, Unix microseconds."""
     hides: dict[int, int] = field(default_factory=dict)
     """First time of a hide by video key, Unix seconds."""
+    shown: set[tuple[int, int]] = field(default_factory=set)
+    """Impressions: Unix seconds at which a minute began, and video key."""
+    followed: dict[int, int] = field(default_factory=dict)
+    """First time of a follow by the creator's key, Unix seconds."""
     locale: str = ""
     """The viewer's locale, by the last event that has one."""
 
     def add(self, event: event_pb2.Event, rules: EventRules) -> None:
         """Add an event; raise UnfitEventError if it is none that a gateway records."""
         kind = event.kind
-        if kind in _WITHOUT_ROWS and event.viewer_id:
-            return
-        if not (event.viewer_id and event.video_id and event.HasField("time")):
-            raise UnfitEventError("an event without a viewer, a video or a time")
+        subject = event.creator if kind == _FOLLOW else event.video_id
+        if not (event.viewer_id and subject and event.HasField("time")):
+            named = "creator" if kind == _FOLLOW else "video"
+            raise UnfitEventError(f"an event without a viewer, a {named} or a time")
         if not (0 <= event.time.seconds < _MAX_SECONDS and 0 <= event.time.nanos < 10**9):
             raise UnfitEventError("an event whose time isn't between the years 1970 and 9999")
-        key, micros = video_key(event.video_id), micros_of(event)
-        if kind in _HIDES:
-            seconds = micros // _MICROS
-            self.hides[key] = min(seconds, self.hides.get(key, seconds))
+        key, seconds = video_key(subject), event.time.seconds
+        if kind == _IMPRESSION:
+            self.shown.add((seconds - seconds % SHOWN_SECONDS, key))
             return
+        if kind in _HIDES or kind == _FOLLOW:
+            times = self.followed if kind == _FOLLOW else self.hides
+            times[key] = min(seconds, times.get(key, seconds))
+            return
+        micros = micros_of(event)
         if kind == _PLAY:
             if is_bounce(event, rules):
                 return
@@ -81,6 +105,13 @@ class ViewerEvents:
         if liked:
             self.likes[key] = min(micros, self.likes.get(key, micros))
         self.locale = event.locale or self.locale
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """The views of a row on which they depend: all that they may change."""
+        both = bool(self.watches or self.hides)
+        changed = {ACTIVITY: both, HIDDEN: both, SHOWN: self.shown, FOLLOWED: self.followed}
+        return tuple(view for view, some in changed.items() if some)
 
 
 def micros_of(event: event_pb2.Event) -> int:
@@ -102,7 +133,7 @@ def is_bounce(event: event_pb2.Event, rules: EventRules) -> bool:
 
 
 def fold(row: ViewerRow, events: ViewerEvents) -> Change:
-    """Return the row after some events; the given one isn't changed."""
+    """Return the row after some events; the given one, with their views at least, isn't changed."""
     gone = row.watched.keys() & events.hides.keys()
     known = {key: at for key, at in row.watched.items() if key not in gone} if gone else row.watched
     wanted = {
@@ -116,6 +147,8 @@ def fold(row: ViewerRow, events: ViewerEvents) -> Change:
     newly_liked = [key for key in events.likes if key in watched and key not in liked]
     new = [key for key in wanted if key in watched and key not in known]
     hides = _first_times(row.hides, events.hides, complete=len(row.hides) < HIDDEN_LIMIT)
+    complete = len(row.followed) < FOLLOWED_LIMIT
+    followed = _first_times(row.followed, events.followed, complete=complete)
     return Change(
         ViewerRow(
             _last(watched, WATCHED_LIMIT),
@@ -123,9 +156,12 @@ def fold(row: ViewerRow, events: ViewerEvents) -> Change:
             row.watches - len(gone) + len(new),
             row.likes - len(gone & row.liked) + len(newly_liked),
             _last(hides, HIDDEN_LIMIT),
+            _shown(row.shown, events.shown),
+            _last(followed, FOLLOWED_LIMIT),
         ),
         new,
         newly_liked,
+        [view for view in events.views if view != HIDDEN or events.hides],
     )
 
 
@@ -149,6 +185,21 @@ def _first_times(
             ordered &= not known or (at, key) > newest
             first[key] = at
     return first if ordered else dict(sorted(first.items(), key=itemgetter(1, 0)))
+
+
+def _shown(
+    known: tuple[Sequence[int], Sequence[int]], events: set[tuple[int, int]]
+) -> tuple[Sequence[int], Sequence[int]]:
+    """Return the last of known impressions and others."""
+    if not events:
+        return known
+    (keys, times), new = known, sorted(events)
+    if times and new[0] <= (times[-1], keys[-1]):
+        keys, times, new = (), (), sorted(events.union(zip(times, keys, strict=True)))
+    return (
+        (*keys, *[key for _, key in new])[-SHOWN_LIMIT:],
+        (*times, *[at for at, _ in new])[-SHOWN_LIMIT:],
+    )
 
 
 def _last(times: dict[int, int], limit: int) -> dict[int, int]:

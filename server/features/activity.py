@@ -18,6 +18,12 @@ WATCHED_LIMIT = 5000
 """Number of watched videos that are remembered, for EASE and to filter them out."""
 HIDDEN_LIMIT = 5000
 """Number of hidden videos that are remembered."""
+SHOWN_LIMIT = 200
+"""Number of impressions that are remembered."""
+SHOWN_SECONDS = 60
+"""Impressions of a video within one minute count once."""
+FOLLOWED_LIMIT = 1000
+"""Number of followed creators that are remembered."""
 
 _FILE = "events.json"
 

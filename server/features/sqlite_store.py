@@ -12,7 +12,9 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 
 from vireo.server.features.viewer_rows import (
+    FOLLOWED,
     HIDDEN,
+    LATER_VIEWS,
     POSITION,
     PROFILE,
     SERVED,
@@ -47,6 +49,8 @@ class SqliteStore(ViewerStore):
         """
         super().__init__(repo, project)
         self._file, self._timeout = file, timeout
+        self._found: set[str] = set()
+        """Views of LATER_VIEWS that the file is known to have."""
 
     @cached_property
     def _connection(self) -> sqlite3.Connection:
@@ -55,7 +59,7 @@ class SqliteStore(ViewerStore):
         )
 
     def prepare(self) -> None:
-        """Let gateways read while rows are written."""
+        """Let gateways read while rows are written, and add what features of before lack."""
         if not self._file.exists():
             raise StoreAwayError(f"there is no {self._file}")
         with _errors_as_away():
@@ -63,6 +67,12 @@ class SqliteStore(ViewerStore):
             # A power cut may undo the last transactions, but in order: the position goes back too.
             self._connection.execute("PRAGMA synchronous=NORMAL")
             self._connection.execute("PRAGMA secure_delete=ON")  # else the file keeps the bytes
+            for view in LATER_VIEWS:
+                self._connection.execute(
+                    f'CREATE TABLE IF NOT EXISTS "{self.project}_{view}" (entity_key BLOB, '
+                    "feature_name TEXT, value BLOB, vector_value BLOB, event_ts timestamp, "
+                    "created_ts timestamp, PRIMARY KEY(entity_key, feature_name))"
+                )
 
     def fetch(self, keys: Sequence[bytes], views: Views) -> list[Stored]:
         """Return what is stored; see `ViewerStore`."""
@@ -89,11 +99,20 @@ class SqliteStore(ViewerStore):
     def _fetch(self, keys: Sequence[bytes], views: tuple[str, ...]) -> list[Stored]:
         found: dict[bytes, dict[str, bytes]] = {key: {} for key in keys}
         latest: dict[bytes, int] = {}
-        query = _query(self.project, views, len(keys))
+        there = tuple(view for view in views if view not in LATER_VIEWS or self._has(view))
+        query = _query(self.project, there, len(keys))
         for key, name, value, at in self._connection.execute(query, keys):
             found[key][name] = value
             latest[key] = max(latest.get(key, 0), at)
         return [Stored(found[key], _unix_seconds(latest.get(key, 0))) for key in keys]
+
+    def _has(self, view: str) -> bool:
+        """Return whether the file has a view; a consumer may add it at any time."""
+        if view not in self._found:
+            named = "SELECT name FROM sqlite_master WHERE name = ?"
+            if self._connection.execute(named, [f"{self.project}_{view}"]).fetchone():
+                self._found.add(view)
+        return view in self._found
 
     def apply(
         self, puts: Iterable[Put], deletes: Collection[bytes] = (), guard: Guard | None = None
@@ -123,10 +142,13 @@ class SqliteStore(ViewerStore):
         return deleted > 0
 
     def viewers(self) -> Iterator[str]:
-        """Yield those who have hidden a video."""
-        hidden = f'SELECT DISTINCT entity_key FROM "{self.project}_{HIDDEN}"'  # noqa: S608  # ours
+        """Yield those who have hidden a video or follow someone."""
+        kept = " UNION ".join(
+            f'SELECT entity_key FROM "{self.project}_{view}"'  # noqa: S608  # our name
+            for view in (HIDDEN, FOLLOWED)
+        )
         with _errors_as_away():
-            for (key,) in self._connection.execute(hidden):
+            for (key,) in self._connection.execute(kept):
                 yield viewer_of(key)
 
     @contextmanager

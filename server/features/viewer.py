@@ -34,6 +34,12 @@ class ViewerFeatures:
     """Videos that the viewer has hidden, int64[k]."""
     hidden_times: Int64Array = field(default_factory=_no_keys)
     """When each was hidden, Unix seconds, int64[k]."""
+    shown_keys: Int64Array = field(default_factory=_no_keys)
+    """Videos that were shown, once for each minute in which one was, int64[s]."""
+    shown_times: Int64Array = field(default_factory=_no_keys)
+    """When each was shown, Unix seconds, int64[s]."""
+    followed_keys: Int64Array = field(default_factory=_no_keys)
+    """Keys of the creators that the viewer follows, the last one last, int64[c]."""
     asked_at: int = 0
     """Time of the request, Unix seconds; 0 for right after the last watch."""
     context: ContextIds = UNKNOWN

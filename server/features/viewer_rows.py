@@ -25,12 +25,17 @@ if TYPE_CHECKING:
 Views: TypeAlias = Mapping[str, Sequence[str]]
 """Names of features, by view."""
 PROFILE, ACTIVITY, HIDDEN = "viewer_profile", "viewer_activity", "viewer_hidden"
+SHOWN, FOLLOWED = "viewer_shown", "viewer_followed"
+LATER_VIEWS = (SHOWN, FOLLOWED)
+"""Views that features of earlier builds lack: there they are empty."""
 POSITION: Views = {"consumer_position": ("position",)}
 """The feature of a partition of the log: up to where its events are in the rows, by view."""
 SERVED: Views = {
     PROFILE: ("attributes",),
     ACTIVITY: ("history_times", "watched_keys", "viewer_watch_count", "viewer_like_count"),
     HIDDEN: ("hidden_keys", "hidden_times"),
+    SHOWN: ("shown_keys", "shown_times"),
+    FOLLOWED: ("followed_keys",),
 }
 """Features that requests read, by view."""
 STATE: Views = {
@@ -42,6 +47,8 @@ STATE: Views = {
         "viewer_like_count",
     ),
     HIDDEN: ("hidden_keys", "hidden_times"),
+    SHOWN: ("shown_keys", "shown_times"),
+    FOLLOWED: ("followed_keys", "followed_times"),
 }
 """Features that say which events are in a row, by view."""
 FEATURE_SERVICE = "viewer_serving"
@@ -77,6 +84,12 @@ class ViewerRow:
     """Number of them that were liked."""
     hides: dict[int, int] = field(default_factory=dict)
     """When each of the last hidden videos was hidden first, Unix seconds, by key; in that order."""
+    shown: tuple[Sequence[int], Sequence[int]] = ((), ())
+    """Keys of the videos of the last impressions, and the Unix seconds at which the minute of each
+    began; in the order of (time, key)."""
+    followed: dict[int, int] = field(default_factory=dict)
+    """When each of the last creators was followed first, Unix seconds, by key; in the order of
+    (time, key)."""
 
 
 @dataclass(frozen=True)
@@ -91,19 +104,19 @@ class Change:
     """Keys of the videos that weren't watched before."""
     liked: Sequence[int] = ()
     """Keys of the videos that weren't liked before."""
-
-    @property
-    def views(self) -> tuple[str, ...]:
-        """The views to store; hides are never undone."""
-        return (ACTIVITY, HIDDEN) if self.row.hides else (ACTIVITY,)
+    views: Sequence[str] = tuple(STATE)
+    """The views to store."""
 
 
 def row_of(stored: Mapping[str, bytes]) -> ViewerRow:
     """Return the row of STATE's features; raise UnfitRowError if it can't be brought up to date."""
-    keys, times, hidden, hidden_times = (
-        _list(stored, name, "int64_list_val")
-        for name in ("watched_keys", "watched_times", "hidden_keys", "hidden_times")
+    (keys, times), *others = (
+        [_list(stored, f"{name}_{part}", "int64_list_val") for part in ("keys", "times")]
+        for name in ("watched", "hidden", "shown", "followed")
     )
+    hidden, shown, followed = others
+    if len(shown[0]) != len(shown[1]):
+        raise UnfitRowError(f"{len(shown[0])} impressions, {len(shown[1])} times of them")
     likes = _list(stored, "watched_liked", "bool_list_val")
     try:
         return ViewerRow(
@@ -111,18 +124,25 @@ def row_of(stored: Mapping[str, bytes]) -> ViewerRow:
             frozenset(key for key, liked in zip(keys, likes, strict=True) if liked),
             _value(stored, "viewer_watch_count", "int64_val") or 0,
             _value(stored, "viewer_like_count", "int64_val") or 0,
-            dict(zip(hidden, hidden_times, strict=True)),
+            dict(zip(*hidden, strict=True)),
+            (tuple(shown[0]), tuple(shown[1])),
+            dict(zip(*followed, strict=True)),
         )
     except ValueError as error:
         raise UnfitRowError(f"lists of the viewer's row differ in length: {error}") from error
 
 
 def values_of(row: ViewerRow, view: str) -> dict[str, bytes]:
-    """Return what is stored of a row in ACTIVITY or HIDDEN, by feature."""
-    if view == HIDDEN:
+    """Return what is stored of a row in a view of STATE, by feature."""
+    if view != ACTIVITY:
+        pairs = {
+            HIDDEN: (row.hides.keys(), row.hides.values()),
+            SHOWN: row.shown,
+            FOLLOWED: (row.followed.keys(), row.followed.values()),
+        }
         return {
-            "hidden_keys": encode("int64_list_val", row.hides.keys()),
-            "hidden_times": encode("int64_list_val", row.hides.values()),
+            name: encode("int64_list_val", values)
+            for name, values in zip(STATE[view], pairs[view], strict=True)
         }
     times = list(row.watched.values())
     return {
@@ -147,11 +167,15 @@ def features_of(stored: Mapping[str, bytes], updated_at: int = 0) -> ViewerFeatu
     times = _list(stored, "history_times", "int64_list_val")
     hidden = _list(stored, "hidden_keys", "int64_list_val")
     hidden_times = _list(stored, "hidden_times", "int64_list_val")
+    shown = _list(stored, "shown_keys", "int64_list_val")
+    shown_times = _list(stored, "shown_times", "int64_list_val")
     start = len(watched) - len(times)
     if start < 0:
         raise UnfitRowError(f"{len(watched)} videos watched, {len(times)} times in the history")
     if len(hidden) != len(hidden_times):
         raise UnfitRowError(f"{len(hidden)} videos hidden, {len(hidden_times)} times of that")
+    if len(shown) != len(shown_times):
+        raise UnfitRowError(f"{len(shown)} impressions, {len(shown_times)} times of them")
     return ViewerFeatures(
         # A whole column is copied at once, a part of it number by number.
         history_keys=watched[start:] if start else watched,
@@ -162,6 +186,9 @@ def features_of(stored: Mapping[str, bytes], updated_at: int = 0) -> ViewerFeatu
         like_count=_value(stored, "viewer_like_count", "int64_val") or 0,
         hidden_keys=hidden,
         hidden_times=hidden_times,
+        shown_keys=shown,
+        shown_times=shown_times,
+        followed_keys=_list(stored, "followed_keys", "int64_list_val"),
         updated_at=updated_at,
     )
 

@@ -115,7 +115,7 @@ class ViewerStore(ABC):
 
     @abstractmethod
     def viewers(self) -> Iterator[str]:
-        """Yield viewers who have rows: all who have hidden a video at least."""
+        """Yield viewers who have rows: all who have hidden a video or follow someone at least."""
 
     @abstractmethod
     def prepare(self) -> None:
@@ -129,10 +129,13 @@ class ViewerStore(ABC):
     def close(self) -> None:
         """Close the connection to the store."""
 
-    def read(self, viewers: Sequence[str]) -> list[ViewerRow | UnfitRowError]:
-        """Return the viewers' rows, each as it is stored or why it can't be used."""
+    def read(
+        self, viewers: Sequence[str], views: Iterable[str] = tuple(STATE)
+    ) -> list[ViewerRow | UnfitRowError]:
+        """Return some views of the viewers' rows, each as it is stored or why it can't be used."""
         rows: list[ViewerRow | UnfitRowError] = []
-        for stored in self.fetch([*map(viewer_key, viewers)], STATE):
+        wanted = {view: STATE[view] for view in views}
+        for stored in self.fetch([*map(viewer_key, viewers)], wanted):
             try:
                 rows.append(row_of(stored.values))
             except UnfitRowError as error:
@@ -144,12 +147,12 @@ class ViewerStore(ABC):
         [stored] = self.fetch([viewer_key(viewer)], SERVED)
         return features_of(*stored)
 
-    def hides(self) -> Iterator[tuple[str, ViewerRow]]:
-        """Yield each viewer who has hidden a video, with the row."""
+    def kept(self) -> Iterator[tuple[str, ViewerRow]]:
+        """Yield each viewer who has hidden a video or follows someone, with the row."""
         viewers = self.viewers()
         while some := [*islice(viewers, VIEWERS_AT_A_TIME)]:
             for viewer, row in zip(some, self.read(some), strict=True):
-                if isinstance(row, ViewerRow) and row.hides:
+                if isinstance(row, ViewerRow) and (row.hides or row.followed):
                     yield viewer, row
 
     def position(self, partition: int) -> Position:

@@ -71,8 +71,9 @@ def check_ranked(
     candidates = dict(zip(request.keys[:], request.source_masks[:], strict=True))
     count = min(request.page_size, len(candidates))
     keys = answer.keys[:]
-    if request.rules.caps and 0 < len(keys) < count:
-        count = len(keys)  # what caps left
+    shown = any(each.shown for each in request.rule_columns.labels)
+    if request.rules.caps and (keys or shown) and len(keys) < count:
+        count = len(keys)  # what caps left; nothing, perhaps, after the pages before
     _check_length("keys", keys, count)
     _check_release(answer.release_id)
     _check_length("scores", answer.scores, count)

@@ -6,7 +6,7 @@ If a stage fails, the slate is made without it and says so in `degradations`.
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Iterator, Set
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
@@ -57,6 +57,8 @@ class Made:
     candidates: candidate_pb2.RetrieveCandidatesResponse | None = None
     """What a candidate pod answered, but for videos that this gateway knows to be removed or not
     published yet; None if retrieval failed."""
+    left_out: Mapping[int, int] = field(default_factory=dict)
+    """Source masks of those videos by key."""
     ranked: ranking_pb2.RankCandidatesResponse | None = None
     """What a ranking pod answered; None if ranking failed."""
     slate: pb.RecommendResponse = field(default_factory=pb.RecommendResponse)
@@ -165,7 +167,10 @@ class RecommendPipeline:
             # Not before: of a call that is refused nothing is evaluated.
             release.evaluated[digest_of(query.filter, query.rules)] = None
         if gone := self.overlay.left_out(made.candidates.keys):  # the log may be away for a pod
-            made.candidates = without(made.candidates, gone)
+            found = made.candidates
+            masks = zip(found.keys, found.source_masks, strict=True)
+            made.left_out = {key: mask for key, mask in masks if key in gone}
+            made.candidates = without(found, gone)
 
     async def _rank(self, made: Made) -> None:
         """Make the slate of what the stages found: ranked, as retrieved or popular."""
@@ -226,7 +231,10 @@ class RecommendPipeline:
                 return slate
             every = release.popular.keys.values()
             left_out |= {key for key in every if self.overlay.changed_after(key, release.merged)}
-        best = release.popular.best(query.page_size, blocked | left_out, expression, query.rules)
+        shown = query.excluded_keys[-query.shown_before :] if query.shown_before else ()
+        best = release.popular.best(
+            query.page_size, blocked | left_out, expression, query.rules, shown
+        )
         slate = popular_slate(best, release.manifest.release_id)
         if expression is not None and not best:
             slate.filter_unmet = not release.popular.any_meets(expression)

@@ -245,6 +245,8 @@ def retrieve_request(
         excluded_keys=query.excluded_keys,
         seed_key=query.seed_key,
         page_size=query.page_size,
+        shown_before=query.shown_before,
+        recorded=query.recorded > 0,
         release_id=release_id,
         count_of_release=count_of_release,
         locale=query.locale,
@@ -336,8 +338,10 @@ async def rank(
         release_id=candidates.release_id,
         rules=None if query.rules is None else query.rules.message,
         rule_columns=candidates.rules if candidates.HasField("rules") else None,
+        recorded=query.recorded,
     )
-    request.viewer.ClearField("watched_keys")  # only retrieval reads them
+    for name in ("watched_keys", "followed_keys"):  # only retrieval reads them
+        request.viewer.ClearField(name)
     if query.explained_key is not None:
         explained = candidates.explained
         lost = explained.lost_at == pb.LOST_AT_RETRIEVAL and bool(explained.scores)

@@ -98,6 +98,10 @@ class RecommendQuery(NamedTuple):
     """The site's rules for it; None if none applies."""
     explained_key: int | None = None
     """The video that pods explain too; None for none."""
+    shown_before: int = 0
+    """Number of the last of `excluded_keys` that were on the pages before."""
+    recorded: int = 0
+    """Number of candidates to record; 0 if the slate isn't recorded."""
 
     @staticmethod
     def of(

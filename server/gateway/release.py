@@ -93,11 +93,13 @@ class PopularList:
         blocked: Set[int],
         expression: FilterExpression | None = None,
         rules: ActiveRules | None = None,
+        shown: Sequence[int] = (),
     ) -> list[str]:
         """Return the first `count` ids whose keys aren't in `blocked`.
 
         With a filter's `expression`, it holds for each of them. Of the site's `rules`, caps hold,
-        and those of the list that they pin have their positions.
+        and those of the list that they pin have their positions. Caps count those of the list that
+        are among `shown`, the keys of the pages before.
         """
         kept = (
             name
@@ -109,17 +111,24 @@ class PopularList:
         names = [*kept]
         places = {name: place for place, name in enumerate(names)}
         pins = {at: places[name] for at, name in rules.pinned.items() if name in places}
-        caps = Caps([(cap.max, partial(self._labels, names, cap)) for cap in rules.message.caps])
+        keys, asked = [self.keys[name] for name in names], rules.message.caps
+        caps = Caps(
+            [(cap.max, partial(self._labels_at, keys, cap)) for cap in asked],
+            [[each for key in shown for each in self._labels(key, cap)] for cap in asked],
+        )
         chosen = fill_page(range(len(names)), min(count, len(names)), pins=pins, caps=caps)
-        return [names[place] for place in chosen.tolist()]
+        return [names[place] for place in chosen.places.tolist()]
 
     def any_meets(self, expression: FilterExpression) -> bool:
         """Return whether a filter holds for a video of the list, blocked or not."""
         return any(self._meets(key, expression) for key in self.keys.values())
 
-    def _labels(self, names: Sequence[str], cap: rules_pb2.Cap, place: int) -> list[str]:
-        """Return the labels that a cap counts of the video at a place."""
-        video = self.attributes.get(self.keys[names[place]])
+    def _labels_at(self, keys: Sequence[int], cap: rules_pb2.Cap, place: int) -> list[str]:
+        return self._labels(keys[place], cap)
+
+    def _labels(self, key: int, cap: rules_pb2.Cap) -> list[str]:
+        """Return the labels that a cap counts of a video."""
+        video = self.attributes.get(key)
         if video is None:
             return []
         if cap.values:

@@ -11,6 +11,7 @@ from pathlib import Path
 import grpc.aio
 from google.protobuf.message import Message
 
+from vireo.server.errors import VireoError
 from vireo.server.event_log.jetstream import JetStreamLog, open_log
 from vireo.server.features.context import time_zones
 from vireo.server.gateway.appender import LogRoom
@@ -35,6 +36,7 @@ from vireo.server.gateway.release import FILES, GatewayRelease
 from vireo.server.gateway.rules import RulesFile
 from vireo.server.gateway.settings import GatewaySettings
 from vireo.server.gateway.shadow import POOL, SECONDS, Shadow
+from vireo.server.gateway.slate_log import SlateLog
 from vireo.server.gateway.viewer import CACHED_BYTES, LastFeatures, ReadFeatures
 from vireo.server.live.live import Live
 from vireo.server.pod.pod import Pod
@@ -82,6 +84,7 @@ class RecommendationServicer(RecommendationServiceServicer):
         pipeline: RecommendPipeline,
         loader: Releases[GatewayRelease],
         settings: GatewaySettings,
+        slates: SlateLog | None = None,
     ) -> None:
         """Serve with these.
 
@@ -89,8 +92,9 @@ class RecommendationServicer(RecommendationServiceServicer):
             pipeline: makes the slates.
             loader: has the release.
             settings: of the gateway.
+            slates: records them; None to record none.
         """
-        self._pipeline, self._loader = pipeline, loader
+        self._pipeline, self._loader, self._slates = pipeline, loader, slates
         self._batches = batch_pipeline(pipeline, settings)
         self._default_deadline = settings.default_deadline
 
@@ -100,8 +104,16 @@ class RecommendationServicer(RecommendationServiceServicer):
         """Return the slate for one viewer."""
         shown = shown_keys(request) if request.page_token else ()
         query = self._query(request, context)
-        query = query._replace(excluded_keys=[*query.excluded_keys, *shown])
-        slate = await self._pipeline.recommend(query, served(self._loader).content)
+        query = query._replace(
+            excluded_keys=[*query.excluded_keys, *shown], shown_before=len(shown)
+        )
+        if self._slates is not None:
+            recorded = self._slates.candidates_to_record(query.viewer_id)
+            query = query._replace(recorded=recorded)
+        made = await self._pipeline.make(query, served(self._loader).content)
+        slate = made.slate
+        if self._slates is not None and query.recorded:
+            self._slates.offer(made, request)
         if len(slate.items) == query.page_size:
             ids = (item.video_id for item in slate.items)
             slate.next_page_token = next_page_token(request, shown, ids)
@@ -206,7 +218,7 @@ def gateway_pod(settings: GatewaySettings) -> Pod[GatewayRelease]:
         )
     log = open_log(settings.event_log)
     live = Live(log, settings.live, settings.cache / TAKEDOWNS, videos=False) if log else None
-    pod = slates_of(settings, find, order, log, live, shadow)
+    pod = slates_of(settings, find, order, log, live, shadow, layout="separate")
     if target := settings.control_target:  # without a control plane nobody knows the pods
         control = lasting_channel(target, settings.tls, "control", _CHANNEL_OPTIONS)
         ready = partial(pods_serve, ReleaseServiceStub(control), settings.release_swap_timeout)
@@ -221,6 +233,8 @@ def slates_of(
     log: JetStreamLog | None,
     live: Live | None,
     shadow: Shadow | None = None,
+    *,
+    layout: str,
 ) -> Pod[GatewayRelease]:
     """Return the pod that makes slates of two stages, wherever those run.
 
@@ -231,15 +245,24 @@ def slates_of(
         log: the log of events; None without one.
         live: what follows it.
         shadow: repeats requests for comparison.
+        layout: see `SlateRecord.layout`.
+
+    Raises:
+        VireoError: slates are to be recorded, and there is no log.
     """
     retrieval: RetrievalCall = StageCall(
         "retrieval", find, settings.retrieval_timeout, RETRIEVAL_SHARE
     )
     rank: RankingCall = StageCall("ranking", order, settings.ranking_timeout)
-    progress = room = None
+    progress = room = slates = None
     if log:
-        progress = Progress(log, settings.event_log.event_partitions, settings.max_events_lag)
+        partitions = settings.event_log.event_partitions
+        progress = Progress(log, partitions, settings.max_events_lag)
         room = LogRoom(log, settings.event_log.event_retention)
+        if settings.slate_share:
+            slates = SlateLog(log, partitions, settings.slate_share, layout)
+    elif settings.slate_share:
+        raise VireoError("VIREO_SLATE_SHARE needs a log to record slates in: set VIREO_NATS_URL")
     overlay = live.overlay if live else Overlay(0)
     rules = RulesFile(settings.rules) if settings.rules else None
     places = Places(MAX_BATCHES, BATCH_RETRY)
@@ -266,7 +289,7 @@ def slates_of(
 
         if rules:
             rules.serving = attributes
-        servicer = RecommendationServicer(pipeline, loader, settings)
+        servicer = RecommendationServicer(pipeline, loader, settings, slates)
         add_RecommendationServiceServicer_to_server(servicer, server)
 
     def build(folder: Path) -> GatewayRelease:
@@ -295,7 +318,7 @@ def slates_of(
         register=register,
         places=places,
         work=lambda loader: partial(request_cost, loader, rules),
-        background=[each.run for each in (shadow, live, progress, rules, room) if each],
+        background=[each.run for each in (shadow, live, progress, rules, room, slates) if each],
         describe=describe,
         facts=lambda release: ReleaseFacts(release.manifest),
         services=lambda server, *_: add_recording(server, settings, log, room, overlay.takedowns),

@@ -78,7 +78,7 @@ def retrieved_slate(
             if (key := video_key(name)) in keys:
                 pins[position] = keys.index(key)
                 names[pins[position]] = name
-        places = fill_page(places, len(places), pins=pins).tolist()
+        places = fill_page(places, len(places), pins=pins).places.tolist()
     scores = next((each.values for each in candidates.scores if each.name == ORDERING), ())
     slate = pb.RecommendResponse(release_id=candidates.release_id)
     for position, place in enumerate(places, start=1):

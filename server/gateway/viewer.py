@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 
 import structlog
@@ -75,7 +75,7 @@ class LastFeatures:
         """
         key = dataset, viewer_id
         self._entries.pop(key, None)
-        if viewer.watched_keys or viewer.hidden_keys or viewer.attributes:
+        if viewer.attributes or any(_columns(viewer)):
             with suppress(ValueError):  # it is larger than the cache
                 self._entries[key] = viewer
 
@@ -86,10 +86,14 @@ class LastFeatures:
 
 def _size(viewer: ViewerFeatures) -> int:
     # protobuf rounds the room of a list up to a power of two.
-    columns = viewer.history_keys, viewer.history_times, viewer.watched_keys
-    hidden = viewer.hidden_keys, viewer.hidden_times
-    numbers = sum([_NUMBER_BYTES << len(column).bit_length() for column in (*columns, *hidden)])
+    numbers = sum([_NUMBER_BYTES << len(column).bit_length() for column in _columns(viewer)])
     return _ENTRY_BYTES + numbers + sum(_TEXT_BYTES + len(text) for text in viewer.attributes)
+
+
+def _columns(viewer: ViewerFeatures) -> Iterator[Sequence[int]]:
+    for name in ("history", "hidden", "shown"):
+        yield from (getattr(viewer, f"{name}_keys"), getattr(viewer, f"{name}_times"))
+    yield from (viewer.watched_keys, viewer.followed_keys)
 
 
 class ReadFeatures:

@@ -16,16 +16,17 @@ def decode_viewer(viewer: viewer_pb2.ViewerFeatures) -> ViewerFeatures:
     """Return the features in a request; its time is now unless the request has one.
 
     Raises:
-        RpcError: INVALID_ARGUMENT if history_times and history_keys differ in length, or
-            hidden_times and hidden_keys.
+        RpcError: INVALID_ARGUMENT if keys and their times differ in length.
     """
     # No rule in CEL says so: protovalidate would serialize and parse the whole message for it.
-    if len(viewer.history_times) != len(viewer.history_keys):
-        raise invalid_argument(
-            [("viewer.history_times", "must have as many values as history_keys")]
-        )
-    if len(viewer.hidden_times) != len(viewer.hidden_keys):
-        raise invalid_argument([("viewer.hidden_times", "must have as many values as hidden_keys")])
+    for name, keys, times in (
+        ("history", viewer.history_keys, viewer.history_times),
+        ("hidden", viewer.hidden_keys, viewer.hidden_times),
+        ("shown", viewer.shown_keys, viewer.shown_times),
+    ):
+        if len(times) != len(keys):
+            text = f"must have as many values as {name}_keys"
+            raise invalid_argument([(f"viewer.{name}_times", text)])
     return ViewerFeatures(
         history_keys=np.array(viewer.history_keys, np.int64),
         history_times=np.array(viewer.history_times, np.int64),
@@ -35,6 +36,9 @@ def decode_viewer(viewer: viewer_pb2.ViewerFeatures) -> ViewerFeatures:
         like_count=viewer.like_count,
         hidden_keys=np.array(viewer.hidden_keys, np.int64),
         hidden_times=np.array(viewer.hidden_times, np.int64),
+        shown_keys=np.array(viewer.shown_keys, np.int64),
+        shown_times=np.array(viewer.shown_times, np.int64),
+        followed_keys=np.array(viewer.followed_keys, np.int64),
         asked_at=viewer.asked_at or int(time.time()),
         context=received(viewer.context),
     )

@@ -96,6 +96,7 @@ def page_rules(
             (cap.max, _labels_of(column))
             for cap, column in zip(rules.caps, columns.labels, strict=False)
         ],
+        shown=[column.shown[:] for column in columns.labels],
         new_share=rules.new_share if rules.HasField("new_share") else None,
     )
 
@@ -128,6 +129,8 @@ class RankingServicer(ranking_pb2_grpc.RankingServiceServicer):
         def answer() -> ranking_pb2.RankCandidatesResponse:
             ranked = pipeline.rank(query, caller)
             response = encode(ranked, pipeline.release, titles=request.titles)
+            if ranked.record is not None:
+                response.record.live.extend(recorded_videos(pipeline.release, query))
             if explained is None:
                 count_page(ranked.scores, ranked.tasks[TASKS[0].name])
             else:
@@ -166,6 +169,7 @@ def decode(request: ranking_pb2.RankCandidatesRequest) -> RankingQuery:
         page_size=request.page_size,
         seed_key=request.seed_key if request.HasField("seed_key") else None,
         rules=rules,
+        recorded=request.recorded,
     )
 
 
@@ -189,7 +193,7 @@ def encode(
     ranked: RankedCandidates, release: RankingRelease, *, titles: bool
 ) -> ranking_pb2.RankCandidatesResponse:
     """Return the response; ids and titles are empty for keys that the release doesn't know."""
-    rows = ranked.rows.tolist()
+    rows, record = ranked.rows.tolist(), ranked.record
     return ranking_pb2.RankCandidatesResponse(
         keys=ranked.keys.tolist(),
         ids=[release.video_id(row) if row >= 0 else "" for row in rows],
@@ -200,7 +204,29 @@ def encode(
         release_id=release.manifest.release_id,
         unknown_candidates=ranked.unknown,
         capped=ranked.capped,
+        record=None
+        if record is None
+        else ranking_pb2.RankingRecord(
+            places=record.places.tolist(),
+            scores=record.scores.tolist(),
+            task_scores=encode_columns(record.tasks),
+            placements=record.placements,
+            propensities=record.propensities.tolist(),
+        ),
     )
+
+
+def recorded_videos(
+    release: RankingRelease, query: RankingQuery
+) -> Iterator[ranking_pb2.RecordedVideo]:
+    """Yield the videos of the log that a ranking read."""
+    live, viewer = release.live, query.viewer.playing(query.seed_key)
+    if live is None or not live.count:
+        return
+    rows = release.find(np.concatenate([query.keys, viewer.history_keys, viewer.hidden_keys]))
+    for row in np.unique(rows[rows >= live.first]).tolist():
+        features = live.features[row - live.first].tolist()
+        yield ranking_pb2.RecordedVideo(video=live.video(row), features=features)
 
 
 def build_pipeline(folder: Path, live: Live | None = None) -> RankingPipeline:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence, Set
+from itertools import zip_longest
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,16 +16,31 @@ LabelsOf = Callable[[int], Iterable[Hashable]]
 
 
 class Caps:
-    """Bounds of how often a label may occur on one page, and what they kept off it."""
+    """Bounds of how often a label may occur on the pages of a slate, and what they kept off one."""
 
-    def __init__(self, caps: Sequence[tuple[int, LabelsOf]]) -> None:
-        """Start an empty page; each cap has its maximum and the labels that it counts."""
-        self._caps = caps
-        self._counts: list[Counter[Hashable]] = [Counter() for _ in caps]
+    def __init__(
+        self,
+        caps: Sequence[tuple[int, LabelsOf]],
+        shown: Sequence[Iterable[Hashable]] = (),
+    ) -> None:
+        """Start an empty page.
+
+        Args:
+            caps: the maximum of each, and the labels that it counts.
+            shown: for each cap the labels of the pages before; empty if there are none.
+        """
+        self._caps, self._shown = caps, shown
+        self._counts: list[Counter[Hashable]] = [
+            Counter(labels) for _, labels in zip_longest(caps, shown, fillvalue=())
+        ]
         self._kept_off: dict[int, int] = {}
 
     def __bool__(self) -> bool:
         return bool(self._caps)
+
+    def anew(self) -> Caps:
+        """Return the same bounds for an empty page."""
+        return Caps(self._caps, self._shown)
 
     @property
     def kept_off(self) -> list[int]:
@@ -48,6 +65,17 @@ class Caps:
 
 
 NO_CAPS = Caps(())
+ORDER, PIN = -1, -2
+"""In `Page.filled_by`: the position has the next candidate of the order, or a pinned one."""
+
+
+class Page(NamedTuple):
+    """The candidates of a page, by position."""
+
+    places: Int64Array
+    """Place of each candidate, int64[m]."""
+    filled_by: Sequence[int]
+    """What filled each position, m: the index of a claim, ORDER or PIN."""
 
 
 def fill_page(
@@ -58,8 +86,8 @@ def fill_page(
     queues: Sequence[tuple[float, Int64Array]] = (),
     offset: float = 0.0,
     caps: Caps = NO_CAPS,
-) -> Int64Array:
-    """Return the places of the candidates of a page, each once; fewer if there are no more.
+) -> Page:
+    """Return a page of candidates, each once; it is shorter if there are no more.
 
     Args:
         order: places of candidates, best first.
@@ -71,37 +99,45 @@ def fill_page(
         caps: bounds of the page's labels.
     """
     pinned = {position: place for position, place in (pins or {}).items() if position < count}
-    taken, chosen = set(pinned.values()), list[int]()
+    taken, chosen, filled_by = set(pinned.values()), list[int](), list[int]()
     for place in pinned.values():
         caps.add(place)
-    waiting = [(share, iter(places.tolist())) for share, places in queues]
-    rest = iter(order)
+    waiting = [
+        (claim, share, iter(places.tolist())) for claim, (share, places) in enumerate(queues)
+    ]
+    rest = ORDER, iter(order)
     for position in range(count):
         if position in pinned:
             chosen.append(pinned.pop(position))
+            filled_by.append(PIN)
             continue
         turns = [
-            queue
-            for share, queue in waiting
+            (claim, queue)
+            for claim, share, queue in waiting
             if int(share * (position + 1) + offset) > int(share * position + offset)
         ]
         found = _first_free((*turns, rest), taken, caps)
         if found is None:
             chosen += [pinned[position] for position in sorted(pinned)]
+            filled_by += [PIN] * len(pinned)
             break
-        taken.add(found)
+        claim, place = found
+        taken.add(place)
         if caps:
-            caps.add(found)
-        chosen.append(found)
-    return np.array(chosen, np.int64)
+            caps.add(place)
+        chosen.append(place)
+        filled_by.append(claim)
+    return Page(np.array(chosen, np.int64), filled_by)
 
 
-def _first_free(queues: Iterable[Iterator[int]], taken: Set[int], caps: Caps) -> int | None:
-    """Return the first place of the first queue with one that the page may have."""
-    for queue in queues:
+def _first_free(
+    queues: Iterable[tuple[int, Iterator[int]]], taken: Set[int], caps: Caps
+) -> tuple[int, int] | None:
+    """Return the first queue with a place that the page may have, by its name, and that place."""
+    for name, queue in queues:
         # What a cap refuses once, it refuses on the rest of the page.
         free = (each for each in queue if each not in taken)
         found = next((each for each in free if not caps or caps.admits(each)), None)
         if found is not None:
-            return found
+            return name, found
     return None

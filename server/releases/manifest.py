@@ -69,7 +69,7 @@ Time = Annotated[
 Share = Annotated[float, Field(ge=0, le=1)]
 TaskWeight = Annotated[float, Field(ge=0, le=100)]
 """Exponent of a probability: a negative one would make 0 infinite."""
-_DIVERSITY = "diversity"
+_DIVERSITY, _FATIGUE = "diversity", "fatigue"
 
 FORMAT_VERSION = 5
 MANIFEST_NAME = "manifest.json"
@@ -142,14 +142,12 @@ def _of_every_source(shares: dict[str, float]) -> dict[str, float]:
 def _of_every_task(weights: dict[str, float]) -> dict[str, float]:
     """Return the weight of every task, its default if it isn't given, and the diversity.
 
-    An optional task whose weight isn't given has none: earlier builds don't know it.
+    Fatigue or an optional task, if it isn't given, has none: earlier builds don't know it.
     """
-    declared = {each.name: each.weight for each in signals.TASKS} | {_DIVERSITY: 0.0}
+    declared = {each.name: each.weight for each in signals.TASKS} | {_DIVERSITY: 0.0, _FATIGUE: 0.0}
     _refuse_others(weights, declared, "task")
-    left_out = {each.name for each in signals.TASKS if each.optional} - weights.keys()
-    return {
-        name: weights.get(name, weight) for name, weight in declared.items() if name not in left_out
-    }
+    left_out = {_FATIGUE, *(each.name for each in signals.TASKS if each.optional)} - weights.keys()
+    return {name: each for name, each in declared.items() if name not in left_out} | weights
 
 
 def _refuse_others(given: Mapping[str, float], names: Iterable[str], kind: str) -> None:
@@ -174,7 +172,7 @@ class Quotas(RootModel[_Shares]):
 
 
 class ScoreWeights(RootModel[_Weights]):
-    """Exponent of each task's probability in the score that orders a slate, and `diversity`."""
+    """Exponent of each task's probability in the score of a slate, `diversity` and `fatigue`."""
 
     model_config = ConfigDict(frozen=True, validate_default=True)
     root: _Weights = Field(default={})
@@ -187,6 +185,11 @@ class ScoreWeights(RootModel[_Weights]):
     def with_diversity(self, strength: float) -> ScoreWeights:
         """Return these weights with another diversity."""
         return ScoreWeights({**self.root, _DIVERSITY: strength})
+
+    @property
+    def fatigue(self) -> float:
+        """How much the score of a video falls that was shown and not played, 0 for not at all."""
+        return self.root.get(_FATIGUE, 0.0)
 
     def combined(self, tasks: Mapping[str, Float32Array]) -> Float32Array:
         """Return the product of the tasks' probabilities, each to the power of its weight.

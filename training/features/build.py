@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
 
 from vireo.ops.stack.nats import known_log
-from vireo.server.consumer.apply import apply, hide
+from vireo.server.consumer.apply import apply, keep
 from vireo.server.errors import VireoError
 from vireo.server.event_log.jetstream import JetStreamLog, opened_log
 from vireo.server.event_log.log import BEGIN, EVENTS, LogAwayError, Position
@@ -44,8 +44,10 @@ from vireo.training.features.online_store import OnlineStoreSettings, replaced_b
 from vireo.training.features.statistics import write_video_statistics
 from vireo.training.features.viewers import (
     write_viewer_activity,
+    write_viewer_followed,
     write_viewer_hidden,
     write_viewer_profile,
+    write_viewer_shown,
 )
 from vireo.training.features.watches import HIDDEN, Split, write_watches
 from vireo.training.progress import Bars
@@ -108,13 +110,16 @@ def build_features(
         write_watches(watches, folder / "watches.parquet")
         if holdout == "last":  # Only the ranker reads them, and it is trained on this split.
             write_watches(hidden_videos(dataset.interactions, watches), folder / HIDDEN)
-        # Hides may come after a held-out watch, and nothing that is measured reads them.
-        hides = dataset.interactions[: None if holdout == "none" else 0]
-        write_viewer_hidden(hides, folder / "viewer_hidden.parquet")
+        # Hides may come after a held-out watch, and nothing that is measured reads them; no more do
+        # impressions.
+        served = dataset.interactions[: None if holdout == "none" else 0]
+        write_viewer_hidden(served, folder / "viewer_hidden.parquet")
+        write_viewer_shown(served, folder / "viewer_shown.parquet")
+        write_viewer_followed(folder / "viewer_followed.parquet")
         # An example may span years, and is to be served whole.
         expiry = math.inf if info.terms else settings.viewer_expiry
-        left_out = not_seen(hides, expiry)
-        del hides
+        left_out = not_seen(served, expiry)
+        del served
         EventRules(liked_fraction=LIKED_FRACTION, bounce=info.bounce or Bounce()).write(folder)
         positions = info.log_positions.partitions
         write_consumer_position(positions, folder / "consumer_position.parquet")
@@ -145,7 +150,7 @@ def build_features(
 
 
 def _catch_up(home: Home, repo: Path, replaced: Path, store: OnlineStoreSettings) -> None:
-    """Apply the hides of the features that are replaced, and the events of the log if it is there.
+    """Add what the features that are replaced keep, and apply the log's events if it is there.
 
     Args:
         home: whose stack's log it is, unless the settings name one.
@@ -170,18 +175,18 @@ def _catch_up(home: Home, repo: Path, replaced: Path, store: OnlineStoreSettings
         new = open_rows(repo, _STORE_SECONDS, store.redis, announced=False)
         opened.enter_context(closing(new))
         if old is not None:
-            # The log may not have them any more. Not of viewers of whom the data set has nothing
-            # recent, and who weren't seen since.
+            # The log may not have it any more, and a data set has no follows. Not of viewers of
+            # whom the data set has nothing recent, and who weren't seen since.
             since = time.time() - store.viewer_expiry
-            kept = ((who, row.hides, _last_seen(row) >= since) for who, row in old.hides())
-            hide(new, kept)
+            keep(new, ((who, row, _last_seen(row) >= since) for who, row in old.kept()))
         if settings is not None:
             asyncio.run(_apply_events(settings, new))
 
 
 def _last_seen(row: ViewerRow) -> float:
-    """Return the time of a row's last watch or hide, Unix seconds; 0 if there is none."""
-    return max(0, *(at / 1e6 for at in row.watched.values()), *row.hides.values())
+    """Return the time of a row's last event, Unix seconds; 0 if there is none."""
+    watches = (at / 1e6 for at in row.watched.values())
+    return max(0, *watches, *row.shown[1], *row.hides.values(), *row.followed.values())
 
 
 async def _apply_events(settings: EventLogSettings, rows: ViewerStore) -> None:

@@ -119,6 +119,20 @@ viewer_hidden = _view(
     hidden_keys=(Array(Int64), "Keys of the videos hidden, oldest first"),
     hidden_times=(Array(Int64), "When each of hidden_keys was hidden, Unix seconds"),
 )
+viewer_shown = _view(
+    "viewer_shown",
+    viewer,
+    "What a viewer was shown",
+    shown_keys=(Array(Int64), "Keys of the videos shown, oldest first, once for each minute"),
+    shown_times=(Array(Int64), "The minute in which each of shown_keys was, Unix seconds"),
+)
+viewer_followed = _view(
+    "viewer_followed",
+    viewer,
+    "Whom a viewer follows",
+    followed_keys=(Array(Int64), "Keys of the creators followed, oldest first"),
+    followed_times=(Array(Int64), "When each of followed_keys was followed, Unix seconds"),
+)
 consumer_position = _view(
     "consumer_position",
     partition,
@@ -141,6 +155,8 @@ viewer_serving = FeatureService(
         viewer_profile,
         viewer_activity[list(SERVED[viewer_activity.name])],
         viewer_hidden,
+        viewer_shown,
+        viewer_followed[list(SERVED[viewer_followed.name])],
     ],
     description="A viewer's row, as a request reads it",
 )
@@ -157,6 +173,8 @@ DEFINITIONS: Any = [
     viewer_profile,
     viewer_activity,
     viewer_hidden,
+    viewer_shown,
+    viewer_followed,
     consumer_position,
     video_statistics,
     viewer_serving,
@@ -167,6 +185,8 @@ ONLINE_VIEWS = (
     viewer_profile.name,
     viewer_activity.name,
     viewer_hidden.name,
+    viewer_shown.name,
+    viewer_followed.name,
     consumer_position.name,
 )
 """Feature views of the online store; the videos' statistics are in the release."""

@@ -6,6 +6,7 @@ follows from the watches themselves: a viewer's are sorted by time, so those of 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,16 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from feast import FeatureView
 
 from vireo.server.arrays import Int64Array
-from vireo.server.features.activity import HIDDEN_LIMIT, HISTORY_LIMIT, WATCHED_LIMIT
+from vireo.server.features.activity import (
+    HIDDEN_LIMIT,
+    HISTORY_LIMIT,
+    SHOWN_LIMIT,
+    SHOWN_SECONDS,
+    WATCHED_LIMIT,
+)
 from vireo.server.features.keys import video_keys
 from vireo.server.features.viewer import ViewerFeatures
 from vireo.training.data.context import contexts_of
@@ -25,8 +33,10 @@ from vireo.training.data.schema import HIDE_EVENTS, TIME
 from vireo.training.features.definitions import (
     file_schema,
     viewer_activity,
+    viewer_followed,
     viewer_hidden,
     viewer_profile,
+    viewer_shown,
 )
 from vireo.training.features.watches import load_past
 
@@ -125,13 +135,45 @@ def write_viewer_hidden(interactions: pd.DataFrame, path: Path) -> None:
     A video counts from the first time that it was hidden; the last HIDDEN_LIMIT are kept.
     """
     hides = interactions[interactions["event"].isin(HIDE_EVENTS).to_numpy()]
-    viewer, viewers = pd.factorize(hides["viewer_id"])
-    seconds, keys = _micros(hides["timestamp"]) // _MICROS, _keys(hides["video_id"])
+    seconds = _micros(hides["timestamp"]) // _MICROS
+    _write_pairs(viewer_hidden, hides, seconds, ["viewer", "key"], HIDDEN_LIMIT, path)
+
+
+def write_viewer_shown(interactions: pd.DataFrame, path: Path) -> None:
+    """Write one row for each viewer who was shown a video, valid from the last impression on.
+
+    A video counts once for each minute; the last SHOWN_LIMIT are kept.
+    """
+    shown = interactions[(interactions["event"] == "impression").to_numpy()]
+    seconds = _micros(shown["timestamp"]) // _MICROS
+    seconds -= seconds % SHOWN_SECONDS
+    _write_pairs(viewer_shown, shown, seconds, ["viewer", "key", "seconds"], SHOWN_LIMIT, path)
+
+
+def write_viewer_followed(path: Path) -> None:
+    """Write no row: data sets don't have whom viewers follow."""
+    _write(file_schema(viewer_followed).empty_table(), path)
+
+
+def _write_pairs(
+    view: FeatureView,
+    events: pd.DataFrame,
+    seconds: Int64Array,
+    once: Sequence[str],
+    limit: int,
+    path: Path,
+) -> None:
+    """Write the last keys and times of each viewer, in the order of (time, key).
+
+    Of pairs with the same `once`, some of "viewer", "key" and "seconds", the first counts.
+    """
+    viewer, viewers = pd.factorize(events["viewer_id"])
+    keys = _keys(events["video_id"])
     by_time = np.lexsort((keys, seconds, viewer))
-    pairs = pd.DataFrame({"viewer": viewer[by_time], "key": keys[by_time]})
-    first = by_time[~pairs.duplicated().to_numpy()]
+    pairs = pd.DataFrame({"viewer": viewer, "key": keys, "seconds": seconds}).take(by_time)
+    first = by_time[~pairs.duplicated(once).to_numpy()]
     offsets = np.searchsorted(viewer[first], np.arange(len(viewers) + 1)).astype(np.int64)
-    ends, kept = _last(offsets, HIDDEN_LIMIT)
+    ends, kept = _last(offsets, limit)
     last = np.zeros(len(viewers), np.int64)
     np.maximum.at(last, viewer, seconds)
     columns = [
@@ -140,7 +182,7 @@ def write_viewer_hidden(interactions: pd.DataFrame, path: Path) -> None:
         pa.ListArray.from_arrays(ends, pa.array(keys[first[kept]])),
         pa.ListArray.from_arrays(ends, pa.array(seconds[first[kept]])),
     ]
-    _write(pa.Table.from_arrays(columns, schema=file_schema(viewer_hidden)), path)
+    _write(pa.Table.from_arrays(columns, schema=file_schema(view)), path)
 
 
 def _write(table: pa.Table, path: Path) -> None:

@@ -1,10 +1,11 @@
-"""What slates avoid: videos like each other, and videos like those that were hidden lately."""
+"""What slates avoid: videos like each other, like hidden ones, and shown before without a play."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from vireo.server.arrays import BoolArray, Float32Array, Int64Array
+from vireo.server.features.fatigue import fatigue_factors, times_shown
 from vireo.server.features.looked_up import looked_up
 from vireo.server.features.model_inputs import VideoTable
 from vireo.server.recommend.candidates import Candidates, best
@@ -100,6 +101,22 @@ def damping(query: Ranking, rows: Int64Array) -> Float32Array | None:
     factors = np.where(_like(query.table, rows, hidden[counts]), kept, 1.0)
     least: Float32Array = factors.min(1).astype(np.float32)
     return least
+
+
+def fatigue(query: Ranking, keys: Int64Array) -> Float32Array | None:
+    """Return the factor of each video's score, float32[n]; None if all are 1.
+
+    It is below 1 for videos that the viewer was shown before, by the release's strength.
+
+    Args:
+        query: the query.
+        keys: different videos, int64[n], at least one.
+    """
+    viewer, strength = query.viewer, query.release.manifest.score_weights.fatigue
+    if not (strength and len(viewer.shown_keys)):
+        return None
+    times = times_shown(keys, viewer.shown_keys, viewer.shown_times, viewer.asked_at)
+    return fatigue_factors(times, strength).astype(np.float32)
 
 
 def _like(table: VideoTable, rows: Int64Array, hidden: Int64Array) -> BoolArray:

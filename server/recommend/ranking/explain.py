@@ -16,7 +16,7 @@ from vireo.server.features.model_inputs import (
 )
 from vireo.server.recommend.candidates import Candidates
 from vireo.server.recommend.page import LabelsOf
-from vireo.server.recommend.ranking.diversity import SCORE, damping, diverse_best
+from vireo.server.recommend.ranking.diversity import SCORE, damping, diverse_best, fatigue
 from vireo.server.recommend.ranking.pipeline import (
     RankingPipeline,
     model_inputs,
@@ -74,12 +74,14 @@ def explain(
     candidates = scored(ranking, requested(ranking))
     place = int((candidates.keys == key).argmax())
     video = candidates.take(np.array([place]))
-    position = _position(selected(ranking, candidates), key)
+    position = _position(candidates.take(selected(ranking, candidates).page.places), key)
     if video.rows[0] < 0:
         reason = f"Release {pipeline.release.manifest.release_id} of the ranking pod lacks it."
         return ranking_pb2.ExplainedRanking(position=position, reason=reason)
-    factors = damping(ranking, video.rows)
-    factor = 1.0 if factors is None else float(factors[0])
+    factor, of_shown = (
+        1.0 if factors is None else float(factors[0])
+        for factors in (damping(ranking, video.rows), fatigue(ranking, video.keys))
+    )
     weights = pipeline.release.manifest.score_weights
     tasks = pipeline.release.manifest.feature_schema.tasks
     score = float(video.scores[SCORE][0])
@@ -89,6 +91,8 @@ def explain(
         reason = f"As a candidate it would be the {ordinal(by_score)}, with a score of {score:.4g}"
     if factor < 1:
         reason += f", {factor:.2g} of what it was, since the viewer has hidden a video like it"
+    if of_shown < 1:
+        reason += f", {of_shown:.2g} of what it was, since it was shown before and not played"
     if rules is not None and rules.factors is not None and rules.factors[place] != 1:
         reason += f", {rules.factors[place]:.3g} times what it was by the site's rules"
     if pinned and position == pinned <= page:
@@ -107,7 +111,7 @@ def explain(
         score=score,
         task_scores=encode_columns({name: video.scores[name] for name in tasks}),
         task_weights=_named({name: weights.root.get(name, 0.0) for name in tasks}),
-        score_factor=factor,
+        score_factor=factor * of_shown,
         features=_features(ranking, video),
     )
 

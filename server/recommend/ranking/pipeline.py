@@ -17,11 +17,13 @@ from vireo.server.arrays import BoolArray, Float32Array, Int64Array
 from vireo.server.features.model_inputs import ranking_inputs, retrieval_features
 from vireo.server.models.model import ModelOutputError
 from vireo.server.recommend.candidates import Candidates, best
-from vireo.server.recommend.page import fill_page
-from vireo.server.recommend.ranking.diversity import SCORE, damping, diverse_best
+from vireo.server.recommend.page import ORDER, Caps, Page, fill_page
+from vireo.server.recommend.ranking.diversity import SCORE, damping, diverse_best, fatigue
+from vireo.server.recommend.ranking.record import Placement, Record, Selected, recorded
 from vireo.server.recommend.ranking.release import Ranking, RankingQuery, RankingRelease
 from vireo.server.recommend.runner import Caller, Observer, Run
 from vireo.server.signals import COLD_SHARE, TASKS, TRENDING
+from vireo.v1 import ranking_pb2
 
 __all__ = ["RankedCandidates", "RankingPipeline", "RankingQuery"]
 
@@ -32,6 +34,8 @@ NEW_SHARE = 0.05
 the site may set another."""
 NEW_IMPRESSIONS = 1_000
 """Impressions after which a new video has its place by its score alone."""
+MIN_UNTIRED = 0.5
+"""Minimum share of its score that fatigue leaves a video with a reserved position."""
 
 
 def requested(query: Ranking) -> Candidates:
@@ -77,9 +81,9 @@ def scored(query: Ranking, candidates: Candidates) -> Candidates:
     if not all(task.admits(tasks[task.name]) for task in TASKS if task.name in tasks):
         raise ModelOutputError("a probability isn't from 0 to 1")
     score = release.manifest.score_weights.combined(tasks)
-    factors = damping(query, retrieved.rows)
-    if factors is not None:
-        score = score * factors
+    for factors in (damping(query, retrieved.rows), fatigue(query, retrieved.keys)):
+        if factors is not None:
+            score = score * factors
     rules = query.query.rules
     if rules is not None and rules.factors is not None:
         score = score * rules.factors[known]
@@ -90,10 +94,11 @@ def scored(query: Ranking, candidates: Candidates) -> Candidates:
     return candidates.with_scores(columns)
 
 
-def selected(query: Ranking, candidates: Candidates) -> Candidates:
+def selected(query: Ranking, candidates: Candidates) -> Selected:
     """Return the page as `diverse_best` orders it, but for reserved positions and capped labels.
 
-    No share is reserved for videos that are damped, since the viewer has hidden one like them.
+    No share is reserved for videos that are damped, since the viewer has hidden one like them, or
+    that the viewer is tired of.
     Which positions are reserved depends on the request alone: a shorter page is a prefix of a
     longer one, and shares below one position a page hold over many requests.
     """
@@ -101,35 +106,37 @@ def selected(query: Ranking, candidates: Candidates) -> Candidates:
     page = min(query.query.page_size, len(candidates))
     # What a cap keeps off the page makes room for any of the others.
     usual = diverse_best(query, candidates, len(candidates) if caps else page)
-    queues = [
-        (share, best(places, candidates.scores[SCORE][places], candidates.keys, len(usual)))
-        for share, wanted in _claims(query, candidates)
-        if len(places := _undamped(query, candidates, wanted))
-    ]
+    claims, queues = list[Placement](), list[tuple[float, Int64Array]]()
+    for placement, share, wanted in _claims(query, candidates):
+        if len(places := _undamped(query, candidates, wanted)):
+            scores = candidates.scores[SCORE][places]
+            queues.append((share, best(places, scores, candidates.keys, len(usual))))
+            claims.append(placement)
     pins = {} if rules is None else _places_of(rules.pins, candidates)
-    if queues or pins or caps:
-        usual = fill_page(
-            usual.tolist(),
-            page,
-            pins=pins,
-            queues=queues,
-            offset=_offset(query) if queues else 0.0,
-            caps=caps,
-        )
-    return candidates.take(usual)
+    if not (queues or pins or caps):
+        return Selected(Page(usual, [ORDER] * len(usual)), claims)
+
+    def filled(offset: float, caps: Caps) -> Page:
+        return fill_page(usual.tolist(), page, pins=pins, queues=queues, offset=offset, caps=caps)
+
+    if not queues:
+        return Selected(filled(0.0, caps), claims)
+    return Selected(filled(_offset(query), caps), claims, lambda draw: filled(draw, caps.anew()))
 
 
-def _claims(query: Ranking, candidates: Candidates) -> list[tuple[float, BoolArray]]:
-    """Return shares of the positions, and which candidates, bool[n], they are reserved for."""
+def _claims(query: Ranking, candidates: Candidates) -> list[tuple[Placement, float, BoolArray]]:
+    """Return what positions are reserved for, their share, and candidates that have it, bool[n]."""
     live, rules = query.release.live, query.query.rules
-    claims: list[tuple[float, BoolArray]] = []
+    claims: list[tuple[Placement, float, BoolArray]] = []
     if live is None:
         return claims
     share = NEW_SHARE if rules is None or rules.new_share is None else rules.new_share
     if share and live.places:
-        claims.append((share, live.unseen(candidates.keys, candidates.rows, NEW_IMPRESSIONS)))
+        unseen = live.unseen(candidates.keys, candidates.rows, NEW_IMPRESSIONS)
+        claims.append((ranking_pb2.PLACEMENT_NEW, share, unseen))
     if not len(query.viewer.history_keys):
-        claims.append((COLD_SHARE, candidates.source_masks & TRENDING.bit > 0))
+        trending = candidates.source_masks & TRENDING.bit > 0
+        claims.append((ranking_pb2.PLACEMENT_TRENDING, COLD_SHARE, trending))
     return claims
 
 
@@ -144,10 +151,15 @@ def _places_of(pins: Mapping[int, int], candidates: Candidates) -> dict[int, int
 
 
 def _undamped(query: Ranking, candidates: Candidates, wanted: BoolArray) -> Int64Array:
-    """Return the places of the wanted candidates but for those like a video that was hidden."""
+    """Return the places of the wanted candidates but for those like a video that was hidden.
+
+    Nor are there any of which fatigue leaves less than MIN_UNTIRED.
+    """
     places = (wanted & (candidates.rows >= 0)).nonzero()[0]
     factors = damping(query, candidates.rows[places]) if len(places) else None
-    return places if factors is None else places[factors >= 1]
+    places = places if factors is None else places[factors >= 1]
+    factors = fatigue(query, candidates.keys[places]) if len(places) else None
+    return places if factors is None else places[factors >= MIN_UNTIRED]
 
 
 def _offset(query: Ranking) -> float:
@@ -174,6 +186,8 @@ class RankedCandidates:
     """Number of candidates, ranked or not, that the release doesn't know."""
     capped: Sequence[int] = ()
     """Number of candidates that each cap of the site's rules kept off the page."""
+    record: Record | None = None
+    """How the page came about, if the query asks for it."""
 
 
 class RankingPipeline:
@@ -196,8 +210,13 @@ class RankingPipeline:
         candidates = requested(ranking)
         with run.stage("ranker", kind="scorer"):
             candidates = scored(ranking, candidates)
+        record = None
         with run.stage("diverse_best_and_reserved", kind="selector"):
-            page = selected(ranking, candidates)
+            chosen = selected(ranking, candidates)
+            page = candidates.take(chosen.page.places)
+            capped = ranking.caps.kept_off
+            if query.recorded:
+                record = recorded(ranking, candidates, chosen, query.recorded)
         if unknown := int(np.count_nonzero(page.rows < 0)):
             log.warning(
                 "page has candidates that the release doesn't know",
@@ -211,5 +230,6 @@ class RankingPipeline:
             tasks={name: page.scores[name] for name in self.release.manifest.feature_schema.tasks},
             source_masks=page.source_masks,
             unknown=int(np.count_nonzero(ranking.rows < 0)),
-            capped=ranking.caps.kept_off,
+            capped=capped,
+            record=record,
         )

@@ -159,6 +159,8 @@ class PageRules:
     """Key of the video that each position is for, from 0."""
     caps: Sequence[tuple[int, LabelsOf]] = ()
     """Maximum videos with the same label, and the labels of the candidate at a place."""
+    shown: Sequence[Sequence[int]] = ()
+    """For each cap the labels of the pages before; empty if none is counted."""
     new_share: float | None = None
     """Share of the positions that new videos get; None for the usual one."""
 
@@ -180,6 +182,8 @@ class RankingQuery:
     """The video that is playing; None on HOME."""
     rules: PageRules | None = None
     """What the site's rules ask; None if none applies."""
+    recorded: int = 0
+    """Number of candidates to record; 0 for no record."""
 
 
 @dataclass(frozen=True)
@@ -205,5 +209,5 @@ class Ranking:
         viewer = query.viewer.playing(query.seed_key)
         found = release.find(np.concatenate([query.keys, viewer.history_keys]))
         rows, history = found[: len(query.keys)], found[len(query.keys) :]
-        caps = NO_CAPS if query.rules is None else Caps(query.rules.caps)
+        caps = NO_CAPS if query.rules is None else Caps(query.rules.caps, query.rules.shown)
         return Ranking(release, query, viewer, rows, history[history >= 0], release.videos, caps)

@@ -23,6 +23,7 @@ from vireo.server.models.model import Model, replay
 from vireo.server.models.signature import VIDEOS, tower_signature
 from vireo.server.recommend.candidates import best
 from vireo.server.recommend.catalogue import placement
+from vireo.server.recommend.catalogue.creators import VideosByCreator
 from vireo.server.recommend.catalogue.placement import KnownVideos, Placement
 from vireo.server.recommend.filters import table as attribute_table
 from vireo.server.recommend.filters.declared import Declared
@@ -64,6 +65,7 @@ FILES = (
     layout.EASE_WEIGHTS,
     layout.FRESH_ROWS,
     layout.POPULARITY,
+    layout.CREATORS,
     layout.VOCABULARY,
     layout.TAKEDOWNS,
     *placement.FILES,
@@ -150,6 +152,7 @@ class CandidateRelease:
     """Rows of the MAX_POPULAR most popular videos, best first, ties by key, int64[p]."""
     popularity: Float32Array
     """float32[n]."""
+    by_creator: VideosByCreator
     vocabulary: Mapping[str, int]
     rows: VideoRows
     viewers: ViewerVectors
@@ -226,6 +229,7 @@ class CandidateRelease:
             fresh_vectors=looked_up(vectors, fresh_rows),
             popular_rows=best(np.arange(count), popularity, keys, MAX_POPULAR),
             popularity=popularity,
+            by_creator=VideosByCreator(read_table(folder, layout.CREATORS, np.int64, (count,))),
             vocabulary=read_vocabulary(folder, layout.VOCABULARY),
             rows=rows,
             viewers=ViewerVectors(vector_cache_size),

@@ -83,14 +83,24 @@ async def labels_made(rules: RetrievalRules, release: CandidateRelease) -> None:
 
 
 def rule_columns(
-    rules: RetrievalRules, release: CandidateRelease, found: Candidates
+    rules: RetrievalRules,
+    release: CandidateRelease,
+    found: Candidates,
+    shown: Sequence[int] = (),
 ) -> rules_pb2.RuleColumns:
-    """Return what rules say of retrieved candidates of a release."""
+    """Return what rules say of retrieved candidates of a release.
+
+    `shown` are the keys of the videos of the pages before, whose labels caps count.
+    """
     message = rules.message
     factors, boosted = _factors(rules.boosts, release, found)
+    keys = np.array(shown, np.int64)
+    rows = release.find(keys)
+    known = rows >= 0
+    before = Candidates(keys[known], rows[known], np.zeros(np.count_nonzero(known), np.uint32))
     columns = rules_pb2.RuleColumns(
         factors=[] if factors is None else factors.tolist(),
-        labels=[_label_column(cap, release, found) for cap in message.caps],
+        labels=[_label_column(cap, release, found, before) for cap in message.caps],
     )
     if message.counts:
         columns.boosted.extend(boosted)
@@ -122,12 +132,17 @@ def _factors(
 
 
 def _label_column(
-    cap: rules_pb2.Cap, release: CandidateRelease, found: Candidates
+    cap: rules_pb2.Cap, release: CandidateRelease, candidates: Candidates, before: Candidates
 ) -> rules_pb2.LabelColumn:
-    """Return the labels that a cap counts of each candidate; none if they aren't declared."""
-    count = len(found)
+    """Return the labels that a cap counts of each candidate; none if they aren't declared.
+
+    And those of the videos of the pages before.
+    """
+    count = len(candidates)
     if cap.attribute not in release.declared.labels:
         return rules_pb2.LabelColumn(counts=[0] * count)
+    plain = Candidates(candidates.keys, candidates.rows, candidates.source_masks)
+    found = Candidates.concatenate([plain, before])
     known = found.rows < len(release.keys)
     lists = release.forward.labels_of(np.where(known, found.rows, 0), cap.attribute)
     further: dict[str, int] = {}
@@ -143,7 +158,11 @@ def _label_column(
     lists = [each[:MAX_LABELS] for each in lists]
     # Small numbers need fewer bytes.
     _, labels = np.unique(np.concatenate([*lists, np.empty(0, np.int32)]), return_inverse=True)
-    return rules_pb2.LabelColumn(counts=[len(each) for each in lists], labels=labels.tolist())
+    counts = [len(each) for each in lists[:count]]
+    ends = sum(counts)
+    return rules_pb2.LabelColumn(
+        counts=counts, labels=labels[:ends].tolist(), shown=labels[ends:].tolist()
+    )
 
 
 def _changed(live: Mapping[int, int], found: Candidates, known: BoolArray) -> list[int]:

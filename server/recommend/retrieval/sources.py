@@ -7,6 +7,7 @@ whichever source proposed them; of live ones it is neutral, unless it is that of
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,12 +19,19 @@ from vireo.server.recommend.retrieval.allowed import AppliedFilter
 from vireo.server.recommend.retrieval.query import Retrieval
 from vireo.server.signals import COLD_SHARE
 
+if TYPE_CHECKING:
+    # Benchmarks' environments lack stubs of the messages that it reads.
+    from vireo.server.recommend.catalogue.live_videos import LiveVideos
+
 MAX_LOOKED_UP = 3_000
 """Maximum videos of a filtered search whose vectors are looked up one by one: to scan their cells,
 where vectors lie beside each other, takes longer if few of a cell are allowed, and less if most
 are."""
 _LOOKED_UP_PER_RESULT = 6
 """A search for many results looks that many up for each."""
+MAX_FOLLOWED = 20_000
+"""Maximum videos of followed creators that are compared, besides live ones; of the last ones first:
+to look their vectors up takes some 3 ms."""
 RECENCY_HALF_LIFE = 3
 """Number of watches after which what a watch counts beside the 1 of each is halved; rankers learnt
 the score of EASE with it, so another value needs a field in the manifest."""
@@ -76,8 +84,18 @@ def _every_product(query: Retrieval) -> Float32Array:
         return products
     every = np.zeros(release.row_count, np.float32)
     every[: len(products)] = products
-    every[live.first :] = live.vectors[: live.count] @ query.vector
+    every[live.first :] = _live_products(live, query.vector)
     return every
+
+
+def _live_products(live: LiveVideos, vector: Float32Array) -> Float32Array:
+    """Return the inner product of each live video by its place, float32[m].
+
+    It doesn't depend on which others there are, unlike that of a matrix by BLAS, which rounds
+    otherwise at another place: so replays of slates, which know few of them, have the same.
+    """
+    products: Float32Array = np.einsum("nd,d->n", live.vectors[: live.count], vector)
+    return products
 
 
 def co_watch(query: Retrieval, limit: int) -> Int64Array:
@@ -190,9 +208,30 @@ def new(query: Retrieval, limit: int) -> Int64Array:
     if release.index.exact:
         scores = query.once(_every_product)[live.first :]
     else:
-        scores = live.vectors[: live.count] @ vector
+        scores = _live_products(live, vector)
     rows: Int64Array = best(places, scores.take(places), live.keys, limit) + live.first
     return rows
+
+
+def followed(query: Retrieval, limit: int) -> Int64Array:
+    """Return the nearest videos of the creators that the viewer follows, live ones too.
+
+    There are none without the viewer's vector, whose failure two_tower reports.
+    """
+    release, live, creators = query.release, query.release.live, query.viewer.followed_keys
+    if live is None or not len(creators):
+        return np.empty(0, np.int64)
+    rows = release.by_creator.rows_of(creators[::-1], MAX_FOLLOWED)
+    rows = rows[query.is_free(rows)]
+    if live.count:
+        places = query.free_live.nonzero()[0]
+        places = places[np.isin(live.creators[places], creators)]
+        rows = np.concatenate([rows, places + live.first])
+    try:
+        scores = two_tower_score(query, rows)
+    except Exception:  # noqa: BLE001  # whatever it is, two_tower meets it too
+        return rows[:0]
+    return rows.take(best(np.arange(len(rows)), scores, release.keys_of(rows), limit))
 
 
 def pinned(query: Retrieval, limit: int) -> Int64Array:
@@ -204,7 +243,7 @@ def pinned(query: Retrieval, limit: int) -> Int64Array:
 
 PROPOSE: Mapping[str, Callable[[Retrieval, int], Int64Array]] = {
     each.__name__: each
-    for each in (two_tower, co_watch, ease, popular, fresh, trending, new, pinned)
+    for each in (two_tower, co_watch, ease, popular, fresh, trending, new, followed, pinned)
 }
 """Each source by its name."""
 SCORE: Mapping[str, Callable[[Retrieval, Int64Array], Float32Array]] = {

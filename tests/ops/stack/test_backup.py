@@ -22,6 +22,7 @@ from tests.builders.waiting import wait_until
 from vireo.server.consumer import apply
 from vireo.server.features.keys import video_key
 from vireo.server.features.online_store import open_rows, read_viewer
+from vireo.server.features.viewer_rows import ViewerRow
 from vireo.server.home import Home
 from vireo.training.data.dataset import load_dataset
 from vireo.v1.viewer_pb2 import ViewerFeatures
@@ -60,7 +61,8 @@ def build_home(root: Path) -> Home:
 def hide(repo: Path, viewer: str, video: str) -> None:
     """As a consumer once did: neither the log nor the data set has it any more."""
     rows = open_rows(repo, 5)
-    apply.hide(rows, [(viewer, {video_key(video): 1_700_000_000}, True)])
+    times = {video_key(video): 1_700_000_000}
+    apply.keep(rows, [(viewer, ViewerRow(hides=times, followed=times), True)])
     rows.close()
 
 

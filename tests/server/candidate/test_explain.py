@@ -169,8 +169,8 @@ def test_the_farthest_new_video_is_told_its_rank(
     live = followed(*(upserted(1 + each, name, tags=["cat"]) for each, name in enumerate(names)))
     release = CandidateRelease.load(release_folder, live=live)
     reasons = [told(release, name).reason for name in names]
-    last = "No source proposed it: new ranked it 30th and proposed 1; trending does not rank it."
-    assert last in reasons
+    last = "No source proposed it: new ranked it 30th and proposed 1; "
+    assert f"{last}trending and followed do not rank it." in reasons
 
 
 def test_trending_ranks_new_videos_apart(release_folder: Path) -> None:
@@ -195,7 +195,7 @@ def test_what_a_failed_viewer_tower_leaves_without_rank_and_score_is_told(tmp_pa
     query = CandidateQuery(viewer_of_rows(3), 5)
     explained = explain(pipeline, query, pipeline.retrieve(query), video_key("new"))
     assert explained.reason == (
-        "No source proposed it: trending does not rank it; fresh and two_tower failed."
+        "No source proposed it: trending and followed do not rank it; fresh and two_tower failed."
     )
     assert [column.name for column in explained.scores] == ["co_watch", "ease"]
 

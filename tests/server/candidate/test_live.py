@@ -15,17 +15,21 @@ from tests.builders.retrieving import retrieve
 from tests.builders.viewers import viewer_of_rows
 from vireo.server.candidate.service import encode
 from vireo.server.features.keys import video_key, video_keys
+from vireo.server.features.looked_up import looked_up
 from vireo.server.features.viewer import ViewerFeatures
 from vireo.server.live.live import Live
+from vireo.server.recommend.catalogue.creators import VideosByCreator
 from vireo.server.recommend.retrieval.pipeline import (
     CandidatePipeline,
     CandidateQuery,
     RetrievedCandidates,
     UnknownSeedError,
 )
+from vireo.server.recommend.retrieval.query import Retrieval
 from vireo.server.recommend.retrieval.release import CandidateRelease
+from vireo.server.recommend.retrieval.sources import followed as followed_source
 from vireo.server.releases.manifest import Quotas
-from vireo.server.signals import COLD_SHARE, NEW, SCORES, SOURCES, TRENDING
+from vireo.server.signals import COLD_SHARE, FOLLOWED, NEW, SCORES, SOURCES, TRENDING
 
 VIDEOS = 43
 """Rows of live videos begin at the next multiple of 8."""
@@ -125,6 +129,45 @@ def test_half_of_what_a_cold_viewer_gets_is_trending(release_folder: Path) -> No
         CandidateRelease.load(release_folder, live=followed(trending=lists)), ViewerFeatures(), 20
     )
     assert len(proposed(found, TRENDING.bit)) == COLD_SHARE * 20
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_the_best_videos_of_followed_creators_are_found(release_folder: Path, exact: bool) -> None:
+    news = [
+        upserted(1 + each, f"new-{each}", tags=[kind], creator="creator-2")
+        for each, kind in enumerate(("cat", "dog", "fish"))
+    ]
+    live = followed(
+        *news,
+        upserted(9, "other", tags=["cat"], creator="creator-4"),
+        removed(10, "video-2"),
+    )
+    release = CandidateRelease.load(release_folder, live=live)
+    release = release if exact else release_in_cells(release, cells=2, probes=2)
+    creators = video_keys(["creator-2", "unknown", "creator-1", "creator-2"])
+    viewer = replace(viewer_of_rows(3, 7), followed_keys=creators)
+
+    found = retrieve(release, viewer, 40)
+    own = [f"video-{row}" for row in range(VIDEOS) if row % 5 in (1, 2) and row not in (2, 7)]
+    keys = video_keys([*own, *(f"new-{each}" for each in range(3))])
+    vectors = looked_up(release.every_vector, release.find(keys))
+    best = keys[np.argsort(-(vectors @ release.viewer_vector(viewer)))]
+    assert {*proposed(found, FOLLOWED.bit)} == {*best[:2].tolist()}
+    everyone = followed_source(Retrieval.of(release, CandidateQuery(viewer, 40)), 100)
+    assert release.keys_of(everyone).tolist() == best.tolist()
+
+    plain = retrieve(release, viewer_of_rows(3, 7), 40)
+    assert not proposed(plain, FOLLOWED.bit)
+    assert not proposed(retrieve(CandidateRelease.load(release_folder), viewer, 40), FOLLOWED.bit)
+
+
+def test_of_many_followed_videos_those_of_the_first_creators_are_compared() -> None:
+    index = VideosByCreator(np.array([5, -1, 7, 5, 7, 9, 5], np.int64))
+    creators = np.array([7, 8, 5, 7, 9], np.int64)
+    assert index.rows_of(creators, 100).tolist() == [2, 4, 0, 3, 6, 5]
+    assert index.rows_of(creators, 4).tolist() == [2, 4, 0, 3]
+    assert index.rows_of(creators[:1], 1).tolist() == [2]
+    assert index.rows_of(creators[:0], 4).tolist() == []
 
 
 def test_new_videos_take_no_place_of_a_source_with_a_quota(release_folder: Path) -> None:

@@ -64,7 +64,8 @@ def test_events_lead_to_the_online_rows_of_the_build_through_restarts(
         other.attributes.extend(one.attributes)  # which no event has
         one.updated_at = other.updated_at = 0
         assert one == other
-    assert sum(bool(replayed.features(viewer).hidden_keys) for viewer in VIEWERS) > 10
+    for name in ("hidden_keys", "shown_keys"):
+        assert sum(bool(getattr(replayed.features(viewer), name)) for viewer in VIEWERS) > 10
 
 
 def test_what_is_new_is_counted_once_for_what_is_trending(folder: Path) -> None:
@@ -116,8 +117,11 @@ def test_a_row_that_is_garbage_sets_its_viewers_events_aside_alone(
             "WHERE feature_name = 'watched_times' AND instr(entity_key, CAST('bad' AS BLOB))",
             (value,),
         )
-    batch = applied(rows, [event("bad", "b"), event("good", "b")])
-    [letter] = batch.dead
+    shown = event("bad", "b", event_pb2.EVENT_KIND_IMPRESSION)
+    assert not applied(rows, [shown]).dead, "another part of the row is read"
+    batch = applied(rows, [event("bad", "b"), event("good", "b"), shown])
+    [letter, _] = batch.dead
+    assert ("bad", video_key("b")) not in batch.shown
     assert letter.reason.startswith("UnfitRowError")
     assert batch.kinds["play"] == 1
     assert read_viewer(repo, "good").watch_count == 2

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.builders.datasets import VIEWER_COUNT, random_interactions, write_small_dataset
 from tests.builders.event_batches import (
@@ -54,7 +56,7 @@ def built(repo: Path) -> dict[str, Any]:
 def assert_same(left: dict[str, ViewerRow], right: dict[str, ViewerRow]) -> None:
     assert left == right
     for viewer, row in left.items():
-        for name in ("watched", "hides"):
+        for name in ("watched", "hides", "followed"):
             assert [*getattr(row, name)] == [*getattr(right[viewer], name)], "in this order"
 
 
@@ -79,6 +81,7 @@ def test_events_in_any_order_twice_and_in_parts_give_the_offline_rows(
     expected = built(repo)
     assert sum(row.likes for row in expected.values()) > 50
     assert sum(len(row.hides) for row in expected.values()) > 50
+    assert sum(len(row.shown[0]) for row in expected.values()) > 50
     for seed, size in enumerate((1, 7, 10_000)):
         assert_same(folded(events_in_disorder(interactions, seed), size, rules), expected)
 
@@ -86,8 +89,8 @@ def test_events_in_any_order_twice_and_in_parts_give_the_offline_rows(
 def test_a_thousand_events_of_one_viewer_give_the_same_row_in_any_order() -> None:
     chance = np.random.default_rng(5)
     events = [
-        event("v", f"v{chance.integers(300)}", kind, int(chance.integers(1_000)))
-        for kind in chance.choice([2, 3, 4, 5, 6], 1_000).tolist()
+        event("v", f"v{chance.integers(300)}", kind, int(chance.integers(1_000)), creator="c")
+        for kind in chance.choice([1, 2, 3, 4, 5, 6, 7], 1_000).tolist()
     ]
     expected = folded(events, 1_000, LIKED_BY_FRACTION)
     for seed in range(5):
@@ -162,18 +165,59 @@ def test_what_is_no_rule_of_bounces_is_refused(text: str) -> None:
         Bounce.parse(text)
 
 
-def test_impressions_and_follows_change_nothing() -> None:
+def shown(video: str, at: float) -> event_pb2.Event:
+    return event("v", video, event_pb2.EVENT_KIND_IMPRESSION, at)
+
+
+def follow(creator: str, at: float) -> event_pb2.Event:
+    return event("v", "", event_pb2.EVENT_KIND_FOLLOW, at, creator=creator)
+
+
+def test_impressions_within_a_minute_are_one_and_follows_count_from_the_first() -> None:
+    row = row_of(shown("a", 130), shown("a", 61), shown("b", 179.9), shown("a", 119))
+    pairs = sorted([(60, video_key("a")), (120, video_key("a")), (120, video_key("b"))])
+    assert row == ViewerRow(shown=(tuple(key for _, key in pairs), (60, 120, 120)))
+    row = row_of(follow("x", 9), follow("y", 4), follow("x", 2))
+    assert row == ViewerRow(followed={video_key("x"): 2, video_key("y"): 4})
+    assert [*row.followed] == [video_key("x"), video_key("y")]
+
+
+def test_impressions_and_follows_need_no_other_part_of_a_row() -> None:
+    before = row_of(event("v", "a", LIKE, 9), event("v", "b", HIDE, 9))
     events = ViewerEvents()
-    events.add(event("v", "a", event_pb2.EVENT_KIND_IMPRESSION, 9), LIKED_BY_FRACTION)
-    events.add(event("v", "", event_pb2.EVENT_KIND_FOLLOW, 9), LIKED_BY_FRACTION)
-    assert fold(ViewerRow(), events).row == ViewerRow()
+    for each in (shown("a", 9), follow("x", 9)):
+        events.add(each, LIKED_BY_FRACTION)
+    change = fold(before, events)
+    assert events.views == tuple(change.views) == ("viewer_shown", "viewer_followed")
+    assert (change.row.watched, change.row.hides) == (before.watched, before.hides)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_the_last_impressions_and_follows_are_the_same_however_they_come(
+    data: st.DataObject,
+) -> None:
+    moments = st.tuples(st.sampled_from("abcdefgh"), st.integers(0, 900))
+    drawn = data.draw(st.lists(moments, min_size=1, max_size=40))
+    events = [shown(name, at) for name, at in drawn]
+    events += [follow(f"{name} {at}", at) for name, at in drawn]
+    again = data.draw(st.permutations([*events, *data.draw(st.lists(st.sampled_from(events)))]))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(folding, "SHOWN_LIMIT", 6)
+        patched.setattr(folding, "FOLLOWED_LIMIT", 4)
+        expected = folded(events, len(events), LIKED_BY_FRACTION)
+        assert_same(folded(again, data.draw(st.integers(1, 9)), LIKED_BY_FRACTION), expected)
+    every = sorted({(at - at % 60, video_key(name)) for name, at in drawn})[-6:]
+    assert expected["v"].shown == (tuple(k for _, k in every), tuple(at for at, _ in every))
+    last = sorted({(at, video_key(f"{name} {at}")) for name, at in drawn})[-4:]
+    assert [*expected["v"].followed.items()] == [(key, at) for at, key in last]
 
 
 def test_an_event_that_is_known_changes_nothing() -> None:
     again = ViewerEvents()
     again.add(event("v", "a", LIKE, 9), LIKED_BY_FRACTION)
     before = row_of(event("v", "a", LIKE, 9))
-    assert fold(before, again) == Change(before, [], [])
+    assert fold(before, again) == Change(before, [], [], ["viewer_activity"])
 
 
 @pytest.mark.parametrize("broken", ["viewer_id", "video_id", "time"])
@@ -181,6 +225,9 @@ def test_an_event_without_what_it_needs_is_refused(broken: str) -> None:
     bad = event("v", "a", at=9)
     bad.ClearField(broken)  # type: ignore[arg-type]
     with pytest.raises(UnfitEventError, match="without a viewer, a video or a time"):
+        ViewerEvents().add(bad, LIKED_BY_FRACTION)
+    bad.kind, bad.creator = event_pb2.EVENT_KIND_FOLLOW, "x" if bad.video_id else ""
+    with pytest.raises(UnfitEventError, match="without a viewer, a creator or a time"):
         ViewerEvents().add(bad, LIKED_BY_FRACTION)
     with pytest.raises(UnfitEventError, match="unknown kind 99"):
         ViewerEvents().add(event("v", "a", 99, 9), LIKED_BY_FRACTION)

@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.builders.archiving import archived, slate
 from tests.builders.datasets import random_interactions
 from tests.builders.event_batches import (
     LIKED_BY_FRACTION,
     empty_repository,
+    event,
     events_in_disorder,
     message,
     parts,
@@ -27,10 +29,12 @@ from tests.builders.redis import RunningRedis
 from vireo.ops.stack.nats import log_environment
 from vireo.ops.stack.ports import free_port_base
 from vireo.server.consumer.apply import folded
+from vireo.server.consumer.archived_rows import KINDS
 from vireo.server.event_log.jetstream import JetStreamLog
-from vireo.server.event_log.log import BEGIN, STATE, Entry, Position
+from vireo.server.event_log.log import ARCHIVED, BEGIN, SLATES, STATE, Entry, Position
 from vireo.server.features.online_store import open_rows
 from vireo.server.features.viewer_rows import UnfitRowError, ViewerRow
+from vireo.server.releases.bucket import Bucket
 from vireo.server.releases.channels import Change
 from vireo.server.releases.s3 import S3Settings
 from vireo.server.releases.store import ReleaseStore
@@ -165,3 +169,29 @@ async def test_features_that_are_built_again_are_followed_from_their_own_positio
     text = (site.folder / "consumer-0.log").read_text()
     assert text.count("following the log") == 2
     assert f"position={position}" in text or f'"position": "{position}"' in text
+
+
+@pytest.mark.parametrize("share", ["1", "0"])
+async def test_a_consumer_archives_if_slates_are_recorded(
+    site: Site, s3: S3Settings, share: str
+) -> None:
+    empty_repository(site.repo)
+    site.environment["VIREO_ARCHIVE_SECONDS"] = "0.2"
+    site.environment["VIREO_SLATE_SHARE"] = share
+    log, viewer = JetStreamLog(settings_of(site.nats)), secrets.token_hex(4)
+    await log.append(SLATES, "0", slate("r", viewer).SerializeToString())
+    position = await publish(log, [event(viewer, "a")], 1)
+    site.start()
+    await reached(log, position)
+    told = f"{ARCHIVED}events.0"
+    if share == "0":
+        assert await log.end(SLATES, "0")
+        assert not await log.end(STATE, told)
+    else:
+        bucket, found = Bucket(s3), set[str]()
+        async with asyncio.timeout(60):
+            while found != {*KINDS} or not await log.end(STATE, told):
+                for kind in KINDS:
+                    if viewer in archived(bucket, kind)["viewer_id"].to_pylist():
+                        found.add(kind)
+    await log.close()

@@ -26,9 +26,11 @@ from vireo.server.features.viewer_store import (
     active_key,
     series_of,
 )
+from vireo.server.gateway.features import FeatureReader
 from vireo.server.home import Home
 from vireo.training.features.build import build_features
 from vireo.training.features.online_store import OnlineStoreSettings
+from vireo.v1.viewer_pb2 import ViewerFeatures
 
 YEAR = 365 * 86_400
 
@@ -37,6 +39,11 @@ def watched(*keys: int) -> Change:
     """A row of a viewer who watched these videos."""
     times = {key: at * 1_000_000 for at, key in enumerate(keys, start=1)}
     return Change(ViewerRow(times, watches=len(keys)))
+
+
+def following(*keys: int) -> Change:
+    """A row of a viewer who follows these creators."""
+    return Change(ViewerRow(followed={key: at for at, key in enumerate(keys)}))
 
 
 def hidden(*keys: int) -> Change:
@@ -162,17 +169,53 @@ def test_rows_are_not_written_to_a_build_that_another_replaced(
     assert list(rows.features("v").watched_keys) == [1, 2]
 
 
-def test_all_who_have_hidden_a_video_are_found(
+def test_all_who_have_hidden_a_video_or_follow_someone_are_found(
     store: OnlineStoreSettings, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("vireo.server.features.viewer_store.VIEWERS_AT_A_TIME", 2)
     rows = open_rows(empty_repository(folder / "a", store), 5)
     names = [f"viewer-{number}-ü" for number in range(5)]
     rows.write({name: hidden(number) for number, name in enumerate(names)})
-    rows.write({"watcher": watched(1)})
-    assert {viewer: row.hides for viewer, row in rows.hides()} == {
+    rows.write({"watcher": watched(1), "fan": following(7)})
+    assert {viewer: row.hides or row.followed for viewer, row in rows.kept()} == {
         name: {number: 0} for number, name in enumerate(names)
-    }
+    } | {"fan": {7: 0}}
+
+
+async def test_features_of_an_earlier_build_have_no_impressions_until_a_consumer_writes(
+    folder: Path,
+) -> None:
+    repo = empty_repository(folder / "a")
+    rows = open_rows(repo, 5)
+    rows.write({"v": watched(1)})
+    rows.close()
+    with sqlite3.connect(repo / "online.db") as connection:
+        for view in ("viewer_shown", "viewer_followed"):
+            connection.execute(f'DROP TABLE "{rows.project}_{view}"')
+    gateway = FeatureReader(repo, 5)
+    before = await gateway.read("v", 5)
+    assert before.watched_keys == [1]
+    assert before.shown_keys == []
+    rows = open_rows(repo, 5)
+    assert rows.read(["v"]) == [watched(1).row]
+    rows.commit(0, BEGIN, Position(1), {"v": Change(ViewerRow(shown=((1, 2), (60, 120))))})
+    after = await gateway.read("v", 5)
+    assert after.shown_keys == [1, 2]
+    assert after.shown_times == [60, 120]
+    assert rows.erase(["v"])
+    assert await gateway.read("v", 5) == ViewerFeatures()
+
+
+def test_what_is_stored_of_a_viewer_is_read_again(store: OnlineStoreSettings, folder: Path) -> None:
+    rows = open_rows(empty_repository(folder / "a", store), 5)
+    row = ViewerRow({5: 1_000_000}, frozenset([5]), 3, 1, {6: 2}, ((7, 8), (60, 120)), {9: 3})
+    rows.write({"v": Change(row)})
+    assert rows.read(["v", "w"]) == [row, ViewerRow()]
+    assert rows.read(["v"], ["viewer_shown"]) == [ViewerRow(shown=row.shown)]
+    found = rows.features("v")
+    assert found.shown_keys == [7, 8]
+    assert found.shown_times == [60, 120]
+    assert found.followed_keys == [9]
 
 
 def test_viewers_who_were_not_seen_for_long_leave_redis(redis: RunningRedis, folder: Path) -> None:

@@ -26,6 +26,8 @@ def test_the_latest_features_are_found_by_data_set_and_viewer() -> None:
     assert found is not None
     assert found.watch_count == 4
     assert last.find("b", "1") is None
+    last.keep("a", "3", ViewerFeatures(shown_keys=[1], shown_times=[60]))
+    assert kept(last, "3") == [True]
     last.keep("a", "1", ViewerFeatures())
     assert kept(last, "1", "2") == [False, False], "unknown viewers are dropped"
 

@@ -202,6 +202,24 @@ async def test_a_page_has_no_more_videos_with_a_label_than_its_cap(
         assert applied(slate) == {"two": len(left)}
 
 
+@pytest.mark.parametrize("away", ["", "candidate"])
+async def test_a_cap_holds_across_the_pages_of_a_slate(site: Site, away: str) -> None:
+    text = '[[caps]]\nname = "two"\nattribute = "creator"\nmax = 2\n'
+    async with site(text, away) as stub:
+        page, shown = request(page_size=2), list[str]()
+        while True:
+            slate = await stub.Recommend(page)
+            shown += names(slate)
+            if not slate.next_page_token:
+                break
+            page.page_token = slate.next_page_token
+    counts = Counter(label for name in shown for label in labels(name, "creator"))
+    assert len(shown) > 4
+    assert max(counts.values()) == 2
+    for name in {*FREE} - {*shown}:
+        assert all(counts[label] == 2 for label in labels(name, "creator"))
+
+
 async def test_a_cap_of_some_labels_leaves_the_others(
     site: Site, whole: RecommendationServiceAsyncStub
 ) -> None:

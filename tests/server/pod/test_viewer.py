@@ -20,7 +20,11 @@ def test_a_request_without_a_moment_is_for_now() -> None:
     assert decode_viewer(known).asked_at == 900
 
 
-def test_a_history_whose_times_differ_in_number_is_refused_by_name() -> None:
-    with pytest.raises(RpcError, match=r"^viewer.history_times: ") as refused:
-        decode_viewer(viewer_pb2.ViewerFeatures(history_keys=[7, 8], history_times=[800]))
+@pytest.mark.parametrize("name", ["history", "hidden", "shown"])
+def test_a_column_whose_times_differ_in_number_is_refused_by_name(name: str) -> None:
+    viewer = viewer_pb2.ViewerFeatures()
+    getattr(viewer, f"{name}_keys").extend([7, 8])
+    getattr(viewer, f"{name}_times").append(800)
+    with pytest.raises(RpcError, match=rf"^viewer.{name}_times: ") as refused:
+        decode_viewer(viewer)
     assert refused.value.code is grpc.StatusCode.INVALID_ARGUMENT

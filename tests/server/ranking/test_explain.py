@@ -111,6 +111,23 @@ def test_a_damped_score_says_so_and_why(release: RankingRelease) -> None:
     assert "0.2 of what it was, since the viewer has hidden a video like it" in told.reason
 
 
+def test_a_score_that_fell_after_impressions_says_so(tmp_path: Path) -> None:
+    weights = ScoreWeights({"watch": 1.0, "fatigue": 1.0})
+    pipeline = RankingPipeline(RankingRelease.load(build_release(tmp_path, weights=weights)))
+    viewer = replace(
+        viewer_of_rows(1, 2),
+        shown_keys=video_keys(["video-5"] * 3),
+        shown_times=np.array([60, 120, 180]),
+        asked_at=180,
+    )
+    before = explained(pipeline, ranking_query(video_ids(40), 5), "video-5")
+    told = explained(pipeline, ranking_query(video_ids(40), 5, viewer), "video-5")
+    assert told.score_factor == pytest.approx(0.25, rel=1e-3)
+    assert told.score == pytest.approx(0.25 * before.score, rel=1e-3)
+    assert "0.25 of what it was, since it was shown before and not played" in told.reason
+    assert explained(pipeline, ranking_query(video_ids(40), 5, viewer), "video-6").score_factor == 1
+
+
 def test_a_reserved_position_is_told_to_who_has_it_and_to_who_has_not(release_folder: Path) -> None:
     news = [upserted(1 + each, f"new-{each}", tags=["dog"]) for each in range(3)]
     pipeline = RankingPipeline(RankingRelease.load(release_folder, followed(*news)))

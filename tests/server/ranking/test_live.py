@@ -26,7 +26,9 @@ from vireo.server.recommend.ranking.pipeline import (
     RankingQuery,
 )
 from vireo.server.recommend.ranking.release import PageRules, RankingRelease
+from vireo.server.releases.manifest import ScoreWeights
 from vireo.server.signals import COLD_SHARE, TRENDING
+from vireo.v1 import ranking_pb2
 
 DAY = 86_400
 OWN = [f"video-{row}" for row in range(40)]
@@ -158,6 +160,62 @@ def test_a_hidden_creators_new_videos_have_no_positions_of_their_own(
     assert not news & set(rank(beside, replace(cold, source_masks=masks)).keys.tolist())
 
 
+def tiring(release: RankingRelease, strength: float) -> RankingRelease:
+    weights = ScoreWeights({**release.manifest.score_weights.root, "fatigue": strength})
+    manifest = release.manifest.model_copy(update={"score_weights": weights})
+    return replace(release, manifest=manifest)
+
+
+@pytest.mark.parametrize("strength", [0.5, 1.0])
+def test_what_was_shown_and_not_played_loses_score_and_comes_back(
+    release: RankingRelease, strength: float
+) -> None:
+    def scores(days: float, *shown: str, of: RankingRelease | None = None) -> dict[int, float]:
+        viewer = replace(
+            viewer_of_rows(1, 2),
+            asked_at=int((100 + days) * DAY),
+            shown_keys=video_keys([*shown]),
+            shown_times=np.full(len(shown), 100 * DAY),
+        )
+        found = rank(of or tiring(release, strength), ranking_query(OWN, viewer=viewer))
+        return dict(zip(found.keys.tolist(), found.scores.tolist(), strict=True))
+
+    plain, shown = scores(0), ["video-7", "video-9", "video-9", "gone"]
+    once, twice = video_keys(shown[:2]).tolist()
+    for days in (0.0, 7.0, 70.0):
+        tired, left = scores(days, *shown), 0.5 ** (days / 7)
+        assert tired.pop(once) == pytest.approx((1 + left) ** -strength * plain[once], rel=1e-4)
+        assert tired.pop(twice) == pytest.approx(
+            (1 + 2 * left) ** -strength * plain[twice], rel=1e-4
+        )
+        assert tired == {key: plain[key] for key in tired}
+    assert scores(0, *shown, of=release) == plain, "releases of before have no fatigue"
+
+
+def test_a_new_video_that_was_shown_often_has_no_position_of_its_own(
+    beside: RankingRelease,
+) -> None:
+    news = video_keys(NEWS)
+
+    def reserved(times: int) -> set[int]:
+        viewer = replace(
+            viewer_of_rows(1, 2),
+            asked_at=DAY,
+            shown_keys=np.repeat(news[:5], times),
+            shown_times=np.full(5 * times, DAY),
+        )
+        query = ranking_query([*OWN, *NEWS], 12, viewer)
+        found = rank(
+            tiring(beside, 1.0), replace(query, rules=PageRules(new_share=0.5), recorded=1)
+        )
+        assert found.record is not None
+        placed = zip(found.keys.tolist(), found.record.placements, strict=True)
+        return {key for key, each in placed if each == ranking_pb2.PLACEMENT_NEW}
+
+    assert len(reserved(1) & {*news[:5].tolist()}) >= 4, "half of the score is left"
+    assert reserved(2) == {int(news[5])}
+
+
 def test_half_of_a_cold_viewers_page_is_trending(release_folder: Path) -> None:
     release = RankingRelease.load(release_folder, followed())
     query = ranking_query(OWN, 10, ViewerFeatures(asked_at=5))
@@ -176,7 +234,7 @@ def test_half_of_a_cold_viewers_page_is_trending(release_folder: Path) -> None:
 def test_positions_are_filled_by_others_if_nothing_claims_them() -> None:
     def filled(queue: list[int], offset: float) -> list[int]:
         page = fill_page(range(6), 6, queues=[(0.5, np.array(queue))], offset=offset)
-        return [*map(int, page)]
+        return [*map(int, page.places)]
 
     assert filled([5], 0.0) == [0, 5, 1, 2, 3, 4]
     assert filled([0, 9], 0.5) == [0, 1, 9, 2, 3, 4]

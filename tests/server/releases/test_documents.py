@@ -25,6 +25,7 @@ from vireo.server.releases.manifest import (
     FeatureSchema,
     Manifest,
     ReleaseError,
+    ScoreWeights,
 )
 
 Document = dict[str, Any]
@@ -58,6 +59,7 @@ UNFIT = [
     *of(("score_weights", "watch"), -1, 1e6, 10**400, "x", None, []),
     *of(("score_weights", "like"), -0.5, 101),
     *of(("score_weights", "diversity"), -1, 1e30),
+    *of(("score_weights", "fatigue"), -1, 1e30),
     *of(("index", "kind"), "guess"),
     *of(("index", "probes"), -1, 10**30, 1.5),
     *of(("index", "recall"), -0.1, 1.1),
@@ -182,12 +184,21 @@ def test_a_manifest_that_cannot_be_read_is_refused_and_only_so_much_of_it_is_rea
 
 def test_the_largest_values_that_are_allowed_are_read_and_written_again(tmp_path: Path) -> None:
     document = manifest()
-    document["score_weights"] = {"watch": 0, "like": 100, "diversity": 100}
+    document["score_weights"] = {"watch": 0, "like": 100, "diversity": 100, "fatigue": 100}
     document["files"] = {f"f{number}/a-b_c.d": FILE for number in range(1000)}
     document["metrics"] = {str(number): -1e308 for number in range(1000)}
     read = Manifest.parse(json.dumps(document).encode(), "here")
     read.write(tmp_path)
     assert Manifest.read(tmp_path) == read
+
+
+def test_fatigue_is_stated_only_if_there_is_any_since_earlier_builds_do_not_know_it() -> None:
+    weights = ScoreWeights({"watch": 1.0}).with_diversity(0.5)
+    assert weights.fatigue == 0
+    assert "fatigue" not in weights.model_dump()
+    tired = ScoreWeights({**weights.root, "fatigue": 0.7})
+    assert (tired.fatigue, tired.diversity) == (0.7, 0.5)
+    assert ScoreWeights.model_validate(tired.model_dump()) == tired
 
 
 @pytest.mark.parametrize(

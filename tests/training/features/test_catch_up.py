@@ -99,12 +99,13 @@ def test_what_the_log_keeps_no_longer_is_left_to_the_consumer_to_count(
     rows.close()
 
 
-def test_what_was_hidden_stays_hidden_when_the_log_has_forgotten_it(
+def test_what_was_hidden_or_followed_stays_so_when_the_log_has_forgotten_it(
     store: OnlineStoreSettings, home: Home
 ) -> None:
     build_features(home, "small", "none", settings=store)
     rows = open_rows(home.features("small"), 5)
     hides = [event("w0", "v58", HIDE), event("n", "v1", HIDE)]
+    hides.append(event("fan", "", event_pb2.EVENT_KIND_FOLLOW, creator="c"))
     before = {viewer: read_viewer(rows.repo, viewer) for viewer in ("w0", "w1")}
     rows.write(folded(rows, [Entry(1, "0", message(hides))], LIKED_BY_FRACTION).changes)
     rows.close()
@@ -112,6 +113,7 @@ def test_what_was_hidden_stays_hidden_when_the_log_has_forgotten_it(
     repo = home.features("small")
     assert read_viewer(repo, "w0").hidden_keys[-1] == video_key("v58")
     assert read_viewer(repo, "n").hidden_keys == [video_key("v1")]
+    assert read_viewer(repo, "fan").followed_keys == [video_key("c")]
     again = {viewer: read_viewer(repo, viewer) for viewer in before}
     assert again["w1"] == before["w1"]
     assert again["w0"].watched_keys == before["w0"].watched_keys

@@ -1,0 +1,160 @@
+"""Records slates in the log once they are answered, off the path of the answer.
+
+What is recorded waits in memory, within a bound, until the log has it: beyond that slates are
+dropped and counted. Slates of batches aren't recorded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from contextlib import suppress
+
+import structlog
+import xxhash
+from prometheus_client import Counter, Gauge
+
+from vireo.server.event_log.jetstream import JetStreamLog
+from vireo.server.event_log.log import (
+    MAX_MESSAGE_BYTES,
+    SLATES,
+    LogAwayError,
+    fingerprint_of,
+    partition_of,
+)
+from vireo.server.gateway.pipeline import Made, applied_rules
+from vireo.v1 import recommendation_pb2 as pb
+from vireo.v1.slate_pb2 import SlateRecord
+
+log = structlog.get_logger()
+
+RECORDED_CANDIDATES = 120
+"""Maximum candidates of a slate whose scores are recorded, unless its page is larger."""
+_MAX_BYTES = 64 << 20
+"""Maximum bytes of slates that wait for the log: some 5,000."""
+_PARALLEL = 32
+"""Slates that are appended at a time."""
+_RETRY_SECONDS, _STOP_SECONDS = 0.5, 2.0
+"""Seconds before the log is tried again, and for which a gateway that stops tries it."""
+_SEED = 20_002
+"""Makes the share of the viewers independent of their partitions and of the canary's buckets."""
+
+RECORDED = Counter("vireo_slates_recorded", "Slates that this process has recorded in the log.")
+DROPPED = Counter(
+    "vireo_slates_dropped",
+    "Slates to record that were dropped: full, too many waited for the log; large, one exceeds a "
+    "message of the log; stopped, the log was away when the process stopped.",
+    ["reason"],
+)
+for _reason in ("full", "large", "stopped"):  # so that each is exported as 0
+    DROPPED.labels(_reason)
+WAITING = Gauge("vireo_slates_waiting_bytes", "Bytes of slates that wait to be recorded.")
+
+
+def in_share(viewer_id: str, share: float) -> bool:
+    """Return whether a viewer is among the share that is recorded, 0 to 1: always the same ones."""
+    return xxhash.xxh3_64_intdigest(viewer_id.encode(), seed=_SEED) < share * 2.0**64
+
+
+class SlateLog:
+    """Slates on their way into the log. Use it from one event loop."""
+
+    def __init__(self, event_log: JetStreamLog, partitions: int, share: float, layout: str) -> None:
+        """Record nothing yet.
+
+        Args:
+            event_log: the log.
+            partitions: number of its partitions.
+            share: share of the viewers whose slates are recorded, 0 to 1: always the same ones.
+            layout: see `SlateRecord.layout`.
+        """
+        self._log, self._partitions, self._layout = event_log, partitions, layout
+        self._share = share
+        self._waiting = deque[tuple[str, bytes]]()
+        self._bytes = 0
+        self._added = asyncio.Event()
+
+    def candidates_to_record(self, viewer_id: str) -> int:
+        """Return the number of candidates to record of a viewer's slate; 0 to record none."""
+        return RECORDED_CANDIDATES if in_share(viewer_id, self._share) else 0
+
+    def offer(self, made: Made, request: pb.RecommendRequest) -> None:
+        """Record a slate soon, once it was sent; the caller's request may change then."""
+        record = SlateRecord(request=request, layout=self._layout)
+        record.answered_at.GetCurrentTime()
+        asyncio.get_running_loop().call_soon(self._add, record, made)
+
+    def _add(self, record: SlateRecord, made: Made) -> None:
+        data = complete(record, made).SerializeToString()
+        if len(data) > MAX_MESSAGE_BYTES:
+            DROPPED.labels("large").inc()
+        elif self._bytes + len(data) > _MAX_BYTES:
+            DROPPED.labels("full").inc()
+        else:
+            key = str(partition_of(record.request.viewer_id, self._partitions))
+            self._waiting.append((key, data))
+            self._count(len(data))
+            self._added.set()
+
+    async def run(self) -> None:
+        """Append what was offered, until cancelled."""
+        try:
+            while True:
+                await self._added.wait()
+                self._added.clear()
+                await self._append_all()
+        finally:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_STOP_SECONDS):
+                    await self._append_all()
+            DROPPED.labels("stopped").inc(len(self._waiting))
+
+    async def _append_all(self) -> None:
+        """Append what waits, in order; what the log doesn't take waits on."""
+        away = False
+        while self._waiting:
+            some = [self._waiting[place] for place in range(min(_PARALLEL, len(self._waiting)))]
+            outcomes = await asyncio.gather(*(self._append(*each) for each in some))
+            left = [each for each, stored in zip(some, outcomes, strict=True) if not stored]
+            for _ in some:
+                self._waiting.popleft()
+            self._waiting.extendleft(reversed(left))
+            self._count(-sum(len(data) for _, data in some) + sum(len(data) for _, data in left))
+            RECORDED.inc(len(some) - len(left))
+            if left and not away:
+                log.warning("slates wait for the log", waiting=len(self._waiting))
+            if away := bool(left):
+                await asyncio.sleep(_RETRY_SECONDS)
+
+    async def _append(self, key: str, data: bytes) -> bool:
+        """Append a slate; return whether the log has it."""
+        try:
+            # The id keeps a slate from being stored again if the log's answer was lost.
+            await self._log.append(SLATES, key, data, f"{fingerprint_of(data):016x}")
+        except LogAwayError:
+            return False
+        return True
+
+    def _count(self, size: int) -> None:
+        self._bytes += size
+        WAITING.set(self._bytes)
+
+
+def complete(record: SlateRecord, made: Made) -> SlateRecord:
+    """Add to a record what the slate was made from; return it."""
+    record.request.ClearField("page_token")
+    record.shown_before = made.query.shown_before
+    record.retrieval.CopyFrom(made.request)
+    record.slate.CopyFrom(made.slate)
+    record.slate.ClearField("next_page_token")
+    record.slate.ClearField("explanation")
+    record.gateway_release_id = made.release.manifest.release_id
+    record.left_out_keys.extend(made.left_out.keys())
+    record.left_out_sources.extend(made.left_out.values())
+    if made.candidates is not None:
+        record.candidates.CopyFrom(made.candidates)
+    if made.ranked is not None and made.ranked.HasField("record"):
+        record.ranking.CopyFrom(made.ranked.record)
+    if made.query.rules is not None:
+        record.rules.extend(applied_rules(made.query.rules, made))
+    return record

@@ -1,0 +1,78 @@
+"""Recorded slates, and what the archive has of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vireo.server.consumer.archive_files import ArchiveFile, files_of, names_for
+from vireo.server.consumer.archived_rows import KINDS, parquet_of, table_of
+from vireo.server.event_log.log import Entry, Position
+from vireo.server.features.keys import video_key
+from vireo.server.releases.bucket import Bucket
+from vireo.server.signals import SCORES, TASKS
+from vireo.v1 import ranking_pb2, viewer_pb2
+from vireo.v1.slate_pb2 import SlateRecord
+
+
+def slate(request: str, viewer: str = "v", at: float = 1_700_000_000.0) -> SlateRecord:
+    """A ranked slate of two of three candidates, answered at a time in Unix seconds."""
+    record = SlateRecord(gateway_release_id="r-1", layout="separate")
+    record.answered_at.FromNanoseconds(round(at * 1e9))
+    record.request.viewer_id = viewer
+    record.request.context.device = "tv"
+    viewer_features = record.retrieval.viewer
+    viewer_features.history_keys.append(7)
+    viewer_features.history_times.append(1)
+    viewer_features.asked_at = 99
+    viewer_features.context.hour = 5
+    record.retrieval.count = 3
+    record.candidates.keys.extend(map(video_key, "abc"))
+    record.candidates.source_masks.extend([2, 4, 6])
+    record.candidates.release_id = "r-1"
+    for score in SCORES:
+        record.candidates.scores.add(name=score.name, values=[0.5, 0.25, 0.125])
+    record.candidates.sources.add(source=viewer_pb2.SOURCE_CO_WATCH, failure="it is away")
+    record.ranking.places.extend([2, 0, 1])
+    record.ranking.scores.extend([0.75, 0.5, 0.25])
+    record.ranking.task_scores.add(name=TASKS[0].name, values=[0.75, 0.5, 0.25])
+    placements = (ranking_pb2.PLACEMENT_SCORE, ranking_pb2.PLACEMENT_DIVERSITY)
+    record.ranking.placements.extend(placements)
+    record.ranking.propensities.extend([1.0, 0.5])
+    record.slate.request_id, record.slate.release_id = request, "r-1"
+    record.slate.degradations.append(viewer_pb2.DEGRADATION_SOURCE_MISSING)
+    sources = (viewer_pb2.SOURCE_TWO_TOWER, viewer_pb2.SOURCE_CO_WATCH)
+    record.slate.items.add(video_id="c", score=0.75, position=1, sources=sources)
+    record.slate.items.add(video_id="a", score=0.5, position=2, sources=sources[:1])
+    record.rules.add(name="a rule")
+    return record
+
+
+def archived(bucket: Bucket, kind: str, partition: int = 0) -> Any:
+    """All rows of a partition, an Arrow table, in the order of the files' names."""
+    found = [KINDS[kind].schema.empty_table()]
+    for file in files(bucket, kind, partition):
+        content = bucket.get(file.stored.name, 1 << 30)
+        assert content is not None
+        found.append(pq.read_table(pa.BufferReader(content[0])).replace_schema_metadata())
+    return pa.concat_tables(found)
+
+
+def files(bucket: Bucket, kind: str, partition: int = 0) -> list[ArchiveFile]:
+    """A partition's files."""
+    return [each for each in files_of(bucket, kind) if each.partition == partition]
+
+
+def put(bucket: Bucket, kind: str, *messages: bytes, at: float, partition: int = 0) -> str:
+    """Store a file with some messages, as stored at a time; return its name."""
+    entries = [
+        Entry(number, str(partition), data, log="a log", stored_at=at)
+        for number, data in enumerate(messages, start=1)
+    ]
+    table, _ = table_of(KINDS[kind], entries)
+    _, name = names_for(KINDS[kind], partition, entries[0])
+    last: Position = entries[-1].position
+    assert bucket.swap(f"{name}.parquet", parquet_of(KINDS[kind], table, last), None)
+    return f"{name}.parquet"

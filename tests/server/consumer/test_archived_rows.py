@@ -1,0 +1,182 @@
+"""Rows of slates and events, and their files."""
+
+from __future__ import annotations
+
+import io
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from tests.builders.archiving import slate
+from tests.builders.event_batches import HIDE, event
+from vireo.server.consumer.archived_rows import EVENT_ROWS, SLATE_ROWS, Kind, parquet_of, table_of
+from vireo.server.event_log.log import Entry, Position
+from vireo.server.features.keys import video_key
+from vireo.server.signals import SCORES, TASKS
+from vireo.v1 import recommendation_pb2 as pb
+from vireo.v1.candidate_pb2 import RetrieveCandidatesRequest
+from vireo.v1.log_pb2 import RecordedEvents
+from vireo.v1.slate_pb2 import SlateRecord
+from vireo.v1.viewer_pb2 import ViewerFeatures
+
+
+def row(record: SlateRecord) -> dict[str, object]:
+    table, skipped = table_of(SLATE_ROWS, [Entry(7, "0", record.SerializeToString())])
+    assert not skipped
+    [found] = table.to_pylist()
+    return dict(found)
+
+
+def test_a_slate_has_all_that_it_was_made_from() -> None:
+    found = row(slate("r", at=1_700_000_000.5))
+    binary = {name: found.pop(name) for name in ("viewer_features", "request", "retrieval")}
+    assert found == {
+        "request_id": "r",
+        "viewer_id": "v",
+        "sequence": 7,
+        "answered_at": datetime.fromtimestamp(1_700_000_000.5, UTC),
+        "asked_at": 99,
+        "surface": "home",
+        "shown_before": 0,
+        "page_size": 10,
+        "device": "tv",
+        **dict.fromkeys(("seed_video_id", "locale", "time_zone", "region"), ""),
+        "layout": "separate",
+        "arm": "production",
+        **dict.fromkeys(("release_id", "retrieval_release_id", "gateway_release_id"), "r-1"),
+        "degradations": ["source_missing"],
+        "rules": ["a rule"],
+        "failed_sources": ["co_watch"],
+        "context": [5, 0, 0, 0],
+        "rule_columns": b"",
+        "candidate_keys": [*map(video_key, "abc")],
+        "candidate_sources": [2, 4, 6],
+        "recorded": [2, 0, 1],
+        "score": [0.75, 0.5, 0.25],
+        **{f"retrieval_{each.name}": [0.125, 0.5, 0.25] for each in SCORES},
+        **{f"task_{each.name}": [] for each in TASKS},
+        "task_watch": [0.75, 0.5, 0.25],
+        "video_ids": ["c", "a"],
+        "item_scores": [0.75, 0.5],
+        "item_sources": [6, 2],
+        "placements": ["score", "diversity"],
+        "propensities": [1.0, 0.5],
+        **{f"{name}_keys": [] for name in ("blocked", "left_out")},
+        "left_out_sources": [],
+        "retrieved_videos": [],
+        "ranked_videos": [],
+        "more_blocked": False,
+    }
+    assert ViewerFeatures.FromString(binary["viewer_features"]) == ViewerFeatures(  # type: ignore[arg-type]
+        history_keys=[7], history_times=[1]
+    )
+    request = pb.RecommendRequest.FromString(binary["request"])  # type: ignore[arg-type]
+    assert request == pb.RecommendRequest(context=pb.RequestContext(device="tv"))
+    asked = RetrieveCandidatesRequest.FromString(binary["retrieval"])  # type: ignore[arg-type]
+    assert asked == RetrieveCandidatesRequest(count=3)
+
+
+@pytest.mark.parametrize(
+    ("retrieval", "ranking", "arm"),
+    [("r-1", "r-1", "production"), ("r-2", "r-2", "canary"), ("r-1", "r-2", "mixed")],
+)
+def test_the_arm_is_that_of_both_stages(retrieval: str, ranking: str, arm: str) -> None:
+    record = slate("r")
+    record.candidates.release_id, record.slate.release_id = retrieval, ranking
+    assert row(record)["arm"] == arm
+
+
+def test_a_popular_fallback_has_neither_candidates_nor_scores() -> None:
+    record = slate("r")
+    record.ClearField("candidates")
+    record.ClearField("ranking")
+    found = row(record)
+    assert found["arm"] == "production"
+    empty = ("candidate_keys", "recorded", "score", "retrieval_ease", "placements", "propensities")
+    assert [found[name] for name in empty] == [[]] * len(empty)
+
+
+def test_an_event_has_its_fields_and_what_it_lacks_is_null() -> None:
+    play = event("v", "a", at=5.25, watched_seconds=3.5, request_id="r", position=2, locale="de")
+    recorded = RecordedEvents(events=[play, event("w", "b", HIDE)])
+    recorded.received_at.FromSeconds(9)
+    table, skipped = table_of(EVENT_ROWS, [Entry(4, "0", recorded.SerializeToString())])
+    first, second = table.to_pylist()
+    assert not skipped
+    assert first == {
+        "event_id": "v a",
+        "viewer_id": "v",
+        "kind": "play",
+        "video_id": "a",
+        "at": datetime.fromtimestamp(5.25, UTC),
+        "received_at": datetime.fromtimestamp(9, UTC),
+        "watched_seconds": 3.5,
+        "watched_fraction": None,
+        "request_id": "r",
+        "position": 2,
+        "locale": "de",
+        **dict.fromkeys(("creator", "device", "time_zone"), ""),
+        "sequence": 4,
+    }
+    assert (second["kind"], second["watched_seconds"]) == ("hide", None)
+
+
+def garbled(number: int) -> SlateRecord:
+    record = slate(f"bad-{number}")
+    if number:
+        record.ranking.places.append(3)  # of three candidates
+    else:
+        record.answered_at.seconds = 1 << 60
+    return record
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_record_that_can_be_no_row_is_left_out_alone(number: int) -> None:
+    records = [slate("a"), garbled(number), slate("b")]
+    entries = [Entry(n, "0", each.SerializeToString()) for n, each in enumerate(records)]
+    table, skipped = table_of(SLATE_ROWS, [*entries, Entry(9, "0", b"\xff")])
+    assert table["request_id"].to_pylist() == ["a", "b"]
+    assert skipped == {"unfit": 1, "unreadable": 1}
+
+
+def test_what_arrow_refuses_is_left_out_alone() -> None:
+    rows: list[dict[str, Any]] = [{"event_id": each} for each in "abc"]
+    rows[1]["position"] = 1 << 40
+    of_rows = Kind(
+        "events",
+        EVENT_ROWS.stream,
+        EVENT_ROWS.schema,
+        lambda entry: iter([lambda: rows[entry.sequence]]),
+        (),
+        "",
+    )
+    table, skipped = table_of(of_rows, [Entry(number, "0", b"") for number in range(3)])
+    assert table["event_id"].to_pylist() == ["a", "c"]
+    assert skipped == {"unfit": 1}
+
+
+def test_pandas_reads_a_file_and_each_version_of_a_viewer_is_in_it_once() -> None:
+    records = [slate(f"r-{number}", at=time.time()) for number in range(300)]
+    for record in records:
+        record.retrieval.viewer.watched_keys.extend(range(10_000, 12_000))
+    entries = [Entry(n, "0", each.SerializeToString()) for n, each in enumerate(records, start=1)]
+    table, _ = table_of(SLATE_ROWS, entries)
+    content = parquet_of(SLATE_ROWS, table, Position(300, "log", 5))
+    frame = pd.read_parquet(io.BytesIO(content))
+    assert frame["request_id"].tolist() == [f"r-{number}" for number in range(300)]
+    assert frame["candidate_keys"][0].tolist() == [*map(video_key, "abc")]
+    metadata = pq.read_metadata(io.BytesIO(content))
+    assert metadata.metadata[b"vireo.schema"] == b"1"
+    assert metadata.metadata[b"vireo.last"] == b"300@log#0000000000000005"
+    columns = {
+        each.path_in_schema: each
+        for each in map(metadata.row_group(0).column, range(metadata.num_columns))
+    }
+    features = columns["viewer_features"]
+    assert features.total_uncompressed_size < 2 * len(table["viewer_features"][0].as_py())
+    assert features.compression == "ZSTD"
+    assert "BYTE_STREAM_SPLIT" in columns["retrieval_ease.list.element"].encodings
