@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import time
 import uuid
@@ -37,6 +38,8 @@ from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 DATASET = "ml-100k"
 PROFILE = "demo"
 VIEWER = "1"
+_RECORDING = {"VIREO_SLATE_SHARE": "1", "VIREO_ARCHIVE_SECONDS": "10"}
+"""Variables of a stack that records all slates and archives them soon, unless others are set."""
 _PLAYED = 3
 _CALLERS, _SPEED_SECONDS = 8, 5.0
 _EFFECT_SECONDS, _POLL_SECONDS = 10.0, 0.1
@@ -66,6 +69,8 @@ def demo(
     console = Console(highlight=False)
     if running_stack(Home.current()) is None:  # before minutes of training
         check_ports_free(needed_ports(StackSettings.load()))
+    for name, value in _RECORDING.items():
+        os.environ.setdefault(name, value)
     first = not (Home.current().staged_release(DATASET) / "manifest.json").exists()
 
     def announce(command: str) -> None:

@@ -4,8 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import aclosing, closing, contextmanager
+from collections.abc import (
+    AsyncGenerator,
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from contextlib import aclosing, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, cast
 
@@ -19,6 +27,8 @@ from vireo.ops.stack.nats import known_log
 from vireo.server.errors import NoAnswerError, VireoError
 from vireo.server.event_log.jetstream import JetStreamLog, opened_log
 from vireo.server.event_log.log import (
+    ARCHIVED,
+    BEGIN,
     DEAD,
     EVENTS,
     PROGRESS,
@@ -76,7 +86,9 @@ def erase(
         raise VireoError(f"{viewer!r} is no viewer's id: these have 1 to {ID_BYTES} bytes")
     settings = known_log(home)
     if dry_run:
-        places = [str(each) for each in _places(home, data)] + ["the log"] * (settings is not None)
+        places = [str(each) for each in _places(home, data)]
+        if settings is not None:
+            places += ["the log", *asyncio.run(_archive_place(settings, viewer))]
         if as_json:
             print_json({"viewerId": viewer, "places": places, "erased": False})
         else:
@@ -204,11 +216,24 @@ async def _record(settings: EventLogSettings, erased: Mapping[str, int]) -> int:
         ) from error
 
 
+async def _archive_place(settings: EventLogSettings, viewer: str) -> list[str]:
+    """Return the archive as a place that may have something of a viewer, if there is one."""
+    partition = partition_of(viewer, settings.event_partitions)
+    async with opened_log(settings, read_only=True) as event_log:
+        with suppress(LogAwayError):  # nothing says whether there is one
+            return ["the archive"] * await _archived(event_log, partition)
+    return []
+
+
 async def _after(settings: EventLogSettings, viewer: str, position: int) -> None:
     """Wait for the consumer, then delete the viewer's events that were set aside."""
     partition = partition_of(viewer, settings.event_partitions)
     async with opened_log(settings) as event_log:
-        passed = await _passed(event_log, partition, position)
+        archived = await _archived(event_log, partition)
+        passed, rewritten = await asyncio.gather(
+            _passed(event_log, partition, position),
+            _rewritten(event_log, partition, position) if archived else asyncio.sleep(0),
+        )
     typer.echo(f"log: erased at position {position} of partition {partition}")
     await _delete_letters(settings, [partition], [viewer])
     if not passed:
@@ -216,6 +241,9 @@ async def _after(settings: EventLogSettings, viewer: str, position: int) -> None
             f"log: no consumer came to it within {_CONSUMER_SECONDS:g} s; once one runs it drops "
             "what was recorded before. Repeat this then, for what it sets aside until it does"
         )
+    if archived:
+        later = f"not within {_CONSUMER_SECONDS:g} s; the consumer rewrites it once it runs"
+        typer.echo(f"archive: {'rewritten without it' if rewritten else later}")
 
 
 async def _delete_letters(
@@ -239,14 +267,40 @@ async def _passed(event_log: JetStreamLog, partition: int, position: int) -> boo
 
     What it told before isn't read: that may be a position in a log that was replaced.
     """
-    key, told = f"{PROGRESS}{partition}", Position(await event_log.end(STATE))
-    reading = cast("AsyncGenerator[Entries, None]", event_log.read(STATE, key, told))
+
+    def passed(told: bytes) -> bool:
+        return ConsumerProgress.FromString(told).position >= position
+
+    end = Position(await event_log.end(STATE))
+    return await _comes(event_log, f"{PROGRESS}{partition}", end, passed)
+
+
+async def _archived(event_log: JetStreamLog, partition: int) -> bool:
+    """Return whether a partition's events are archived."""
+    return await event_log.end(STATE, f"{ARCHIVED}events.{partition}") > 0
+
+
+async def _rewritten(event_log: JetStreamLog, partition: int, position: int) -> bool:
+    """Return whether the archiver of a partition comes past a position in time."""
+    here = Position(position, (await event_log.describe(EVENTS))["created"])
+
+    def passed(told: bytes) -> bool:
+        archived = Position.parse(told.decode())
+        return archived.log == here.log and archived.sequence >= here.sequence
+
+    return await _comes(event_log, f"{ARCHIVED}events.{partition}", BEGIN, passed)
+
+
+async def _comes(
+    event_log: JetStreamLog, key: str, after: Position, wanted: Callable[[bytes], bool]
+) -> bool:
+    """Return whether a message of a key of STATE that is wanted comes in time."""
+    reading = cast("AsyncGenerator[Entries, None]", event_log.read(STATE, key, after))
     try:
         async with asyncio.timeout(_CONSUMER_SECONDS), aclosing(reading) as some:
             async for entries in some:
-                for entry in entries:
-                    if ConsumerProgress.FromString(entry.data).position >= position:
-                        return True
+                if any(wanted(entry.data) for entry in entries):
+                    return True
     except TimeoutError:
         pass
     return False
@@ -261,8 +315,12 @@ def _print_what_remains(settings: EventLogSettings | None) -> None:
     if settings is not None:
         days = settings.event_retention / _DAY
         typer.echo(
-            "- in the log the events themselves, and the id with this erasure, until they are "
-            f"{days:g} days old; nothing reads them any more"
+            "- in the log the events themselves, slates that aren't archived, and the id with this "
+            f"erasure, until they are {days:g} days old; nothing reads them any more"
+        )
+        typer.echo(
+            "- copies of the archive: what vireo archive fetch has downloaded, and former versions "
+            "of its files if the bucket keeps them"
         )
     typer.echo(
         "- releases, and models and reports below runs/: they learned from this viewer among "

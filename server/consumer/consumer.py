@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Coroutine
 from pathlib import Path
+from typing import Any
 
 import structlog
 from pydantic import Field
 
+from vireo.server.consumer.archive import archive
 from vireo.server.consumer.follow import Follower
 from vireo.server.consumer.live_state import LiveState
 from vireo.server.errors import VireoError
@@ -18,7 +21,7 @@ from vireo.server.features.online_store import RedisSettings, identity
 from vireo.server.home import Home
 from vireo.server.live.settings import TRENDING_HALF_LIFE, LiveSettings
 from vireo.server.pod.announcements import Announcements
-from vireo.server.releases.bucket import StoreError
+from vireo.server.releases.bucket import Bucket, StoreError
 from vireo.server.releases.manifest import ReleaseError
 from vireo.server.releases.s3 import S3Settings
 from vireo.server.releases.store import ReleaseStore
@@ -36,6 +39,8 @@ POLL_SECONDS = 5.0
 """Seconds between reads of the channel without announcements."""
 _STORE_SECONDS = 5.0
 """Maximum seconds to wait for the online store; then the same events are tried again."""
+_UPLOAD_SECONDS = 5.0
+"""Maximum seconds to wait for S3 to store a file of the archive."""
 _LOOK_SECONDS = 1.0
 """Seconds between two looks whether other features are served, or were built."""
 
@@ -55,9 +60,16 @@ class ConsumerSettings(RpcSettings):
     redis: RedisSettings = Field(default_factory=RedisSettings.load)
     """The Redis server that features may be in."""
     s3: S3Settings = Field(default_factory=S3Settings.load)
-    """Where releases are stored."""
+    """Where releases are stored, and the archive."""
     live: LiveSettings = Field(default_factory=LiveSettings.load)
     """Which videos' impressions are counted, and for how long a watch counts as trending."""
+    slate_share: float = Field(default=0.0, ge=0, le=1)
+    """Share of the viewers whose slates gateways record. Unless it is 0, consumers archive slates
+    and events as Parquet files in the bucket of releases, which needs keys that may write."""
+    archive_seconds: float = Field(default=300.0, gt=0)
+    """Maximum seconds until events and recorded slates are in the archive."""
+    archive_retention: float = Field(default=90 * 86_400.0, gt=0)
+    """Seconds for which files of the archive are kept."""
 
 
 class ServedDataset:
@@ -131,13 +143,26 @@ async def serve_consumer(settings: ConsumerSettings) -> None:
         )
     live, dataset, server = settings.live, ServedDataset(settings), RpcServer(settings)
     async with opened_log(log_settings, limits="set") as event_log:
+        archiving = [_archive(settings, event_log)] if settings.slate_share else []
         state = LiveState(event_log, settings.event_partition, TRENDING_HALF_LIFE, live.live_videos)
         await server.run(
             consume(server, settings, event_log, state, dataset),
             dataset.run(),
             state.run(),
             state.follow_catalog(),
+            *archiving,
         )
+
+
+def _archive(settings: ConsumerSettings, event_log: JetStreamLog) -> Coroutine[Any, Any, None]:
+    s3 = settings.s3.with_short_timeouts().with_patience(read_timeout=_UPLOAD_SECONDS)
+    return archive(
+        event_log,
+        Bucket(s3),
+        settings.event_partition,
+        seconds=settings.archive_seconds,
+        retention=settings.archive_retention,
+    )
 
 
 async def consume(

@@ -154,6 +154,7 @@ class JetStreamLog:
             except NoRespondersError:
                 # It has lost its data, or nobody leads the stream yet: nothing was stored.
                 await self._streams.prepare(connection)
+                await self._streams.info(connection, stream, used=True)
                 stored = await connection.ask(subject, data, headers)
         return int(stored["seq"])
 
@@ -181,7 +182,7 @@ class JetStreamLog:
         while True:
             try:
                 connection = await self._connected()
-                info = await self._streams.info(connection, stream)
+                info = await self._streams.info(connection, stream, used=True)
                 created = info["created"]
                 start = await start_after(connection, stream, info, reversed(read))
                 known = read[-1] != BEGIN
@@ -324,6 +325,15 @@ class JetStreamLog:
             except APIError as error:
                 if error.err_code != _NO_MESSAGE:
                     raise
+
+    async def purge(self, stream: Stream, key: str, upto: Position) -> None:
+        """Delete the messages of a key up to a position, if that holds; raise LogAwayError."""
+        if (await self.resume(stream, upto)).after != upto.sequence:
+            return
+        asked = json.dumps({"filter": subject_of(stream, key), "seq": upto.sequence + 1}).encode()
+        async with self._answered("written"):
+            connection = await self._connected()
+            await connection.ask(f"$JS.API.STREAM.PURGE.{name_of(stream)}", asked)
 
     async def save(self, stream: Stream, file: BinaryIO) -> None:
         """Write a snapshot of a stream to a file, for `restore`; raise LogAwayError."""

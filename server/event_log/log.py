@@ -28,6 +28,9 @@ class Stream:
     name: str
     compacted: bool
     """Whether only the last message of each key is kept."""
+    consumed: bool = False
+    """Whether messages are deleted once they are archived. The stream is made when it is appended
+    to or read first."""
 
 
 EVENTS = Stream("events", compacted=False)
@@ -39,11 +42,14 @@ CATALOG = Stream("catalog", compacted=True)
 REMOVED = Stream("removed", compacted=True)
 """`CatalogChange` of each video that was taken down, or restored since; keys are those of CATALOG.
 It is small, so that processes read it whole before they serve."""
+SLATES = Stream("slates", compacted=False, consumed=True)
+"""`SlateRecord`; the key is the partition, as of EVENTS."""
 STATE = Stream("state", compacted=True)
 """What consumers publish, and up to where `vireo events replay` has replayed DEAD: the keys are
-TRENDING, PROGRESS or REPLAYED, each with the partition."""
-TRENDING, PROGRESS, REPLAYED = "trending.", "progress.", "replayed."
-STREAMS = (EVENTS, DEAD, CATALOG, REMOVED, STATE)
+TRENDING, PROGRESS or REPLAYED, each with the partition, or ARCHIVED with "events." or "slates." and
+the partition: the position up to which that is archived."""
+TRENDING, PROGRESS, REPLAYED, ARCHIVED = "trending.", "progress.", "replayed.", "archived."
+STREAMS = (EVENTS, DEAD, CATALOG, REMOVED, STATE, SLATES)
 
 
 @dataclass(frozen=True)

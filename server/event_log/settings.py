@@ -32,6 +32,8 @@ class EventLogSettings(EnvironmentSettings):
     """Seconds for which events are kept."""
     event_max_bytes: int = Field(default=20 * GIB, ge=1 << 20)
     """Maximum bytes of the events; beyond it they are refused, and the oldest are kept."""
+    slate_max_bytes: int = Field(default=4 * GIB, ge=1 << 20)
+    """Maximum bytes of recorded slates that aren't archived yet; beyond it slates are refused."""
 
     @field_validator("nats_url")
     @classmethod

@@ -18,7 +18,15 @@ from nats.js.errors import APIError, NotFoundError
 
 from vireo.server.errors import VireoError
 from vireo.server.event_log.connection import Connection
-from vireo.server.event_log.log import EVENTS, STREAMS, Position, Start, Stream, fingerprint_of
+from vireo.server.event_log.log import (
+    EVENTS,
+    SLATES,
+    STREAMS,
+    Position,
+    Start,
+    Stream,
+    fingerprint_of,
+)
 from vireo.server.event_log.settings import EventLogSettings
 
 log = structlog.get_logger()
@@ -89,15 +97,18 @@ async def start_after(
 ) -> Start:
     """Return where to go on: by the first of some positions, latest first, to compare with."""
     state, replaced = info["state"], 0
+    has_gaps = stream.compacted or stream.consumed
     for position in read:
         sequence = position.sequence
         lost = position.log not in ("", info["created"]) or sequence > state["last_seq"]
         if not lost:
-            if sequence < state["first_seq"] and not stream.compacted:
+            if sequence < state["first_seq"] and not has_gaps:
                 return Start(sequence, range(sequence + 1, state["first_seq"]), state["first_ts"])
             if not sequence or position.fingerprint is None:
                 return Start(sequence)
             found = await message(connection, stream, seq=sequence)
+            if found is None and stream.consumed:
+                return Start(sequence)
             if found is None:
                 replaced = replaced or sequence
                 continue
@@ -110,7 +121,7 @@ async def start_after(
         )
         replaced = 0
         break
-    missing = range(1, 1 if stream.compacted else state["first_seq"])
+    missing = range(1, 1 if has_gaps else state["first_seq"])
     return Start(0, missing, state["first_ts"], replaced)
 
 
@@ -126,24 +137,30 @@ class Streams:
         if self._read_only:
             return
         for stream in STREAMS:
-            info = await self.info(connection, stream)
+            try:
+                info = await self.info(connection, stream)
+            except NotFoundError:  # a consumed one is made once it is used
+                continue
             if stream is EVENTS:
                 self._check_partitions(info["config"])
             if self._limits != "keep":
                 await self._set_limits(connection, stream)
         self._limits = "keep"
 
-    async def info(self, connection: Connection, stream: Stream) -> dict[str, Any]:
+    async def info(
+        self, connection: Connection, stream: Stream, *, used: bool = False
+    ) -> dict[str, Any]:
         """Return what the server knows of a stream, made now if it isn't there.
 
         Raises:
-            NotFoundError: it isn't there, and streams may only be read.
+            NotFoundError: it isn't there, and is `consumed` and not `used` now, or streams may only
+                be read.
         """
         asked = f"$JS.API.STREAM.INFO.{name_of(stream)}"
         try:
             info = await connection.ask(asked)
         except NotFoundError:
-            if self._read_only:
+            if self._read_only or (stream.consumed and not used):
                 raise
             await self._make(connection, stream)
             info = await connection.ask(asked)
@@ -158,7 +175,7 @@ class Streams:
             "storage": "file",
             "max_msgs_per_subject": 1 if stream.compacted else -1,
             # Events that nobody has read yet must not be lost for newer ones.
-            "discard": "new" if stream is EVENTS else "old",
+            "discard": "new" if stream in (EVENTS, SLATES) else "old",
             "retention": "limits",
             **limits_of(stream, self._settings),
         }
@@ -187,7 +204,8 @@ class Streams:
                 raise
             raise VireoError(
                 f"the log's servers refuse {limits} of stream {name_of(stream)}: "
-                f"{error.description}; see VIREO_EVENT_MAX_BYTES and VIREO_EVENT_REPLICAS"
+                f"{error.description}; see {_max_bytes_setting(before['name'])} and "
+                "VIREO_EVENT_REPLICAS"
             ) from error
         log.info("a stream has other limits", stream=stream.name, **limits)
 
@@ -253,11 +271,16 @@ def limits_of(stream: Stream, settings: EventLogSettings) -> dict[str, int]:
     replicas, retention = {"num_replicas": settings.event_replicas}, settings.event_retention
     if stream.compacted:
         return replicas
+    max_bytes = {EVENTS: settings.event_max_bytes, SLATES: settings.slate_max_bytes}
     return replicas | {
         "max_age": int(retention * _NANOSECONDS),
-        "max_bytes": settings.event_max_bytes if stream is EVENTS else _DEAD_BYTES,
+        "max_bytes": max_bytes.get(stream, _DEAD_BYTES),
         "duplicate_window": int(min(_DUPLICATES_SECONDS, retention) * _NANOSECONDS),
     }
+
+
+def _max_bytes_setting(name: str) -> str:
+    return f"VIREO_{'SLATE' if name == name_of(SLATES) else 'EVENT'}_MAX_BYTES"
 
 
 def check_nothing_lost(wanted: Mapping[str, int], info: Mapping[str, Any]) -> None:
@@ -271,8 +294,8 @@ def check_nothing_lost(wanted: Mapping[str, int], info: Mapping[str, Any]) -> No
     if (new := wanted["num_replicas"]) < (has := now["num_replicas"]):
         setting, loss = "VIREO_EVENT_REPLICAS", "servers would delete their copies"
     elif (new := wanted.get("max_bytes", state["bytes"])) < state["bytes"]:
-        setting, has = "VIREO_EVENT_MAX_BYTES", now["max_bytes"]
-        loss = f"every event would be refused, since {state['bytes']} bytes are there"
+        setting, has = _max_bytes_setting(now["name"]), now["max_bytes"]
+        loss = f"every message would be refused, since {state['bytes']} bytes are there"
     elif shorter and time.time() - first > (new := wanted["max_age"] // _NANOSECONDS):
         setting, has = "VIREO_EVENT_RETENTION", now["max_age"] // _NANOSECONDS
         loss = f"messages would be deleted, since the first is of {state['first_ts']}"

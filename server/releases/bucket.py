@@ -121,13 +121,18 @@ class Bucket:
                 if error.code not in ("BucketAlreadyOwnedByYou", "BucketAlreadyExists"):
                     raise
 
-    def read(self, name: str, offset: int = 0) -> Iterator[bytes]:
+    def read(self, name: str, offset: int = 0, length: int = 0) -> Iterator[bytes]:
         """Yield an object's content in chunks, from byte `offset` on; nothing if it ends before.
+
+        Args:
+            name: the object.
+            offset: first byte.
+            length: maximum number of bytes; 0 for all.
 
         Raises:
             NotInStoreError: the object isn't there.
         """
-        with self._opened(name, "InvalidRange", offset) as response:
+        with self._opened(name, "InvalidRange", offset, length) as response:
             if response is not None:
                 yield from response.stream(_CHUNK)
 
@@ -146,12 +151,12 @@ class Bucket:
 
     @contextmanager
     def _opened(
-        self, name: str, expected: str, offset: int = 0
+        self, name: str, expected: str, offset: int = 0, length: int = 0
     ) -> Iterator[urllib3.BaseHTTPResponse | None]:
         """Yield the response to a GET; None if S3 answers with the error code `expected`."""
         with _explained(self.settings):
             try:
-                response = self._client.get_object(self.name, name, offset=offset)
+                response = self._client.get_object(self.name, name, offset, length)
             except S3Error as error:
                 if error.code != expected:
                     raise

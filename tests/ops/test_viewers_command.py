@@ -27,7 +27,8 @@ from vireo.ops.cli.events import dead_letters, mark_replayed
 from vireo.server.consumer.follow import Follower
 from vireo.server.consumer.live_state import LiveState
 from vireo.server.event_log.jetstream import JetStreamLog
-from vireo.server.event_log.log import DEAD, EVENTS, STATE, partition_of
+from vireo.server.event_log.log import ARCHIVED, DEAD, EVENTS, STATE, Position, partition_of
+from vireo.server.features.keys import video_key
 from vireo.server.features.online_store import open_rows, read_viewer
 from vireo.server.home import Home
 from vireo.training.data.dataset import describe_dataset, load_dataset
@@ -131,7 +132,14 @@ def test_a_viewer_is_gone_from_the_store_the_data_and_all_later_builds(
     assert read_viewer(repo, VIEWER).watched_keys
     assert read_viewer(repo, VIEWER).attributes
     record(nats, event(VIEWER, "v50"), event(OTHER, "v51"))
+    record(
+        nats,
+        event(VIEWER, "v55", 1, kind=event_pb2.EVENT_KIND_IMPRESSION),
+        event(VIEWER, "", 2, kind=event_pb2.EVENT_KIND_FOLLOW, creator="c"),
+    )
     follow(nats, repo)
+    assert read_viewer(repo, VIEWER).shown_keys[-1] == video_key("v55")
+    assert read_viewer(repo, VIEWER).followed_keys == [video_key("c")]
     record(nats, event(VIEWER, "v52", kind=event_pb2.EVENT_KIND_HIDE))  # the consumer is behind
     done = erase(home, nats)
     assert done.exit_code == 0, done.output
@@ -147,7 +155,7 @@ def test_a_viewer_is_gone_from_the_store_the_data_and_all_later_builds(
     for frame in (data.interactions, data.viewers):
         assert VIEWER not in set(frame["viewer_id"])
         assert OTHER in set(frame["viewer_id"])
-    for table in ("viewer_activity", "viewer_hidden", "viewer_profile", "watches"):
+    for table in ("viewer_activity", "viewer_hidden", "viewer_shown", "viewer_profile", "watches"):
         assert VIEWER not in set(pd.read_parquet(repo / f"{table}.parquet")["viewer_id"])
     assert len(read_viewer(repo, OTHER).watched_keys) == len(before.watched_keys) + 1
     # Features that are built again, and data that is made of the log.
@@ -294,6 +302,41 @@ def test_progress_in_a_log_that_was_replaced_says_nothing_of_an_erasure(
 
     assert not with_log(nats, partial(passed, alive=False))
     assert with_log(nats, partial(passed, alive=True))
+
+
+@pytest.mark.parametrize(
+    ("archived", "said"),
+    [
+        ("same", "archive: rewritten without it"),
+        ("replaced", "archive: not within"),
+        ("before", "archive: not within"),
+        ("", ""),
+    ],
+)
+def test_it_says_whether_the_archive_was_rewritten_if_there_is_one(
+    nats: RunningNats, home: Home, archived: str, said: str
+) -> None:
+    record(nats, event(VIEWER, "v50"))
+
+    async def archive(log: JetStreamLog) -> None:
+        created = (await log.describe(EVENTS))["created"]
+        position = {
+            "same": Position(100, created),
+            "replaced": Position(100, "another"),
+            "before": Position(1, created),
+        }[archived]
+        await log.append(STATE, f"{ARCHIVED}events.{OWN}", str(position).encode())
+
+    if archived:
+        with_log(nats, archive)
+    tried = erase(home, nats, "--dry-run").output
+    assert ("would erase it from the archive" in tried) == bool(archived)
+    done = erase(home, nats)
+    assert done.exit_code == 0, done.output
+    if said:
+        assert said in done.output
+    else:
+        assert "\narchive:" not in done.output
 
 
 def test_what_it_cannot_erase_from_keeps_it_from_nothing_else(

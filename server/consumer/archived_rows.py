@@ -1,0 +1,293 @@
+"""The rows of archived slates and events, and the Parquet files that hold them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from google.protobuf.message import DecodeError
+
+from vireo.server.event_log.jetstream import EVENT_KINDS
+from vireo.server.event_log.log import EVENTS, SLATES, Entry, Position, Stream
+from vireo.server.features.keys import video_key
+from vireo.server.signals import SCORES, TASKS
+from vireo.v1 import candidate_pb2, ranking_pb2, viewer_pb2
+from vireo.v1 import recommendation_pb2 as pb
+from vireo.v1.log_pb2 import RecordedEvents
+from vireo.v1.slate_pb2 import SlateRecord
+
+Row: TypeAlias = dict[str, Any]
+"""A row by its columns, as `pyarrow.Table.to_pylist` returns it."""
+
+SCHEMA_VERSION = "1"
+VERSION, LAST = b"vireo.schema", b"vireo.last"
+"""Keys of a file's metadata: SCHEMA_VERSION, and the position of its last message."""
+_DEFAULT_PAGE_SIZE = 10
+"""That of requests that name none."""
+_ENTRIES_AT_A_TIME = 128
+"""Messages to convert at a time: the event loop waits while Arrow reads Python's objects."""
+_DICTIONARY_BYTES = 64 << 20
+"""Maximum bytes of a column's dictionary: those of a file's features should all fit in."""
+
+_TEXT, _TEXTS, _TIME = pa.string(), pa.list_(pa.string()), pa.timestamp("us", "UTC")
+_FLOATS, _MASKS = pa.list_(pa.float32()), pa.list_(pa.uint32())
+_CONTEXT = ("surface", "seed_video_id", "device", "locale", "time_zone", "region", "layout", "arm")
+_RELEASES = ("release_id", "retrieval_release_id", "gateway_release_id")
+_SLATES_SCHEMA = pa.schema(
+    {"request_id": _TEXT, "viewer_id": _TEXT, "sequence": pa.int64(), "answered_at": _TIME}
+    | {"asked_at": pa.int64(), "shown_before": pa.int32(), "page_size": pa.int32()}
+    | dict.fromkeys((*_CONTEXT, *_RELEASES), _TEXT)
+    | dict.fromkeys(("degradations", "rules", "failed_sources"), _TEXTS)
+    | {"viewer_features": pa.binary(), "context": pa.list_(pa.int16())}
+    | dict.fromkeys(("request", "retrieval", "rule_columns"), pa.binary())
+    | {"candidate_keys": pa.list_(pa.int64()), "candidate_sources": _MASKS}
+    | {"recorded": pa.list_(pa.int32()), "score": _FLOATS}
+    | {f"retrieval_{each.name}": _FLOATS for each in SCORES}
+    | {f"task_{each.name}": _FLOATS for each in TASKS}
+    | {"video_ids": _TEXTS, "item_scores": _FLOATS, "item_sources": _MASKS}
+    | {"placements": _TEXTS, "propensities": _FLOATS}
+    | {"blocked_keys": pa.list_(pa.int64()), "more_blocked": pa.bool_()}
+    | {"left_out_keys": pa.list_(pa.int64()), "left_out_sources": _MASKS}
+    | dict.fromkeys(("retrieved_videos", "ranked_videos"), pa.list_(pa.binary()))
+)
+_EVENT_FIELDS = (
+    *("event_id", "viewer_id", "video_id", "request_id", "position"),
+    *("creator", "locale", "device", "time_zone"),
+)
+_EVENTS_SCHEMA = pa.schema(
+    dict.fromkeys(("event_id", "viewer_id", "kind", "video_id"), _TEXT)
+    | {"at": _TIME, "received_at": _TIME}
+    | {"watched_seconds": pa.float64(), "watched_fraction": pa.float32()}
+    | {"request_id": _TEXT, "position": pa.int32()}
+    | dict.fromkeys(("creator", "locale", "device", "time_zone"), _TEXT)
+    | {"sequence": pa.int64()}
+)
+
+
+def _names(enum: Any) -> dict[int, str]:
+    """Return the names of an enum's values, for example "two_tower" of SOURCE_TWO_TOWER."""
+    prefix = enum.Name(0).removesuffix("UNSPECIFIED")
+    return {number: name.removeprefix(prefix).lower() for name, number in enum.items()}
+
+
+_SOURCES, _DEGRADATIONS = _names(viewer_pb2.Source), _names(viewer_pb2.Degradation)
+_PLACEMENTS = _names(ranking_pb2.Placement)
+
+
+def _slate_rows(entry: Entry) -> Iterator[Callable[[], Row]]:
+    record = SlateRecord.FromString(entry.data)
+    yield partial(_slate_row, record, entry.sequence)
+
+
+def _slate_row(record: SlateRecord, sequence: int) -> Row:
+    """Return the row of a slate; its record is changed."""
+    request, retrieval, slate = record.request, record.retrieval, record.slate
+    candidates, ranking, viewer = record.candidates, record.ranking, record.retrieval.viewer
+    context, ids = request.context, viewer.context
+    page_size = request.page_size if request.HasField("page_size") else _DEFAULT_PAGE_SIZE
+    row = {
+        "request_id": slate.request_id,
+        "viewer_id": request.viewer_id,
+        "sequence": sequence,
+        "answered_at": record.answered_at.ToMicroseconds(),
+        "asked_at": viewer.asked_at,
+        "surface": "up_next" if request.surface == pb.SURFACE_UP_NEXT else "home",
+        "shown_before": record.shown_before,
+        "page_size": page_size,
+        "seed_video_id": request.seed_video_id,
+        "device": context.device,
+        "locale": context.locale,
+        "time_zone": context.time_zone,
+        "region": context.region,
+        "layout": record.layout,
+        "arm": _arm(record),
+        "release_id": slate.release_id,
+        "retrieval_release_id": candidates.release_id,
+        "gateway_release_id": record.gateway_release_id,
+        "degradations": [_DEGRADATIONS.get(each, str(each)) for each in slate.degradations],
+        "rules": [each.name for each in record.rules],
+        "failed_sources": [
+            _SOURCES.get(each.source, str(each.source))
+            for each in candidates.sources
+            if each.failure
+        ],
+        "context": [ids.hour, ids.weekday, ids.device, ids.language],
+        "rule_columns": candidates.rules.SerializeToString(),
+        "candidate_keys": np.array(candidates.keys, np.int64),
+        "candidate_sources": np.array(candidates.source_masks, np.uint32),
+        "video_ids": [each.video_id for each in slate.items],
+        "item_scores": [each.score for each in slate.items],
+        "item_sources": [sum({1 << source for source in each.sources}) for each in slate.items],
+        "placements": [_PLACEMENTS.get(each, str(each)) for each in ranking.placements],
+        "propensities": list(ranking.propensities),
+        "blocked_keys": np.array(candidates.blocked_keys, np.int64),
+        "more_blocked": candidates.more_blocked,
+        "left_out_keys": list(record.left_out_keys),
+        "left_out_sources": list(record.left_out_sources),
+        "retrieved_videos": [
+            each.SerializeToString(deterministic=True) for each in candidates.live
+        ],
+        "ranked_videos": [each.SerializeToString(deterministic=True) for each in ranking.live],
+    }
+    places = np.array(ranking.places, np.int64)
+    _align(row, places)
+    row |= {"recorded": places, "score": np.array(ranking.scores, np.float32)}
+    retrieved = {each.name: np.array(each.values, np.float32) for each in candidates.scores}
+    tasks = {each.name: np.array(each.values, np.float32) for each in ranking.task_scores}
+    row |= {f"retrieval_{s.name}": _at(retrieved, s.name, places) for s in SCORES}
+    row |= {f"task_{task.name}": tasks.get(task.name, ()) for task in TASKS}
+    viewer.ClearField("asked_at")
+    viewer.ClearField("context")
+    row["viewer_features"] = viewer.SerializeToString(deterministic=True)
+    retrieval.ClearField("viewer")
+    request.ClearField("viewer_id")
+    return row | {
+        "request": request.SerializeToString(),
+        "retrieval": retrieval.SerializeToString(),
+    }
+
+
+def _align(row: Row, places: Any) -> None:
+    """Bring what is of a page's positions to those of the slate, which lacks unknown videos."""
+    page = row["candidate_keys"][places[: len(row["placements"])]].tolist()
+    shown = [video_key(each) for each in row["video_ids"]]
+    if page and page != shown:
+        known = {key: place for place, key in enumerate(page)}
+        for name, missing in (("placements", ""), ("propensities", None)):
+            values = [*row[name], missing]
+            row[name] = [values[known.get(key, -1)] for key in shown]
+
+
+def request_of(row: Row) -> candidate_pb2.RetrieveCandidatesRequest:
+    """Return what was asked of retrieval, with the viewer's features."""
+    request = candidate_pb2.RetrieveCandidatesRequest.FromString(row["retrieval"])
+    request.viewer.MergeFromString(row["viewer_features"])
+    request.viewer.asked_at = row["asked_at"]
+    hour, weekday, device, language = row["context"]
+    request.viewer.context.CopyFrom(
+        viewer_pb2.ContextIds(hour=hour, weekday=weekday, device=device, language=language)
+    )
+    return request
+
+
+def _at(columns: dict[str, Any], name: str, places: Any) -> Any:
+    return columns[name][places] if name in columns else ()
+
+
+def _arm(record: SlateRecord) -> str:
+    """Return whether a slate is of the gateway's release, of the canary's, or of both."""
+    releases = {record.slate.release_id}
+    if record.HasField("candidates"):
+        releases.add(record.candidates.release_id)
+    if releases == {record.gateway_release_id}:
+        return "production"
+    return "canary" if len(releases) == 1 else "mixed"
+
+
+def _event_rows(entry: Entry) -> Iterator[Callable[[], Row]]:
+    recorded = RecordedEvents.FromString(entry.data)
+    received_at = recorded.received_at.ToMicroseconds()
+    for event in recorded.events:
+        yield partial(_event_row, event, received_at, entry.sequence)
+
+
+def _event_row(event: Any, received_at: int, sequence: int) -> Row:
+    row = {
+        "kind": EVENT_KINDS.get(event.kind, str(event.kind)),
+        "at": event.time.ToMicroseconds(),
+        "received_at": received_at,
+        "sequence": sequence,
+    }
+    if event.HasField("watched_seconds"):
+        row["watched_seconds"] = event.watched_seconds
+    if event.HasField("watched_fraction"):
+        row["watched_fraction"] = event.watched_fraction
+    return row | {name: getattr(event, name) for name in _EVENT_FIELDS}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What is archived of a stream."""
+
+    name: str
+    stream: Stream
+    schema: Any
+    """Arrow's schema of the rows."""
+    rows: Callable[[Entry], Iterator[Callable[[], Row]]]
+    """Yields what makes each row of a message; raises DecodeError if it can't be parsed."""
+    identity: Sequence[str]
+    """Columns by which a row is the same as another one."""
+    time: str
+    """Column that says when the message was made."""
+
+
+SLATE_ROWS = Kind("slates", SLATES, _SLATES_SCHEMA, _slate_rows, ("request_id",), "answered_at")
+EVENT_ROWS = Kind(
+    "events", EVENTS, _EVENTS_SCHEMA, _event_rows, ("viewer_id", "event_id"), "received_at"
+)
+KINDS = {each.name: each for each in (SLATE_ROWS, EVENT_ROWS)}
+
+
+def table_of(kind: Kind, entries: Sequence[Entry]) -> tuple[Any, Counter[str]]:
+    """Return the rows of some messages as an Arrow table, and how many were left out, by reason.
+
+    "unreadable" is a message that can't be parsed, "unfit" a record that can't be a row.
+    """
+    tables, skipped = [kind.schema.empty_table()], Counter[str]()
+    for start in range(0, len(entries), _ENTRIES_AT_A_TIME):
+        rows = list[Row]()
+        for entry in entries[start : start + _ENTRIES_AT_A_TIME]:
+            try:
+                made = [*kind.rows(entry)]
+            except (DecodeError, ValueError):
+                skipped["unreadable"] += 1
+                continue
+            for make in made:
+                try:
+                    rows.append(make())
+                except Exception:  # noqa: BLE001  # whatever is wrong with one, others are archived
+                    skipped["unfit"] += 1
+        tables += _tables(kind, rows, skipped)
+    return pa.concat_tables(tables), skipped
+
+
+def _tables(kind: Kind, rows: Sequence[Row], skipped: Counter[str]) -> Iterable[Any]:
+    """Return rows as tables: one, or without those that Arrow refuses one for each."""
+    try:
+        return [pa.Table.from_pylist(rows, kind.schema)]
+    except Exception:  # noqa: BLE001  # as above
+        if len(rows) > 1:
+            return [table for row in rows for table in _tables(kind, [row], skipped)]
+        skipped["unfit"] += 1
+        return []
+
+
+def parquet_of(kind: Kind, table: Any, last: Position) -> bytes:
+    """Return a file with some rows, the last message of which is at a position."""
+    floats, others = list[str](), list[str]()
+    for field in kind.schema:
+        nested = pa.types.is_list(field.type)
+        path = f"{field.name}.list.element" if nested else field.name
+        if pa.types.is_floating(field.type.value_type if nested else field.type):
+            floats.append(path)
+        elif path not in ("request_id", "event_id", "request", "retrieval"):  # hardly any is twice
+            others.append(path)
+    sink = pa.BufferOutputStream()
+    metadata = {VERSION: SCHEMA_VERSION, LAST: str(last)}
+    pq.write_table(
+        table.replace_schema_metadata(metadata),
+        sink,
+        compression="zstd",
+        use_dictionary=others,
+        use_byte_stream_split=floats,
+        write_statistics=["viewer_id", "sequence", kind.time],
+        dictionary_pagesize_limit=_DICTIONARY_BYTES,
+    )
+    content: bytes = sink.getvalue().to_pybytes()
+    return content
