@@ -96,6 +96,25 @@ for _name, _about in _PROMISES.items():
 
 
 @app.command()
+def learn(
+    data: _Data = _SMALL,
+    part: _Part = None,
+    layout: _Layout = "separate",
+    short: _Short = False,
+    as_json: _Json = False,
+) -> None:
+    """Measure what learning from slates costs, and loses; exit with 1 if a bound fails.
+
+    Runs stacks of its own on free ports: a running one is left alone.
+    """
+    from bench.learn import PARTS, SHORT, LearnPlan, measure
+
+    _check_known(part, PARTS)
+    plan = replace(SHORT if short else LearnPlan(), layout=layout)
+    check_bounds(show(measure(Home.current(), data, plan, _progress(), part or PARTS), as_json))
+
+
+@app.command()
 def chaos(
     data: _Data = _SMALL,
     case: _Case = None,

@@ -31,6 +31,9 @@ _GROUPS = {
             "evaluate:app",
             "Measure the newest release on held-out watches; study, served, page.",
         ),
+        "archive": ("archive:app", "Slates and events as Parquet files: list, fetch."),
+        "replay": ("replay:replay", "Make archived slates again, by their own release or another."),
+        "report": ("report:app", "What viewers did with what they were shown: traffic."),
         "release": (
             "release:app",
             "What is published and served: publish, promote RELEASE or CHANNEL (--dry-run asks the "

@@ -130,7 +130,7 @@ def megabytes(manifest: Manifest) -> str:
 
 def history(
     channel: ChannelOption = "production",
-    last: Annotated[int, typer.Option(min=1, help="Number of changes to show.")] = 20,
+    changes: Annotated[int, typer.Option(min=1, help="Number of changes to show.")] = 20,
     as_json: JsonOption = False,
 ) -> None:
     """Show the changes of a channel, newest first: who, when, from, to and why.
@@ -138,7 +138,7 @@ def history(
     vireo release history --channel canary
     """
     with open_store() as store:
-        records = tuple(reversed(store.channels.history(channel, last)))
+        records = tuple(reversed(store.channels.history(channel, changes)))
     if as_json:
         print_json(records)
         return

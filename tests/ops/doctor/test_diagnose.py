@@ -328,6 +328,14 @@ CASES: dict[str, tuple[str, Facts]] = {
         "log-filling",
         beside(counted("vireo_events_refused_total", 30, reason="full")),
     ),
+    "slates are dropped": (
+        "slates-not-recorded",
+        beside(counted("vireo_slates_dropped_total", 30, reason="full")),
+    ),
+    "the archive is behind": (
+        "slates-not-recorded",
+        also(HEALTHY, consumer(counted("vireo_archive_lag_seconds", 7200, kind="slates"))),
+    ),
     "events can't be applied": (
         "events-set-aside",
         also(HEALTHY, consumer(counted("vireo_consumer_dead_events_total", 3))),

@@ -41,7 +41,7 @@ def test_one_command_rolls_back_and_the_history_records_it(
         (1, "promote", "a"),
     ]
     assert (records[0]["updatedBy"], records[0]["reason"]) == ("ada@here", "[red]too slow")
-    assert len(json.loads(vireo("history", "--last", "1", "--json").stdout)) == 1
+    assert len(json.loads(vireo("history", "--changes", "1", "--json").stdout)) == 1
     table = vireo("history").stdout
     assert "[red]too slow" in table
     assert "rollback" in table

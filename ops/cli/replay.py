@@ -1,0 +1,189 @@
+"""`vireo replay`: archived slates made again, by their own release or by a new one."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from statistics import fmean
+from typing import Annotated, Any
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import typer
+
+from vireo.ops.cli.archive import ArchiveOption, LastOption, archived, time_of
+from vireo.ops.cli.options import JsonOption
+from vireo.ops.cli.output import print_json, progress_bar
+from vireo.ops.cli.release.promote import release_of
+from vireo.ops.cli.release.verification import PODS
+from vireo.ops.stack.s3 import open_store
+from vireo.server.consumer.archived_rows import Row
+from vireo.server.errors import VireoError
+from vireo.server.home import Home
+from vireo.server.releases.cache import ReleaseCache
+from vireo.server.releases.store import ReleaseStore
+from vireo.training.evaluation.replay import Changed, Replayed, Replayer, changed, replayed
+
+_FILES = tuple({*PODS["candidate"][0], *PODS["ranking"][0]})
+_SHOWN = 5
+"""Differences that are printed."""
+
+
+def replay(
+    request_id: Annotated[
+        str,
+        typer.Argument(
+            metavar="REQUEST_ID", help="The slate's request_id; all of --last without it."
+        ),
+    ] = "",
+    release: Annotated[
+        str,
+        typer.Option(
+            metavar="RELEASE",
+            help="Say what this release, or that of a channel, would have answered instead.",
+        ),
+    ] = "",
+    last: LastOption = "",
+    sample: Annotated[
+        int, typer.Option(min=1, help="Maximum slates; of more, evenly many of all the time.")
+    ] = 10_000,
+    min_overlap: Annotated[
+        float,
+        typer.Option(
+            min=0, max=1, help="Fail if RELEASE answers a smaller share of the same videos."
+        ),
+    ] = 0.0,
+    archive: ArchiveOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make archived slates again, and say at which stage and value they differ.
+
+    The same release gives the same slate, bit for bit: if not, what served it wasn't what is
+    stored, and the command fails. With --release it compares a new release's slates with them.
+
+    vireo replay --last 1h
+
+    vireo replay --release canary --last 1h --min-overlap 0.3
+    """
+    since = time_of(last or ("" if archive or request_id else "1h"))
+    with archived(archive, since, "slates") as files, open_store() as store:
+        rows = _rows(files["slates"], request_id, since, sample)
+        if not rows:
+            raise VireoError(
+                f"the archive has no slate of request {request_id!r}"
+                if request_id
+                else "the archive has no slates of this time; choose more with --last"
+            )
+        if release:
+            release_id = release_of(store, release)
+            outcome = _compare(rows, _loaded(store, [release_id])[release_id])
+            _show_change(outcome, len(rows), release_id, min_overlap, as_json=as_json)
+        else:
+            names = {name for row in rows for name in _releases_of(row)}
+            _show_replayed(_replay(rows, _loaded(store, sorted(names))), as_json=as_json)
+
+
+def _rows(files: Sequence[Path], request_id: str, since: datetime | None, limit: int) -> list[Row]:
+    """Return slates in the order of their times: that of a request, or `limit` of all."""
+    counts = [pq.read_metadata(file).num_rows for file in files]
+    step, rows, place = max(1.0, sum(counts) / limit), list[Row](), 0.0
+    for file in files:
+        table = pq.read_table(file)
+        if request_id:
+            table = table.filter(pc.equal(table["request_id"], request_id))
+        else:
+            places = []
+            while place < len(table):
+                places.append(int(place))
+                place += step
+            place -= len(table)
+            table = table.take(places)
+        rows += table.to_pylist()
+    if since is not None and not request_id:
+        rows = [row for row in rows if row["answered_at"] >= since]
+    return sorted(rows, key=lambda row: row["answered_at"])
+
+
+def _releases_of(row: Row) -> set[str]:
+    return {row["retrieval_release_id"], row["release_id"]} if row["candidate_keys"] else set()
+
+
+def _loaded(store: ReleaseStore, names: Sequence[str]) -> dict[str, Replayer]:
+    """Return releases, from this home's cache or the bucket."""
+    cache = ReleaseCache(Home.current().cache, keep=len(names) + 1)
+    return {name: Replayer(cache.fetch(store, name, _FILES)) for name in names}
+
+
+def _replay(rows: Sequence[Row], releases: dict[str, Replayer]) -> list[Replayed]:
+    return [replayed(row, releases) for row in _counted(rows)]
+
+
+def _compare(rows: Sequence[Row], release: Replayer) -> list[Changed]:
+    found = (changed(row, release) for row in _counted(rows))
+    return [each for each in found if each is not None]
+
+
+def _counted(rows: Sequence[Row]) -> Iterator[Row]:
+    with progress_bar("replaying", len(rows)) as progress:
+        for number, row in enumerate(rows, start=1):
+            yield row
+            progress(number, len(rows))
+
+
+def _show_replayed(slates: Sequence[Replayed], *, as_json: bool) -> None:
+    """Print how many slates are the same; raise VireoError if one isn't."""
+    skipped = Counter(each.skipped for each in slates if each.skipped)
+    differing = [each for each in slates if each.difference is not None]
+    same = len(slates) - sum(skipped.values()) - len(differing)
+    near = sum(not each.exact for each in slates if not each.skipped and each.difference is None)
+    if as_json:
+        document: dict[str, Any] = {"slates": len(slates), "equal": same, "near": near}
+        print_json(
+            document
+            | {"skipped": dict(skipped), "differences": [asdict(each) for each in differing]}
+        )
+    else:
+        typer.echo(f"{same:,} of {len(slates):,} slates are the same")
+        if near:
+            typer.echo(f"{near:,} of them within rounding: another kind of processor made them")
+        for reason, number in skipped.items():
+            typer.echo(f"{number:,} can't be made again: {reason}")
+    if differing:
+        texts = [
+            f"{each.request_id} at {each.difference.stage}: {each.difference.value} was "
+            f"{each.difference.recorded}, and is {each.difference.replayed}"
+            for each in differing[:_SHOWN]
+            if each.difference is not None
+        ]
+        raise VireoError(f"{len(differing):,} slates differ: {'; '.join(texts)}")
+
+
+def _show_change(
+    slates: Sequence[Changed], asked: int, release_id: str, least: float, *, as_json: bool
+) -> None:
+    """Print how a new release's slates differ; raise VireoError if they share too little."""
+    if not slates:
+        raise VireoError("none of the slates was ranked: there is nothing to compare")
+    overlap, shift = fmean(each.overlap for each in slates), fmean(each.shift for each in slates)
+    if as_json:
+        print_json(
+            {
+                "releaseId": release_id,
+                "slates": len(slates),
+                "notRanked": asked - len(slates),
+                "meanOverlap": overlap,
+                "meanScoreShift": shift,
+            }
+        )
+    else:
+        typer.echo(f"{release_id} over {len(slates):,} slates that were ranked, of {asked:,}:")
+        typer.echo(f"  {overlap:.1%} of the videos are the same")
+        typer.echo(f"  its mean score is {shift:+.4f} to theirs")
+    if overlap < least:
+        raise VireoError(
+            f"{release_id} answers {overlap:.1%} of the same videos, less than --min-overlap "
+            f"{least:g}"
+        )
