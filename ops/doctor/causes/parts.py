@@ -14,6 +14,7 @@ _LATE_SECONDS = 15.0
 _MANY_MESSAGES = 100
 _OLD_TAKEDOWNS = 60.0
 """Age in seconds that they don't reach while the log can be read."""
+_UNARCHIVED_SECONDS = 3600.0
 _FILLED = 0.8
 _FAILED_SHARE = 0.2
 """Share of reads that fail from which features can't be read."""
@@ -169,6 +170,22 @@ def log_filling(facts: Facts) -> Iterator[Finding]:
     if max(used.values(), default=0.0) > _FILLED or refused:
         evidence = [*full, f"{refused:.0f} events were refused just now"]
         yield found("log-filling", evidence, "refusing" if refused else "")
+
+
+def slates_not_recorded(facts: Facts) -> Iterator[Finding]:
+    """Slates that gateways drop, and an archive that is behind."""
+    evidence = []
+    if dropped := facts.increase("vireo_slates_dropped_total"):
+        evidence.append(f"{dropped:.0f} slates were dropped just now")
+    lags = {
+        labels["kind"]: seconds
+        for page in facts.pages
+        for labels, seconds in page.samples("vireo_archive_lag_seconds")
+        if seconds > _UNARCHIVED_SECONDS
+    }
+    evidence += [f"{kind} of {ago(seconds)} ago aren't archived" for kind, seconds in lags.items()]
+    if evidence:
+        yield found("slates-not-recorded", evidence)
 
 
 def events_of_other_times(facts: Facts) -> Iterator[Finding]:
@@ -329,6 +346,7 @@ CAUSES = (
     consumer_behind,
     features_behind,
     log_filling,
+    slates_not_recorded,
     events_of_other_times,
     store_fails,
     source_missing,

@@ -204,6 +204,7 @@ replace these. Arguments: root, values.
 - { name: VIREO_EVENT_REPLICAS, value: {{ .Values.events.replicas | quote }} }
 - { name: VIREO_EVENT_RETENTION, value: {{ .Values.events.retentionSeconds | int64 | quote }} }
 - { name: VIREO_EVENT_MAX_BYTES, value: {{ .Values.events.maxBytes | int64 | quote }} }
+- { name: VIREO_SLATE_MAX_BYTES, value: {{ .Values.events.slates.maxBytes | int64 | quote }} }
 {{- end }}
 {{- end -}}
 
