@@ -136,6 +136,12 @@ class RankingConfig:
     network_learning_rate: float = 1e-3
     """Learning rate of the whole model, which starts from the trained linear part."""
     weight_decay: float = 1e-2
+    slates: int = 30_000
+    """Maximum slates of the log that it is trained on, if it is; of more, a sample is drawn."""
+    batch_slates: int = 32
+    """Slates per step."""
+    slate_loss_weight: float = 1.0
+    """Weight of the loss of a slate; a list's, of a label event, has weight 1."""
     like_loss_weight: float = 1.0
     finish_loss_weight: float = 1.0
     hide_loss_weight: float = 1.0

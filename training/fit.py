@@ -52,6 +52,7 @@ from vireo.training.features.online_store import OnlineStoreSettings
 from vireo.training.features.watches import FeaturesMissingError, Split, load_watches
 from vireo.training.profile import Profile, load_profile
 from vireo.training.progress import heartbeat
+from vireo.training.ranking.shown_lists import ShownLog, shown_lists
 from vireo.training.ranking.train import TrainedRanker, calibrated, fit_ranker
 from vireo.training.ranking.training_set import (
     RankingSet,
@@ -156,11 +157,18 @@ class Inputs:
 
 
 def fit(
-    home: Home, dataset: Dataset, settings: Profile, console: Console, *, force: bool = False
+    home: Home,
+    dataset: Dataset,
+    settings: Profile,
+    console: Console,
+    *,
+    force: bool = False,
+    log: ShownLog | None = None,
 ) -> Manifest:
     """Fit both models with each viewer's last watch held out, and evaluate them on it.
 
-    Stages the release in `home` and returns its manifest.
+    Stages the release in `home` and returns its manifest. With a `log` the ranker also learns from
+    what was shown.
 
     Raises:
         TrainingInterruptedError: Ctrl-C; the same call resumes.
@@ -169,7 +177,8 @@ def fit(
     """
     inputs = Inputs.of(home, dataset, settings, "last", console)
     run, ranking = inputs.run, settings.ranking
-    made_of = fingerprint(inputs.fingerprint, inputs.split.outcomes, asdict(ranking))
+    shown = [log.fingerprint] if log else []
+    made_of = fingerprint(inputs.fingerprint, inputs.split.outcomes, asdict(ranking), *shown)
     if manifest := run.finished(made_of):
         console.print(f"nothing to do: {manifest.release_id} was trained with these settings")
         return manifest
@@ -179,8 +188,12 @@ def fit(
     if ranking_set is None:
         ranking_set = build_ranking_set(inputs.watches, inputs.repo, release, ranking)
         save_ranking_set(run.ranking_set, ranking_set, made_of)
+    if log:
+        lists = shown_lists(log, inputs.watches, release, ranking.holdout_share, console)
+        ranking_set = replace(ranking_set, shown=lists)
     console.rule("4 of 5  the ranker")
-    ranker = _ranker(inputs, release, ranking_set, made_of, console)
+    fatigue = log.fatigue if log else 0.0
+    ranker = _ranker(inputs, release, ranking_set, made_of, fatigue, console)
     del release, ranking_set  # Evaluation loads the release anew, and needs no training set.
     console.rule("5 of 5  evaluation and release")
     metrics = _evaluated(inputs, ranker)
@@ -235,6 +248,7 @@ def _ranker(
     release: CandidateRelease,
     ranking_set: RankingSet,
     made_of: str,
+    fatigue: float,
     console: Console,
 ) -> TrainedRanker:
     """Train the ranker, stage it with its score weights, and return it."""
@@ -259,6 +273,9 @@ def _ranker(
         chosen = choose_diversity(ranker.model, ranking_set, vectors, weights)
         console.print(f"diversity of strength {chosen:g} costs less than {ALLOWED_LOSS:.1%}")
         weights = weights.with_diversity(chosen)
+    if fatigue:
+        console.print(f"fatigue of strength {fatigue:.2f} fits what was shown again")
+        weights = ScoreWeights({**weights.root, "fatigue": fatigue})
     stage_ranker(release, ranker.model, inputs.data, weights, ranking_set.watches.rows.shape[1])
     return ranker
 
@@ -270,6 +287,7 @@ def _evaluated(inputs: Inputs, ranker: TrainedRanker) -> dict[str, float]:
         {
             "held_out": vars(ranker.held_out["chosen"]),
             "validation_calibration_error": ranker.calibration_error,
+            "shown": ranker.plays,
         }
     )
     # A report of an earlier run doesn't describe this release.
@@ -355,6 +373,7 @@ def train_all(
     refit: bool = True,
     fresh: bool = False,
     force: bool = False,
+    log: ShownLog | None = None,
     console: Console | None = None,
 ) -> Manifest:
     """Train on a data set, stage the release, and return its manifest.
@@ -368,6 +387,7 @@ def train_all(
             release itself is staged, which has never seen the held-out watches.
         fresh: discard the results of earlier runs.
         force: stage the release even if its towers are worse than popularity.
+        log: what was shown, for the ranker to learn from.
         console: where the steps are announced.
 
     Raises:
@@ -385,7 +405,7 @@ def train_all(
             for each in (home, measuring):
                 Run(each.run(dataset)).forget()
         console.rule("first fit: each viewer's last watch is held out, to measure on")
-        manifest = fit(measuring, tables, settings, console, force=force)
+        manifest = fit(measuring, tables, settings, console, force=force, log=log)
         if not refit:
             # Served features cover every watch, whatever the models were trained on.
             ensure_features(home, tables, "none", console)

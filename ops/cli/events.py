@@ -247,8 +247,9 @@ def limits(
 ) -> None:
     """Show how full the log's streams are, and for how long they keep messages.
 
-    Consumers set the limits of the settings (VIREO_EVENT_RETENTION, VIREO_EVENT_MAX_BYTES and
-    VIREO_EVENT_REPLICAS) when they start, unless that would delete something.
+    Consumers set the limits of the settings (VIREO_EVENT_RETENTION, VIREO_EVENT_MAX_BYTES,
+    VIREO_SLATE_MAX_BYTES and VIREO_EVENT_REPLICAS) when they start, unless that would delete
+    something.
 
     vireo events limits
     """
@@ -256,7 +257,9 @@ def limits(
         confirm("set the limits of the settings, and delete what is beyond them?", yes=yes)
 
     async def described(event_log: JetStreamLog) -> list[dict[str, Any]]:
-        return [await event_log.describe(stream) for stream in STREAMS]
+        # Without recorded slates there is no such stream.
+        there = [each for each in STREAMS if not each.consumed or await event_log.end(each)]
+        return [await event_log.describe(stream) for stream in there]
 
     found = _with_log(described, "force" if apply else "keep")
     if as_json:

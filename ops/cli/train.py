@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from vireo.ops.cli.archive import ArchiveOption, LastOption, archived, time_of
 from vireo.ops.cli.options import DataOption, ForceOption, JsonOption, RandomSeedOption
 from vireo.ops.cli.output import print_json
+from vireo.ops.stack.s3 import open_store
+from vireo.server.features.activity import Bounce
 from vireo.server.home import Home
+from vireo.server.releases.bucket import NotInStoreError
+from vireo.server.releases.cache import ReleaseCache
+from vireo.server.releases.manifest import ReleaseError
 from vireo.training.data.dataset import DatasetInfo, describe_dataset
 from vireo.training.fit import train_all
 from vireo.training.profile import choose_profile, load_profile, training_memory
+from vireo.training.ranking.shown_lists import RELEASE_FILES, ShownLog, read_log
 
 _BASELINES = {"popularity": "popularity", "item_knn": "item-kNN", "ease": "EASE"}
 _MUST_BEAT = ("popularity", "item_knn")
@@ -21,6 +30,8 @@ _FEW_VIEWERS = 300
 """With fewer, an NDCG@10 is known to some .02 only."""
 _FEW_WATCHES = 20
 """Watches of a video, on average, below which little is known of most."""
+_LOG_TIME = "30d"
+"""Time of the archive that is read unless another is asked for."""
 
 
 def train(
@@ -45,6 +56,16 @@ def train(
         bool, typer.Option("--fresh", help="Discard the results of earlier runs.")
     ] = False,
     force: ForceOption = False,
+    from_log: Annotated[
+        bool,
+        typer.Option(
+            "--from-log",
+            help="Also train the ranking model on the slates of --last, 30d if absent, or of "
+            "--archive, and on what viewers played of them.",
+        ),
+    ] = False,
+    last: LastOption = "",
+    archive: ArchiveOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Train both models and stage a release; after Ctrl-C, run it again to resume.
@@ -53,15 +74,29 @@ def train(
     the same.
 
     vireo train --data mine
+
+    vireo train --data mine --from-log
     """
     home, errors = Home.current(), Console(stderr=True, highlight=False)
     info = describe_dataset(home, data)
     if not profile:
         profile, said = choose_profile(info, refit=refit)
         errors.print(said, soft_wrap=True)
-    errors.print(f"{data}: {training_memory(info, load_profile(profile))}", soft_wrap=True)
+    settings = load_profile(profile)
+    errors.print(f"{data}: {training_memory(info, settings)}", soft_wrap=True)
+    if (last or archive) and not from_log:
+        raise typer.BadParameter("--last and --archive say what --from-log reads; add it")
+    log = _log(last, archive, info, settings.ranking.slates) if from_log else None
     manifest = train_all(
-        home, data, profile, seed=seed, refit=refit, fresh=fresh, force=force, console=errors
+        home,
+        data,
+        profile,
+        seed=seed,
+        refit=refit,
+        fresh=fresh,
+        force=force,
+        log=log,
+        console=errors,
     )
     if lost := shortfall(manifest.metrics, info):
         errors.print(f"[bold red]{lost}[/]", soft_wrap=True)
@@ -76,6 +111,26 @@ def train(
         console.print(f"report:  {home.measuring.run(data) / 'report'}", soft_wrap=True)
     console.print(f"release: [bold]{manifest.release_id}[/], publish it with:")
     console.print(f"  vireo release publish --data {data}", soft_wrap=True)
+
+
+def _log(last: str, archive: Path | None, info: DatasetInfo, limit: int) -> ShownLog:
+    """Return what was shown; nothing of what it is read from stays on the disk."""
+    since = time_of(last or ("" if archive else _LOG_TIME))
+    with (
+        archived(archive, since, "slates", "events") as files,
+        TemporaryDirectory() as folder,
+        open_store() as store,
+    ):
+        cache = ReleaseCache(Path(folder))
+
+        def release_folder(release_id: str) -> Path | None:
+            try:
+                return cache.fetch(store, release_id, RELEASE_FILES)
+            except (NotInStoreError, ReleaseError):
+                return None
+
+        bounce = info.bounce or Bounce()
+        return read_log(files["slates"], files["events"], release_folder, bounce, limit)
 
 
 def shortfall(metrics: Mapping[str, float], info: DatasetInfo) -> str:

@@ -3,6 +3,10 @@
 It is the sum of a linear part that is initialised to the retrieval order, and a small network over
 viewer, candidate and the history as attended by that candidate. Tasks of outcomes, such as a
 like, don't read retrieval features, since their labels are watches that retrieval was trained on.
+
+Slates of the log are fitted with a further term for the surface and position of each video, which
+is additive and shallow (PAL, Guo et al. 2019; Zhao et al. 2019, section 4.2): it takes up what
+viewers play because of where it is. Nothing that is served has that term.
 """
 
 from __future__ import annotations
@@ -27,6 +31,10 @@ WatchPart = Literal["retrieval", "linear", "full"]
 """Part of the model that orders watches: the two-tower score alone, the linear part, or all."""
 OutcomePart = Literal["linear", "full"]
 """Part of the model that predicts outcomes: the two like rates alone, or all."""
+
+SURFACES = ("home", "up_next")
+POSITIONS = 21
+"""Positions of a slate that are told apart: the first 20, and all after them as one."""
 
 SIMILARITIES = ("last", "recent", "closest")
 """Cosine similarity of a candidate to the last, the recent, and the closest watched videos."""
@@ -90,6 +98,9 @@ class Ranker(nn.Module):
 
         self.watch_linear = nn.Linear(signals, 1, bias=False)
         self.watch_viewer = nn.Linear(len(VIEWER_FEATURES), 1)
+        # Added to the order in the logit of a play that a slate led to, and nowhere else.
+        self.watch_surface = nn.Parameter(torch.zeros(len(SURFACES)))
+        self.watch_position = nn.Parameter(torch.zeros(len(SURFACES), POSITIONS))
         outcomes = len(schema.tasks) - 1
         self.outcome_linear = nn.Linear(2, outcomes)
 

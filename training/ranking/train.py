@@ -26,7 +26,7 @@ from rich.progress import (
     TextColumn,
     TimeElapsedColumn,
 )
-from torch import Tensor
+from torch import Tensor, nn
 
 from vireo.server.arrays import Float32Array
 from vireo.server.releases.manifest import FeatureSchema
@@ -43,7 +43,9 @@ from vireo.training.ranking.loss import (
     level_loss,
     listwise_loss,
     measure,
+    measure_plays,
     outcome_loss,
+    slate_loss,
 )
 from vireo.training.ranking.model import OutcomePart, Ranker, WatchPart
 from vireo.training.ranking.training_set import RankingSet
@@ -55,6 +57,8 @@ _FIT_INPUT_LISTS = 512
 _SHRINKAGE = 1e-3
 """L2 regularisation towards scale 1, so that a few labels can't distort it."""
 _MIN_SCALE = 1e-2
+_MIN_RATE = 1e-3
+"""Minimum share of plays that training starts from, and of none."""
 FOLDS = 5
 """Folds of the viewers for cross-validating the calibration."""
 MAX_LISTS = 20_000
@@ -71,6 +75,8 @@ class TrainedRanker:
     """Metrics by part: "retrieval", "linear", "full"; and "chosen"."""
     calibration_error: dict[str, float]
     """Cross-validated calibration error (ECE) of each task over the label events."""
+    plays: dict[str, float]
+    """What `measure_plays` returns of held-out viewers' slates; empty without slates."""
 
     def described(self) -> str:
         """Describe in one line what was selected and why."""
@@ -78,10 +84,11 @@ class TrainedRanker:
         errors = ", ".join(
             f"{error:.4f} ({task})" for task, error in self.calibration_error.items()
         )
+        plays = "".join(f"; {name} of plays {value:.4f}" for name, value in self.plays.items())
         return (
             f"selected on held-out viewers: {self.model.watch_part} for watches, NDCG@10 "
             f"{before.ndcg_10:.3f} -> {now.ndcg_10:.3f}; {self.model.outcome_part} for outcomes; "
-            f"calibration error out of fold {errors}"
+            f"calibration error out of fold {errors}{plays}"
         )
 
 
@@ -109,6 +116,12 @@ class RankingTrainer:
         self.fit_lists, self.held_lists = np.flatnonzero(~held), np.flatnonzero(held)
         held = data.outcomes.viewers.held_out
         self.fit_outcomes, self.held_outcomes = np.flatnonzero(~held), np.flatnonzero(held)
+        self.fit_slates = self.held_slates = np.empty(0, np.intp)
+        if data.shown is not None:
+            held = data.shown.viewers.held_out
+            self.fit_slates, self.held_slates = np.flatnonzero(~held), np.flatnonzero(held)
+            rate = torch.tensor(np.nanmean(data.shown.played))
+            nn.init.constant_(self.model.watch_surface, float(torch.logit(rate, eps=_MIN_RATE)))
         if len(self.fit_lists):
             sample = self.fit_lists[:_FIT_INPUT_LISTS]
             self.model.fit_inputs(*self.batches.watch_inputs(data.watches, sample))
@@ -193,7 +206,8 @@ class RankingTrainer:
         seed = [self.config.seed, len(part), epoch]
         random = np.random.default_rng(seed)
         torch.manual_seed(int(random.integers(2**31)))
-        outcome_batches = self._endless_outcomes(random)
+        outcome_batches = _endless(random, self.fit_outcomes, self.config.batch_likes)
+        slate_batches = _endless(random, self.fit_slates, self.config.batch_slates)
         weights = torch.tensor(self.config.outcome_loss_weights(self.model.schema.tasks[1:]))
         self.model.train()
         losses = []
@@ -209,6 +223,13 @@ class RankingTrainer:
             labels = torch.from_numpy(self.data.outcomes.labels[some])
             outcome = outcome_loss(logit[:, 0], labels)
             total = total + (outcome * weights).sum()
+            if self.data.shown is not None:
+                some = next(slate_batches)
+                plays, followed = slate_loss(self.model, self.batches, self.data.shown, some)
+                # Normal of deviation 1: a few slates don't make a position matter.
+                prior = self.model.watch_position.square().sum() / (2 * len(self.fit_slates))
+                slates = plays + prior + (followed * weights).sum()
+                total = total + self.config.slate_loss_weight * slates
             optimizer.zero_grad()
             total.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -216,9 +237,11 @@ class RankingTrainer:
         watch_mean, outcome_mean = np.mean(losses, axis=0) if losses else (0.0, 0.0)
         return float(watch_mean), float(outcome_mean)
 
-    def _endless_outcomes(self, random: np.random.Generator) -> Iterator[Places]:
-        while True:
-            yield from chunks(random.permutation(self.fit_outcomes), self.config.batch_likes)
+
+def _endless(random: np.random.Generator, places: Places, size: int) -> Iterator[Places]:
+    """Yield chunks of the places, in another order each time they have all been."""
+    while True:
+        yield from chunks(random.permutation(places), size)
 
 
 @torch_threads(1)
@@ -281,8 +304,11 @@ def with_known_tasks(schema: FeatureSchema, data: RankingSet) -> tuple[FeatureSc
         if not task.optional or len(np.unique(labels[np.isfinite(labels[:, column]), column])) > 1
     ]
     tasks = (TASKS[0].name, *(OUTCOMES[column].name for column in kept))
-    outcomes = replace(data.outcomes, labels=labels[:, kept])
-    return schema.model_copy(update={"tasks": tasks}), replace(data, outcomes=outcomes)
+    outcomes, shown = replace(data.outcomes, labels=labels[:, kept]), data.shown
+    if shown is not None:
+        shown = replace(shown, outcomes=shown.outcomes[..., kept])
+    known = replace(data, outcomes=outcomes, shown=shown)
+    return schema.model_copy(update={"tasks": tasks}), known
 
 
 def choose(
@@ -315,7 +341,10 @@ def calibrated(trainer: RankingTrainer, held_out: dict[str, HeldOut]) -> Trained
     measures = calibrate(model, trainer.batches, data)
     (trainer.checkpoints.folder / CALIBRATION).write_text(json.dumps(measures))
     errors = {task: measures[f"{task}_ece"] for task in model.schema.tasks}
-    return TrainedRanker(model.eval(), held_out | {"chosen": trainer.measure()}, errors)
+    plays = dict[str, float]()
+    if data.shown is not None:
+        plays = measure_plays(model, trainer.batches, data.shown, trainer.held_slates)
+    return TrainedRanker(model.eval(), held_out | {"chosen": trainer.measure()}, errors, plays)
 
 
 def fit_platt(logits: Tensor, labels: Tensor) -> tuple[float, float]:

@@ -119,21 +119,41 @@ class ViewerColumns:
 
 
 @dataclass(frozen=True)
-class WatchLists:
-    """One list of candidates for each of m label watches, padded to n."""
+class CandidateLists:
+    """m lists of candidates, padded to n."""
 
     viewers: ViewerColumns
     rows: Int64Array
-    """Rows of the candidates in retrieval order, int64[m, n], -1 for padding."""
+    """Rows of the candidates in their order, int64[m, n], -1 for padding."""
     features: Float32Array
-    """VIDEO_FEATURES as of the label's time, float32[m, n, f]."""
+    """VIDEO_FEATURES as of the list's time, float32[m, n, f]."""
     retrieval: Float32Array
     """RETRIEVAL_FEATURES, float32[m, n, r]."""
     match: Float32Array
     """MATCH_FEATURES, float32[m, n, k]."""
+
+
+@dataclass(frozen=True)
+class WatchLists(CandidateLists):
+    """One list of candidates in retrieval order for each of m label watches."""
+
     label: Int64Array
     """Column of the watched video, int64[m]; -1 if retrieval missed it. It isn't added to the list
     then: no served candidate lacks a source, so the missing source would leak the label."""
+
+
+@dataclass(frozen=True)
+class ShownLists(CandidateLists):
+    """The videos of m slates as they were shown, with what came of each."""
+
+    surface: Int64Array
+    """Index in SURFACES, int64[m]."""
+    position: Int64Array
+    """Index of the position, below POSITIONS, int64[m, n]."""
+    played: Float32Array
+    """1 or 0, NaN if unknown and for padding, float32[m, n]."""
+    outcomes: Float32Array
+    """As the labels of OutcomeLabels, float32[m, n, t]."""
 
 
 @dataclass(frozen=True)
@@ -157,6 +177,8 @@ class RankingSet:
 
     watches: WatchLists
     outcomes: OutcomeLabels
+    shown: ShownLists | None = None
+    """What the log's slates showed, if it is trained on; `save_ranking_set` leaves it out."""
 
 
 def is_held_out(viewer_id: str, share: float) -> bool:
@@ -197,7 +219,7 @@ def build_ranking_set(
         viewers=columns,
         rows=rows,
         features=_features(repo, release, rows[:, None], labels)[:, 0],
-        match=_matches(columns, rows[:, None], table, release.context)[:, 0],
+        match=matches(columns, rows[:, None], table, release.context)[:, 0],
         labels=outcome_labels(labels),
     )
     lists = _watch_lists(
@@ -295,12 +317,12 @@ def _watch_lists(
         rows=rows,
         features=_features(repo, release, rows, labels),
         retrieval=retrieval,
-        match=_matches(columns, rows, table, release.context),
+        match=matches(columns, rows, table, release.context),
         label=np.where(hits.any(1), hits.argmax(1), -1).astype(np.int64),
     )
 
 
-def _matches(
+def matches(
     viewers: ViewerColumns, rows: Int64Array, table: VideoTable, context: Sequence[str]
 ) -> Float32Array:
     """Return the match features of the videos at `rows` int64[m, n], float32[m, n, k].

@@ -14,16 +14,15 @@ import pytest
 import torch
 from rich.progress import Progress
 
-from vireo.server.arrays import Float32Array
-from vireo.server.features.model_inputs import (
-    ATTRIBUTE_LIMIT,
-    MATCH_FEATURES,
-    RANKER_HISTORY,
-    RETRIEVAL_FEATURES,
-    VIDEO_FEATURES,
-    VIEWER_FEATURES,
+from tests.builders.ranking_sets import (
+    ATTRIBUTES,
+    CANDIDATES,
+    LIKE_RATE,
+    LIKES,
+    SCHEMA,
+    VECTORS,
+    ranking_set,
 )
-from vireo.server.releases.manifest import FeatureSchema
 from vireo.server.signals import OUTCOMES
 from vireo.training.config import RankingConfig
 from vireo.training.metrics import auc
@@ -43,75 +42,14 @@ from vireo.training.ranking.train import (
     with_known_tasks,
 )
 from vireo.training.ranking.training_set import (
-    OutcomeLabels,
     RankingSet,
-    ViewerColumns,
-    WatchLists,
     load_ranking_set,
     save_ranking_set,
 )
 
 pytestmark = pytest.mark.slow
-VIDEOS, VECTOR_SIZE, LISTS, CANDIDATES, LIKES, ATTRIBUTES = 50, 8, 200, 20, 600, 3
-SCHEMA = FeatureSchema.ours(history_limit=200, vector_size=VECTOR_SIZE)
 CONFIG = RankingConfig(hidden=8, epochs=8, patience=8, candidates=CANDIDATES)
-VECTORS: Float32Array = (
-    np.random.default_rng(0).normal(size=(VIDEOS, VECTOR_SIZE)).astype(np.float32)
-)
 BATCHES = Batches(VECTORS)
-LIKE_RATE = VIDEO_FEATURES.index("like_rate")
-
-
-def viewers(random: np.random.Generator, count: int) -> ViewerColumns:
-    lengths = random.integers(0, RANKER_HISTORY + 1, count)
-    history = random.integers(0, VIDEOS, (count, RANKER_HISTORY))
-    history[np.arange(RANKER_HISTORY) >= lengths[:, None]] = -1
-    return ViewerColumns(
-        history_rows=history,
-        history_lengths=lengths,
-        viewer_features=random.random((count, len(VIEWER_FEATURES)), np.float32),
-        attributes=random.integers(0, ATTRIBUTES + 1, (count, ATTRIBUTE_LIMIT)),
-        context=np.empty((count, 0), np.int64),
-        viewer=np.arange(count),
-        held_out=np.arange(count) % 4 == 0,
-    )
-
-
-def ranking_set(column: str, seed: int = 1) -> RankingSet:
-    """The watched video is the one with the most of a retrieval feature, nearly always.
-
-    The liked ones are those with a high like rate of the video; nothing else says anything.
-    """
-    random = np.random.default_rng(seed)
-    retrieval = random.random((LISTS, CANDIDATES, len(RETRIEVAL_FEATURES)), np.float32)
-    sources = RETRIEVAL_FEATURES.index("from_two_tower")
-    retrieval[..., sources:] = retrieval[..., sources:] > 0.5
-    best = retrieval[..., RETRIEVAL_FEATURES.index(column)].argmax(1)
-    label = np.where(random.random(LISTS) < 0.9, best, random.integers(0, CANDIDATES, LISTS))
-    label[:20] = -1
-    rows = np.stack([random.permutation(VIDEOS)[:CANDIDATES] for _ in range(LISTS)])
-    table = random.random((VIDEOS, len(VIDEO_FEATURES)), np.float32)
-    watched = random.integers(0, VIDEOS, LIKES)
-    liked = np.full((LIKES, len(OUTCOMES)), np.nan, np.float32)  # other outcomes are unknown
-    found = RankingSet(
-        WatchLists(
-            viewers=viewers(random, LISTS),
-            rows=rows,
-            features=table[rows],
-            retrieval=retrieval,
-            match=random.random((LISTS, CANDIDATES, len(MATCH_FEATURES)), np.float32),
-            label=label,
-        ),
-        OutcomeLabels(
-            viewers=viewers(random, LIKES),
-            rows=watched,
-            features=table[watched],
-            match=random.random((LIKES, len(MATCH_FEATURES)), np.float32),
-            labels=liked,
-        ),
-    )
-    liked[:, 0] = random.random(LIKES) < table[watched, LIKE_RATE]
-    return found
 
 
 def trained(data: RankingSet, folder: Path, config: RankingConfig = CONFIG) -> TrainedRanker:

@@ -1,0 +1,191 @@
+"""Lists of what archived slates showed: features of the record, labels of what came of it."""
+
+from __future__ import annotations
+
+import io
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from rich.console import Console
+
+from tests.builders.catalogue import followed, upserted
+from tests.builders.releases import build_release
+from tests.builders.replaying import Serving
+from tests.builders.shown import event
+from vireo.server.consumer.archived_rows import EVENT_ROWS, SLATE_ROWS, request_of
+from vireo.server.features.activity import Bounce
+from vireo.server.features.keys import video_key
+from vireo.server.features.model_inputs import RETRIEVAL_FEATURES
+from vireo.server.recommend.retrieval.release import CandidateRelease
+from vireo.server.releases import layout
+from vireo.server.signals import OUTCOMES
+from vireo.training.ranking import shown_lists
+from vireo.training.ranking.shown_lists import ShownLog, read_log
+from vireo.v1.candidate_pb2 import RetrieveCandidatesRequest
+
+OUTCOME = {task.name: place for place, task in enumerate(OUTCOMES)}
+SLATES = 12
+
+
+@dataclass(frozen=True)
+class Site:
+    """An archive of some slates of a release."""
+
+    release: Path
+    rows: list[dict[str, Any]]
+    folder: Path
+
+    def log(self, *events: dict[str, Any], limit: int = 100, gone: bool = False) -> ShownLog:
+        """What training reads of the slates and of some events."""
+        files = self.folder / "events.parquet"
+        pq.write_table(pa.Table.from_pylist(list(events), EVENT_ROWS.schema), files)
+        slates = [self.folder / "slates.parquet"]
+        return read_log(
+            slates, [files], lambda _: None if gone else self.release, Bounce(fraction=0.05), limit
+        )
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
+    folder = tmp_path_factory.mktemp("site")
+    release = build_release(folder / "release")
+    serving = Serving(release, followed(upserted(1, "new-0", title="New", tags=["dog"])))
+    draw, rows = random.Random(2), []
+    for number in range(SLATES):
+        request = RetrieveCandidatesRequest(count=30, page_size=6)
+        watched = [video_key(f"video-{row}") for row in draw.sample(range(40), 4)]
+        request.viewer.history_keys.extend(watched)
+        request.viewer.history_times.extend(range(100, 104))
+        request.viewer.watched_keys.extend(watched)
+        request.viewer.watch_count = 4
+        request.viewer.asked_at = 1_700_000_000 + number
+        rows.append(serving.row(request, f"r-{number}", viewer_id=f"viewer-{number}"))
+    table = pa.Table.from_pylist(rows, SLATE_ROWS.schema)
+    pq.write_table(table, folder / "slates.parquet")
+    return Site(release, rows, folder)
+
+
+def seen(row: dict[str, Any], kind: str, place: int, **changes: Any) -> dict[str, Any]:
+    """An event about a video of a slate, a minute later."""
+    at = row["answered_at"] + pd.Timedelta(seconds=60)
+    made = event(kind, row["viewer_id"], row["video_ids"][place], request=row["request_id"])
+    return {**made, "at": at, "received_at": at, **changes}
+
+
+def test_features_are_those_of_the_record_and_of_the_release_that_answered(site: Site) -> None:
+    log = site.log(*(seen(row, "impression", place) for row in site.rows for place in range(6)))
+    table = np.load(site.release / layout.VIDEO_FEATURE_TABLE)
+    keys = np.load(site.release / layout.VIDEO_KEYS).tolist()
+    numbers = {name: number for number, name in enumerate(log.viewer_ids)}
+    compared = 0
+    for row in site.rows:
+        number = numbers[row["viewer_id"]]
+        assert log.viewers[number].history_keys.tolist() == [*request_of(row).viewer.history_keys]
+        assert log.viewers[number].asked_at == row["asked_at"]
+        for place, name in enumerate(row["video_ids"]):
+            [video] = (
+                log.videos[(log.videos["slate"] == number) & (log.videos["key"] == video_key(name))]
+                if name != "new-0"
+                else [None]
+            )
+            if video is None:
+                continue
+            compared += 1
+            assert video["position"] == place
+            assert np.array_equal(video["features"], table[keys.index(video_key(name))])
+            for score in ("two_tower", "co_watch", "ease"):
+                recorded = np.float32(row[f"retrieval_{score}"][place])
+                assert video["retrieval"][RETRIEVAL_FEATURES.index(score)] == recorded
+    assert compared > 5 * SLATES
+    shown_new = sum(row["video_ids"].count("new-0") for row in site.rows)
+    assert shown_new
+    assert log.left_out == {shown_lists._LACKED: shown_new}
+
+
+def test_labels_are_what_came_of_what_was_seen(site: Site) -> None:
+    row = next(each for each in site.rows if "new-0" not in each["video_ids"][:5])
+    impressions = [seen(row, "impression", place) for place in range(5)]
+    log = site.log(
+        *impressions,
+        seen(row, "play", 0, watched_fraction=0.97),
+        seen(row, "play", 1, watched_fraction=0.01),
+        seen(row, "play", 2, watched_fraction=0.3),
+        seen(row, "hide", 3),
+    )
+    assert log.viewer_ids == [row["viewer_id"]]
+    videos = log.videos[:5]
+    assert videos["played"].tolist() == [1, 0, 1, 0, 0]
+    assert np.isnan(log.videos["played"][5:]).all()
+    liked, finished, hidden = (
+        videos["outcomes"][:, OUTCOME[name]] for name in ("like", "finish", "hide")
+    )
+    assert (liked[0], liked[2]) == (1, 0)
+    assert (finished[0], finished[2]) == (1, 0)
+    assert np.isnan(liked[[1, 3, 4]]).all()
+    assert (hidden[0], hidden[3]) == (0, 1)
+    assert np.isnan(hidden[4])
+
+
+def test_slates_of_a_release_that_is_gone_are_counted(site: Site) -> None:
+    events = [seen(row, "impression", 0) for row in site.rows]
+    log = site.log(*events, gone=True)
+    assert not len(log.videos)
+    assert log.left_out == {shown_lists._GONE: sum(len(row["video_ids"]) for row in site.rows)}
+
+
+def test_of_too_many_slates_a_sample_is_drawn_always_the_same(site: Site) -> None:
+    events = [seen(row, "impression", 0) for row in site.rows]
+    some = site.log(*events, limit=5)
+    assert len(some.viewer_ids) == 5
+    assert site.log(*events, limit=5).fingerprint == some.fingerprint
+    assert site.log(*events).fingerprint != some.fingerprint
+
+
+def lists(site: Site, log: ShownLog, watches: pd.DataFrame | None = None) -> Any:
+    """The lists of a log, and what is said of them."""
+    said = io.StringIO()
+    none = pd.DataFrame({"viewer_id": [], "video_id": [], "part": []})
+    made = shown_lists.shown_lists(
+        log,
+        none if watches is None else watches,
+        CandidateRelease.load(site.release),
+        0.25,
+        Console(file=said, width=400),
+    )
+    return made, said.getvalue()
+
+
+def test_too_few_slates_with_a_play_are_said_and_left_out(site: Site) -> None:
+    log = site.log(*(seen(row, "play", 0) for row in site.rows))
+    made, said = lists(site, log)
+    assert made is None
+    assert "fewer than 300: the ranker is trained without them" in said
+
+
+def test_a_list_is_a_slate_without_those_that_led_to_a_held_out_watch(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shown_lists, "MIN_PLAYED_SLATES", 1)
+    rows = [row for row in site.rows if row["video_ids"][0] != "new-0"]
+    log = site.log(*(seen(row, "play", 0) for row in rows))
+    made, _ = lists(site, log)
+    assert len(made.rows) == len(log.viewer_ids)
+    assert (np.nansum(made.played, 1) == 1).sum() == len(rows)
+    assert made.viewers.held_out.any()
+    assert not made.viewers.held_out.all()
+    assert (made.rows[np.isnan(made.played)] == -1).all()
+
+    first = rows[0]
+    watches = pd.DataFrame(
+        {"viewer_id": [first["viewer_id"]], "video_id": [first["video_ids"][0]], "part": ["test"]}
+    )
+    fewer, said = lists(site, log, watches)
+    assert len(fewer.rows) == len(made.rows) - 1
+    assert "of slates that led to a held-out watch" in said
