@@ -210,7 +210,7 @@ def encode(
             places=record.places.tolist(),
             scores=record.scores.tolist(),
             task_scores=encode_columns(record.tasks),
-            placements=record.placements,
+            placements=[*map(int, record.placements)],  # type: ignore[list-item]
             propensities=record.propensities.tolist(),
         ),
     )

@@ -152,7 +152,8 @@ def stack(demo_home: Home, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     for part in (Home.data, Home.features, Home.run):
         shutil.copytree(part(demo_home, DEMO), part(home, DEMO))
     publish = f"vireo release publish --data {DEMO}"
-    with running_stack(home.root, prepare=publish, settings=ONE_POD_EACH) as stack:
+    recorded = {"VIREO_SLATE_SHARE": "1", "VIREO_ARCHIVE_SECONDS": "2"}
+    with running_stack(home.root, prepare=publish, settings=ONE_POD_EACH | recorded) as stack:
         yield stack
 
 

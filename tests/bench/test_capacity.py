@@ -19,7 +19,7 @@ from vireo.server.event_log.jetstream import JetStreamLog
 from vireo.server.event_log.log import EVENTS
 from vireo.server.features.online_store import RedisSettings, open_rows
 from vireo.server.features.redis_store import RedisStore
-from vireo.server.features.viewer_rows import Change, ViewerRow
+from vireo.server.features.viewer_rows import ACTIVITY, Change, ViewerRow
 from vireo.training.features.online_store import OnlineStoreSettings
 from vireo.v1 import event_pb2, log_pb2
 
@@ -114,7 +114,8 @@ def watched(viewer: int, watches: int) -> Change:
     keys = random.integers(-(2**63), 2**63 - 1, watches).tolist()
     times = np.sort(random.integers(1_600_000_000, 1_700_000_000, watches)) * 1_000_000
     history = dict(zip(keys, times.tolist(), strict=True))
-    return Change(ViewerRow(history, frozenset(keys[::3]), watches, watches // 3))
+    row = ViewerRow(history, frozenset(keys[::3]), watches, watches // 3)
+    return Change(row, views=(ACTIVITY,))
 
 
 @pytest.mark.integration

@@ -23,7 +23,6 @@ from vireo.server.recommend.ranking.record import Placement, Record, Selected, r
 from vireo.server.recommend.ranking.release import Ranking, RankingQuery, RankingRelease
 from vireo.server.recommend.runner import Caller, Observer, Run
 from vireo.server.signals import COLD_SHARE, TASKS, TRENDING
-from vireo.v1 import ranking_pb2
 
 __all__ = ["RankedCandidates", "RankingPipeline", "RankingQuery"]
 
@@ -133,10 +132,10 @@ def _claims(query: Ranking, candidates: Candidates) -> list[tuple[Placement, flo
     share = NEW_SHARE if rules is None or rules.new_share is None else rules.new_share
     if share and live.places:
         unseen = live.unseen(candidates.keys, candidates.rows, NEW_IMPRESSIONS)
-        claims.append((ranking_pb2.PLACEMENT_NEW, share, unseen))
+        claims.append((Placement.NEW, share, unseen))
     if not len(query.viewer.history_keys):
         trending = candidates.source_masks & TRENDING.bit > 0
-        claims.append((ranking_pb2.PLACEMENT_TRENDING, COLD_SHARE, trending))
+        claims.append((Placement.TRENDING, COLD_SHARE, trending))
     return claims
 
 

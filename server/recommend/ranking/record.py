@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from enum import IntEnum
 
 import numpy as np
 
@@ -13,14 +13,21 @@ from vireo.server.recommend.candidates import Candidates
 from vireo.server.recommend.page import ORDER, PIN, Page
 from vireo.server.recommend.ranking.diversity import SCORE
 from vireo.server.recommend.ranking.release import Ranking
-from vireo.v1 import ranking_pb2
-
-Placement: TypeAlias = "ranking_pb2.Placement.ValueType"
 
 _SAMPLED = 6
 """One in so many recorded candidates is of a sample of those beyond the best."""
 _DRAWS = 20
 """Draws of the reserved positions by which propensities are counted."""
+
+
+class Placement(IntEnum):
+    """What put a video in its position, with the numbers of the enum of the API."""
+
+    SCORE = 1
+    DIVERSITY = 2
+    PINNED = 3
+    NEW = 4
+    TRENDING = 5
 
 
 @dataclass(frozen=True)
@@ -78,13 +85,13 @@ def _placements(chosen: Selected, scores: Float32Array) -> list[Placement]:
     left, placements = scores.copy(), []
     for place, filler in zip(chosen.page.places.tolist(), chosen.page.filled_by, strict=True):
         if filler == PIN:
-            placements.append(ranking_pb2.PLACEMENT_PINNED)
+            placements.append(Placement.PINNED)
         elif filler != ORDER:
             placements.append(chosen.claims[filler])
         elif left[place] >= left.max():
-            placements.append(ranking_pb2.PLACEMENT_SCORE)
+            placements.append(Placement.SCORE)
         else:
-            placements.append(ranking_pb2.PLACEMENT_DIVERSITY)
+            placements.append(Placement.DIVERSITY)
         left[place] = -np.inf
     return placements
 

@@ -25,10 +25,10 @@ from vireo.server.recommend.ranking.pipeline import (
     RankingPipeline,
     RankingQuery,
 )
+from vireo.server.recommend.ranking.record import Placement
 from vireo.server.recommend.ranking.release import PageRules, RankingRelease
 from vireo.server.releases.manifest import ScoreWeights
 from vireo.server.signals import COLD_SHARE, TRENDING
-from vireo.v1 import ranking_pb2
 
 DAY = 86_400
 OWN = [f"video-{row}" for row in range(40)]
@@ -210,7 +210,7 @@ def test_a_new_video_that_was_shown_often_has_no_position_of_its_own(
         )
         assert found.record is not None
         placed = zip(found.keys.tolist(), found.record.placements, strict=True)
-        return {key for key, each in placed if each == ranking_pb2.PLACEMENT_NEW}
+        return {key for key, each in placed if each == Placement.NEW}
 
     assert len(reserved(1) & {*news[:5].tolist()}) >= 4, "half of the score is left"
     assert reserved(2) == {int(news[5])}

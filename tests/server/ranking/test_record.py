@@ -20,7 +20,7 @@ from vireo.server.recommend.ranking.pipeline import (
     RankingPipeline,
     RankingQuery,
 )
-from vireo.server.recommend.ranking.record import Record
+from vireo.server.recommend.ranking.record import Placement, Record
 from vireo.server.recommend.ranking.release import PageRules, RankingRelease
 from vireo.server.signals import TRENDING
 from vireo.v1 import ranking_pb2
@@ -77,16 +77,16 @@ def test_what_put_a_video_in_its_position_is_recorded(beside: RankingRelease) ->
     query = replace(ranking_query([*OWN, *NEWS], page_size=10), rules=rules)
     answer, record = ranked(beside, query)
     by = dict(zip(answer.keys.tolist(), record.placements, strict=True))
-    assert record.placements[2] == ranking_pb2.PLACEMENT_PINNED
+    assert record.placements[2] == Placement.PINNED
     news = set(video_keys(NEWS).tolist())
-    reserved = {key for key, each in by.items() if each == ranking_pb2.PLACEMENT_NEW}
+    reserved = {key for key, each in by.items() if each == Placement.NEW}
     assert reserved
     assert reserved <= news
 
     stranger = ranking_query(OWN, 10, ViewerFeatures(asked_at=5))
     masks = np.where(np.arange(40) >= 30, TRENDING.bit, 2).astype(np.uint32)
     _, record = ranked(beside, replace(stranger, source_masks=masks))
-    assert Counter(record.placements)[ranking_pb2.PLACEMENT_TRENDING] == 5
+    assert Counter(record.placements)[Placement.TRENDING] == 5
 
 
 def test_a_video_before_a_better_one_is_there_by_diversity(beside: RankingRelease) -> None:
@@ -97,8 +97,8 @@ def test_a_video_before_a_better_one_is_there_by_diversity(beside: RankingReleas
     scores = answer.scores.tolist()
     for position, placement in enumerate(record.placements):
         best = scores[position] >= max(scores[position:])
-        assert (placement == ranking_pb2.PLACEMENT_SCORE) == best
-    assert ranking_pb2.PLACEMENT_DIVERSITY in record.placements
+        assert (placement == Placement.SCORE) == best
+    assert Placement.DIVERSITY in record.placements
 
 
 def test_propensities_are_the_shares_of_requests_that_have_the_video_there(
@@ -131,3 +131,8 @@ def test_propensities_are_the_shares_of_requests_that_have_the_video_there(
 def test_without_reserved_positions_every_video_is_certain(release_folder: Path) -> None:
     _, record = ranked(RankingRelease.load(release_folder), ranking_query(OWN, page_size=10))
     assert record.propensities.tolist() == [1.0] * 10
+
+
+def test_placements_are_numbered_as_in_the_api() -> None:
+    named = {f"PLACEMENT_{each.name}": each.value for each in Placement}
+    assert {"PLACEMENT_UNSPECIFIED": 0, **named} == dict(ranking_pb2.Placement.items())
