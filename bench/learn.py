@@ -42,6 +42,7 @@ _SHARE = 0.5
 _CALLERS = 4
 _FILTERED = 0.3
 """Share of the replayed requests that have a filter, a seed video, or a further page."""
+_FEW = 100
 _SHOWN = 5
 """Differences that are printed."""
 _ARCHIVE_SECONDS = 2.0
@@ -101,7 +102,9 @@ def _stack(home: Home, dataset: str, plan: LearnPlan, share: float) -> Stack:
 
 
 def _viewers(home: Home, dataset: str) -> list[str]:
-    return [str(each) for each in load_watches(home, dataset)["viewer_id"].drop_duplicates()]
+    """Return a data set's viewers, and strangers if they are few."""
+    known = [str(each) for each in load_watches(home, dataset)["viewer_id"].drop_duplicates()]
+    return known + [f"stranger-{number}" for number in range(_FEW - len(known))]
 
 
 def _measure_cost(home: Home, dataset: str, plan: LearnPlan, console: Console) -> list[Row]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Annotated, Any
 
+import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import typer
@@ -88,19 +89,16 @@ def replay(
 
 def _rows(files: Sequence[Path], request_id: str, since: datetime | None, limit: int) -> list[Row]:
     """Return slates in the order of their times: that of a request, or `limit` of all."""
-    counts = [pq.read_metadata(file).num_rows for file in files]
-    step, rows, place = max(1.0, sum(counts) / limit), list[Row](), 0.0
-    for file in files:
+    ends = np.cumsum([pq.read_metadata(file).num_rows for file in files], dtype=np.int64)
+    total, rows = int(ends[-1]) if files else 0, list[Row]()
+    wanted = np.arange(min(limit, total)) * total // max(1, min(limit, total))
+    for file, end in zip(files, ends.tolist(), strict=True):
         table = pq.read_table(file)
         if request_id:
             table = table.filter(pc.equal(table["request_id"], request_id))
         else:
-            places = []
-            while place < len(table):
-                places.append(int(place))
-                place += step
-            place -= len(table)
-            table = table.take(places)
+            own = wanted[(wanted >= end - len(table)) & (wanted < end)]
+            table = table.take(own - (end - len(table)))
         rows += table.to_pylist()
     if since is not None and not request_id:
         rows = [row for row in rows if row["answered_at"] >= since]

@@ -11,6 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
+from bench.learn import PARTS as PARTS_OF_LEARN
+from bench.learn import SHORT as LEARN
+from bench.learn import measure as learn
 from bench.live.run import PARTS, measure
 from bench.live.slates import count
 from bench.live.stack import SHORT
@@ -106,6 +109,23 @@ def test_events_videos_and_requests_keep_their_promises_through_kills_and_swaps(
         degraded = "filtered slates that were degraded"
         assert any(degraded in row.measure and row.holds for row in rows)
         assert sum(row.bound == 0 for row in rows) == 14
+
+
+@pytest.mark.integration
+@pytest.mark.timeout(900)
+def test_slates_are_archived_once_and_made_again_whatever_is_killed_and_swapped(
+    tmp_path: Path,
+) -> None:
+    home = build_tiny_home(tmp_path)
+    build_release(home.staged_release(DATASET), videos=_VIDEOS)
+    _describe_videos(home)
+    plan = replace(LEARN, slates=100, replayed=100, layout="together")
+    rows = list(learn(home, DATASET, plan, Console(), PARTS_OF_LEARN))
+    assert {row.measure: row.figure for row in rows if row.holds is False} == {}
+    figures = {row.measure: row.figure for row in rows}
+    assert figures["slates made again, as they were"] > 50
+    assert figures["slates answered while consumer, log and S3 are killed in turn"] > 50
+    assert sum(row.bound == 0 for row in rows) == 5
 
 
 def _describe_videos(home: Home) -> None:

@@ -16,12 +16,16 @@ _MIN_ROWS, _MIN_PLAYS = 200, 20
 """Minimum videos that were shown before, and plays among them, that a strength is fitted to."""
 _CLIP = 1e-6
 """Minimum probability of a watch, and of none."""
+_SURE = 3.0
+"""Standard errors from which a strength isn't chance."""
 _STEPS, _RIDGE = 25, 1e-3
 """Newton's steps of the fit, and the weight that keeps it finite, in videos."""
 
 
 def fitted_strength(shown: pa.Table) -> float:
-    """Return `fatigue` of the score weights, 0 to MAX_STRENGTH; 0 if too little was shown again.
+    """Return `fatigue` of the score weights, 0 to MAX_STRENGTH.
+
+    It is 0 if too little was shown again to tell it from 0.
 
     It is s where the logit of a play is a + b logit(p) - s log(1 + k): p is the probability of a
     watch as ranked, k how often the video was shown before.
@@ -36,7 +40,8 @@ def fitted_strength(shown: pa.Table) -> float:
         return 0.0
     watch = shown["task_watch"].to_numpy()[known].astype(np.float64)
     inputs = np.stack([np.ones(len(watch)), logit(watch.clip(_CLIP, 1 - _CLIP)), -again], 1)
-    return float(_regression(inputs, played)[2].clip(0, MAX_STRENGTH))
+    weights, errors = _regression(inputs, played)
+    return float(weights[2].clip(0, MAX_STRENGTH)) if weights[2] > _SURE * errors[2] else 0.0
 
 
 def times_shown_before(shown: pa.Table) -> Float64Array:
@@ -64,11 +69,11 @@ def times_shown_before(shown: pa.Table) -> Float64Array:
     return np.asarray(before.to_numpy() * faded(seconds - since), np.float64)
 
 
-def _regression(inputs: Float64Array, labels: BoolArray) -> Float64Array:
-    """Return the weights of a logistic regression, float64[d], of inputs float64[n, d]."""
+def _regression(inputs: Float64Array, labels: BoolArray) -> tuple[Float64Array, Float64Array]:
+    """Return the weights of a logistic regression of inputs float64[n, d], and standard errors."""
     weights, ridge = np.zeros(inputs.shape[1]), _RIDGE * np.eye(inputs.shape[1])
     for _ in range(_STEPS):
         chance = expit(inputs @ weights)
         curvature = (inputs * (chance * (1 - chance))[:, None]).T @ inputs + ridge
         weights += np.linalg.solve(curvature, inputs.T @ (labels - chance) - ridge @ weights)
-    return np.asarray(weights, np.float64)
+    return weights, np.sqrt(np.diag(np.linalg.inv(curvature)))
