@@ -155,6 +155,8 @@ def _rename(connection: sqlite3.Connection, names: Mapping[str, str]) -> None:
     with connection:
         connection.execute("BEGIN IMMEDIATE")
         for old, new in names.items():
+            # A consumer that was started meanwhile has added what it lacked.
+            connection.execute(f'DROP TABLE IF EXISTS "{new}"')
             connection.execute(f'ALTER TABLE "{old}" RENAME TO "{new}"')
 
 

@@ -242,8 +242,12 @@ async def _after(settings: EventLogSettings, viewer: str, position: int) -> None
             "what was recorded before. Repeat this then, for what it sets aside until it does"
         )
     if archived:
-        later = f"not within {_CONSUMER_SECONDS:g} s; the consumer rewrites it once it runs"
-        typer.echo(f"archive: {'rewritten without it' if rewritten else later}")
+        if not rewritten:
+            raise NoAnswerError(
+                f"the archive isn't rewritten within {_CONSUMER_SECONDS:g} s; the consumer does it "
+                "as soon as it runs and S3 is there"
+            )
+        typer.echo("archive: rewritten without it")
 
 
 async def _delete_letters(
@@ -317,6 +321,10 @@ def _print_what_remains(settings: EventLogSettings | None) -> None:
         typer.echo(
             "- in the log the events themselves, slates that aren't archived, and the id with this "
             f"erasure, until they are {days:g} days old; nothing reads them any more"
+        )
+        typer.echo(
+            "- slates that wait in a gateway (vireo_slates_waiting_bytes), or of one whose clock "
+            "is ahead: repeat this then"
         )
         typer.echo(
             "- copies of the archive: what vireo archive fetch has downloaded, and former versions "

@@ -70,7 +70,9 @@ def prepare_log(settings: StackSettings) -> EventLogSettings:
         "max_payload": (1 << 20) + 4096,
         "jetstream": {
             "store_dir": str(folder.absolute() / "data"),
-            "max_file_store": max(_STORE_BYTES, log.event_max_bytes + _BESIDE_EVENTS_BYTES),
+            "max_file_store": max(
+                _STORE_BYTES, log.event_max_bytes + log.slate_max_bytes + _BESIDE_EVENTS_BYTES
+            ),
             # By default NATS has the disk write what it acknowledged within two minutes.
             **({"sync_interval": "always"} if settings.durable else {}),
         },

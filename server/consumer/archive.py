@@ -55,7 +55,7 @@ from vireo.server.event_log.log import (
     Entry,
     Position,
 )
-from vireo.server.releases.bucket import Bucket
+from vireo.server.releases.bucket import Bucket, StoreError
 from vireo.v1.log_pb2 import RecordedEvents
 
 log = structlog.get_logger()
@@ -79,7 +79,7 @@ LAG = Gauge(
     ["kind"],
 )
 
-MAX_FILE_BYTES = 32 << 20
+MAX_FILE_BYTES = 16 << 20
 """Bytes of messages after which a file is written."""
 _IDLE_SECONDS = 600.0
 """Seconds after which the position is published though nothing was archived: else messages of other
@@ -142,7 +142,7 @@ class Archiver:
         while True:
             flushed = await self._retried(self._collect)
             await self._retried(self._archive)
-            await self._retried(self._expire)
+            await self._expire()
             async with self._round:
                 self._flushed = flushed
                 self._round.notify_all()
@@ -189,9 +189,12 @@ class Archiver:
         """Remove the files that are too old, once an hour."""
         now = time.time()
         if now >= self._expires:
-            until = now - self._retention - HOUR
-            await asyncio.to_thread(remove_until, self._bucket, self._kind.name, until)
-            self._expires = now + HOUR
+            until, self._expires = now - self._retention - HOUR, now + HOUR
+            try:
+                await asyncio.to_thread(remove_until, self._bucket, self._kind.name, until)
+            except StoreError as error:  # new files go on
+                FAILURES.labels(self._kind.name).inc()
+                log.warning("old files of the archive can't be removed", reason=str(error))
 
     async def _collect(self) -> int:
         """Read until a file is due; return the number of flushes for which all was read."""
@@ -281,14 +284,14 @@ class Archiver:
             has = {*_identities(kind, columns_of(self._bucket, file, *kind.identity))}
             new = [each not in has for each in _identities(kind, table)]
             table = table.filter(pa.array(new, pa.bool_()))
-        if len(table):
-            _, name = names_for(kind, self._partition, run[0])
-            names = (f"{name}{f'.{number}' if number else ''}.parquet" for number in count())
-            free = next(each for each in names if each not in taken)
-            if self._bucket.swap(free, parquet_of(kind, table, run[-1].position), None) is None:
-                return False
-            FILES.labels(kind.name).inc()
-            ROWS.labels(kind.name).inc(len(table))
+        # Without rows too: the file says that its messages are archived.
+        _, name = names_for(kind, self._partition, run[0])
+        names = (f"{name}{f'.{number}' if number else ''}.parquet" for number in count())
+        free = next(each for each in names if each not in taken)
+        if self._bucket.swap(free, parquet_of(kind, table, run[-1].position), None) is None:
+            return False
+        FILES.labels(kind.name).inc()
+        ROWS.labels(kind.name).inc(len(table))
         for reason, number in skipped.items():
             SKIPPED.labels(reason).inc(number)
             log.warning(
@@ -309,8 +312,9 @@ class Archiver:
             await slates.flush()
         bucket, thread = self._bucket, asyncio.to_thread
         for kind in KINDS.values():
-            for some in await thread(files_to_search, bucket, kind, self._partition, erased):
-                await asyncio.gather(*(thread(erase, bucket, kind, erased, file) for file in some))
+            # One at a time: a file is held in memory, and so are features in this process.
+            for file in await thread(files_to_search, bucket, kind, self._partition, erased):
+                await self._retried(partial(thread, erase, bucket, kind, erased, file))
         log.info("erased from the archive", viewers=len(erased))
 
 

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from vireo.server.consumer.archived_rows import EVENT_ROWS, LAST, Kind, parquet_of
 from vireo.server.event_log.log import Entry, Position, fingerprint_of
-from vireo.server.releases.bucket import PARALLEL, Bucket, StoredObject
+from vireo.server.releases.bucket import Bucket, StoredObject
 
 ROOT = "archive/"
 HOUR = 3600.0
@@ -28,6 +28,7 @@ _DAY = 24 * HOUR
 _NAME = re.compile(
     rf"{ROOT}\w+/date=(\d{{4}}-\d\d-\d\d)/hour=(\d\d)/(\d+)-(\d{{20}})-[0-9a-f]{{16}}(\.\d+)?\.parquet"
 )
+_FOLDER = re.compile(r"date=\d{4}-\d\d-\d\d")
 _MAX_BYTES = 1 << 30
 SETTLE_SECONDS = 5.0
 """Seconds for which slates that were answered before an erasure may come after it."""
@@ -80,7 +81,7 @@ def files_of(
     Raises:
         StoreError: S3 fails.
     """
-    for folder in bucket.folders(f"{ROOT}{kind}/"):
+    for folder in filter(_FOLDER.fullmatch, bucket.folders(f"{ROOT}{kind}/")):
         date = datetime.fromisoformat(folder.removeprefix("date=")).replace(tzinfo=UTC).timestamp()
         if since - _DAY < date <= until:
             for each in bucket.objects(f"{ROOT}{kind}/{folder}/", recursive=True):
@@ -136,7 +137,8 @@ def _without(kind: Kind, table: Any, log: str, erased: Mapping[str, Entry]) -> A
         log: that log; see `Position.log`.
         erased: the message that erases each viewer.
     """
-    for viewer, entry in erased.items():
+    for viewer in erased.keys() & set(table["viewer_id"].unique().to_pylist()):
+        entry = erased[viewer]
         # A slate and an erasure are in different streams: only their times say which was first.
         until = entry.stored_at + (0 if kind is EVENT_ROWS else SETTLE_SECONDS)
         at = pa.scalar(round(until * 1e6), pa.timestamp("us", "UTC"))
@@ -155,12 +157,11 @@ def remove_until(bucket: Bucket, kind: str, until: float) -> None:
 
 def files_to_search(
     bucket: Bucket, kind: Kind, partition: int, erased: Mapping[str, Entry]
-) -> list[list[ArchiveFile]]:
-    """Return the files of a partition that may have rows to erase, PARALLEL at a time."""
+) -> list[ArchiveFile]:
+    """Return the files of a partition that may have rows to erase."""
     until = max(entry.stored_at for entry in erased.values()) + SETTLE_SECONDS
     files = files_of(bucket, kind.name, until=until)
-    own = [each for each in files if each.partition == partition]
-    return [own[start : start + PARALLEL] for start in range(0, len(own), PARALLEL)]
+    return [each for each in files if each.partition == partition]
 
 
 def erase(bucket: Bucket, kind: Kind, erased: Mapping[str, Entry], file: ArchiveFile) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Coroutine
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from vireo.server.consumer.follow import Follower
 from vireo.server.consumer.live_state import LiveState
 from vireo.server.errors import VireoError
 from vireo.server.event_log.jetstream import JetStreamLog, opened_log
+from vireo.server.event_log.log import ARCHIVED, STATE, LogAwayError
 from vireo.server.event_log.settings import EventLogSettings
 from vireo.server.features.online_store import RedisSettings, identity
 from vireo.server.home import Home
@@ -39,7 +41,7 @@ POLL_SECONDS = 5.0
 """Seconds between reads of the channel without announcements."""
 _STORE_SECONDS = 5.0
 """Maximum seconds to wait for the online store; then the same events are tried again."""
-_UPLOAD_SECONDS = 5.0
+_UPLOAD_SECONDS = 60.0
 """Maximum seconds to wait for S3 to store a file of the archive."""
 _LOOK_SECONDS = 1.0
 """Seconds between two looks whether other features are served, or were built."""
@@ -143,7 +145,9 @@ async def serve_consumer(settings: ConsumerSettings) -> None:
         )
     live, dataset, server = settings.live, ServedDataset(settings), RpcServer(settings)
     async with opened_log(log_settings, limits="set") as event_log:
-        archiving = [_archive(settings, event_log)] if settings.slate_share else []
+        # What is archived stays subject to erasures and its retention.
+        begun = await _archived_before(event_log, settings.event_partition)
+        archiving = [_archive(settings, event_log)] if settings.slate_share or begun else []
         state = LiveState(event_log, settings.event_partition, TRENDING_HALF_LIFE, live.live_videos)
         await server.run(
             consume(server, settings, event_log, state, dataset),
@@ -154,8 +158,16 @@ async def serve_consumer(settings: ConsumerSettings) -> None:
         )
 
 
+async def _archived_before(event_log: JetStreamLog, partition: int) -> bool:
+    """Return whether a partition's events were archived; False while the log is away."""
+    with suppress(LogAwayError):
+        return await event_log.end(STATE, f"{ARCHIVED}events.{partition}") > 0
+    return False
+
+
 def _archive(settings: ConsumerSettings, event_log: JetStreamLog) -> Coroutine[Any, Any, None]:
-    s3 = settings.s3.with_short_timeouts().with_patience(read_timeout=_UPLOAD_SECONDS)
+    # While a body is sent, the timeout of the connection counts, for all of it.
+    s3 = settings.s3.with_patience(connect_timeout=_UPLOAD_SECONDS, read_timeout=_UPLOAD_SECONDS)
     return archive(
         event_log,
         Bucket(s3),

@@ -100,7 +100,7 @@ def test_the_order_is_that_of_a_training_without_position_bias() -> None:
 def test_who_ignores_positions_learns_a_worse_order(tmp_path: Path) -> None:
     lists = shown(1, biased=True)
     ignoring = replace(lists, position=np.zeros_like(lists.position))
-    assert ndcg(learned_from(ignoring, tmp_path)) < learned(biased=True) - 0.01
+    assert ndcg(learned_from(ignoring, tmp_path)) < 0.96 * learned(biased=False)
 
 
 def test_positions_further_down_are_learnt_to_be_played_less(tmp_path: Path) -> None:
