@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -24,6 +25,7 @@ from vireo.ops.stack.s3 import open_store
 from vireo.server.consumer.archived_rows import Row
 from vireo.server.errors import VireoError
 from vireo.server.home import Home
+from vireo.server.releases.bucket import NotInStoreError
 from vireo.server.releases.cache import ReleaseCache
 from vireo.server.releases.store import ReleaseStore
 from vireo.training.evaluation.replay import Changed, Replayed, Replayer, changed, replayed
@@ -69,17 +71,19 @@ def replay(
 
     vireo replay --release canary --last 1h --min-overlap 0.3
     """
-    since = time_of(last or ("" if archive or request_id else "1h"))
+    since = time_of(last or ("" if archive else "1h"))
     with archived(archive, since, "slates") as files, open_store() as store:
         rows = _rows(files["slates"], request_id, since, sample)
         if not rows:
             raise VireoError(
-                f"the archive has no slate of request {request_id!r}"
+                f"the archive has no slate of request {request_id!r} of this time; choose more "
+                "with --last"
                 if request_id
                 else "the archive has no slates of this time; choose more with --last"
             )
         if release:
             release_id = release_of(store, release)
+            store.check_published(release_id)
             outcome = _compare(rows, _loaded(store, [release_id])[release_id])
             _show_change(outcome, len(rows), release_id, min_overlap, as_json=as_json)
         else:
@@ -112,7 +116,11 @@ def _releases_of(row: Row) -> set[str]:
 def _loaded(store: ReleaseStore, names: Sequence[str]) -> dict[str, Replayer]:
     """Return releases, from this home's cache or the bucket."""
     cache = ReleaseCache(Home.current().cache, keep=len(names) + 1)
-    return {name: Replayer(cache.fetch(store, name, _FILES)) for name in names}
+    loaded = {}
+    for name in names:
+        with suppress(NotInStoreError):  # slates of others are replayed
+            loaded[name] = Replayer(cache.fetch(store, name, _FILES))
+    return loaded
 
 
 def _replay(rows: Sequence[Row], releases: dict[str, Replayer]) -> list[Replayed]:

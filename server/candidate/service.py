@@ -178,7 +178,10 @@ def record_live(
     """Record in a response what a query's answer owes to changes since the release was trained."""
     if release.live is None:
         return
-    blocked, allowed = release.live.removed_rows, list[int]()
+    live, blocked, allowed = release.live, release.live.removed_rows, list[int]()
+    if len(unpublished := release.embargo.unpublished()):  # of those, what changed since
+        changed = np.intersect1d(unpublished, live.own_rows[: live.count])
+        blocked = np.union1d(blocked, changed)
     if query.filter is not None:
         applied = release.filters.apply(query.filter)
         blocked = np.union1d(blocked, applied.forbidden_rows)
@@ -187,10 +190,14 @@ def record_live(
         response.more_blocked = True
         return
     response.blocked_keys.extend(release.keys.take(blocked).tolist())
-    places = release.live.places
     rows = {
-        row for key, row in zip(response.keys, found.rows.tolist(), strict=True) if key in places
+        row
+        for key, row in zip(response.keys, found.rows.tolist(), strict=True)
+        if key in live.places
     }
+    if query.seed_key is not None:
+        [seed] = release.find(np.array([query.seed_key], np.int64)).tolist()
+        rows |= {seed} if seed >= live.first else set()
     response.live.extend(filter(None, map(release.changed_video, rows.union(allowed))))
 
 

@@ -1,7 +1,7 @@
 """Videos that archived slates showed, each with what its viewer then did with it.
 
-An event that names a request of the archive belongs to that request's slate; another one belongs to
-the latest slate that showed its video to its viewer. No event belongs to two shown videos.
+An event that names a request belongs to that request's slate, if the archive has it; one that names
+none belongs to the latest slate that showed its video to its viewer. No event belongs to two.
 """
 
 from __future__ import annotations
@@ -154,6 +154,7 @@ def _coded(events: pa.Table, viewers: Any, videos: Any, requests: Any) -> pd.Dat
         "viewer": _codes(events["viewer_id"], viewers),
         "video": _codes(events["video_id"], videos),
         "slate": _codes(events["request_id"], requests),
+        "requested": pc.not_equal(events["request_id"], "").to_numpy(),
         "place": events["position"].to_numpy() - 1,
         "unnamed": pc.equal(events["video_id"], "").to_numpy(),
         "at": _micros(events["at"]),
@@ -166,7 +167,7 @@ def _coded(events: pa.Table, viewers: Any, videos: Any, requests: Any) -> pd.Dat
 
 def _attributed(events: pd.DataFrame, shown: pd.DataFrame, window: int) -> pd.DataFrame:
     """Return the events that belong to a shown video, with its `row`; `window` in microseconds."""
-    requested = events["slate"] >= 0
+    requested = events["requested"]
     named = events[requested].drop(columns="place")
     named = named.merge(shown.drop_duplicates(["slate", "video"]), on=["slate", "viewer", "video"])
     # A follow that names a creator alone has its video at its position.

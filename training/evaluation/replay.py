@@ -27,6 +27,7 @@ from vireo.server.recommend.catalogue.live_videos import LiveVideos
 from vireo.server.recommend.catalogue.overlay import Overlay
 from vireo.server.recommend.catalogue.placement import KnownVideos
 from vireo.server.recommend.catalogue.trends import KEY, Trends
+from vireo.server.recommend.filters.expression import BadFilterError
 from vireo.server.recommend.ranking.pipeline import (
     NEW_IMPRESSIONS,
     RankedCandidates,
@@ -35,7 +36,7 @@ from vireo.server.recommend.ranking.pipeline import (
 )
 from vireo.server.recommend.ranking.record import Record
 from vireo.server.recommend.ranking.release import RankingRelease
-from vireo.server.recommend.retrieval.pipeline import CandidatePipeline
+from vireo.server.recommend.retrieval.pipeline import CandidatePipeline, UnknownSeedError
 from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.server.recommend.retrieval.rules import retrieval_rules
 from vireo.server.signals import SCORES, TASKS, TRENDING
@@ -210,9 +211,13 @@ def replayed(row: Row, releases: Mapping[str, Replayer]) -> Replayed:
         return Replayed(name, skipped=f"sources had failed: {', '.join(row['failed_sources'])}")
     if row["more_blocked"]:
         return Replayed(name, skipped="more videos were taken down than a record has")
+    if not row["recorded"]:
+        return Replayed(name, skipped="it wasn't ranked, or its ranking wasn't recorded")
+    if gone := {row["retrieval_release_id"], row["release_id"]} - releases.keys():
+        return Replayed(name, skipped=f"release {min(gone)} is gone")
     keys = row["candidate_keys"]
     page = [keys[place] for place in row["recorded"][: len(row["video_ids"])]]
-    if page and page != [video_key(each) for each in row["video_ids"]]:
+    if page != [video_key(each) for each in row["video_ids"]]:
         return Replayed(name, skipped="the ranking pod's release lacked some of its candidates")
     retrieving = releases[row["retrieval_release_id"]]
     found = retrieving.retrieve(row)
@@ -224,7 +229,7 @@ def replayed(row: Row, releases: Mapping[str, Replayer]) -> Replayed:
         if compared.first is None:
             values = found.scores[score.name].take(places)
             compared.values(score.name, row[f"retrieval_{score.name}"], values)
-    if compared.first is not None or not len(places):
+    if compared.first is not None:
         return Replayed(name, difference=compared.first, exact=compared.exact)
     answer = releases[row["release_id"]].rank(row, found)
     record, of_ranking = answer.record, _Compared(row, "ranking", exact=compared.exact)
@@ -296,13 +301,16 @@ class Changed:
 
 
 def changed(row: Row, release: Replayer) -> Changed | None:
-    """Return how a new release's page differs from a slate; None if that has no ranked page.
+    """Return how a new release's page differs from a slate; None if one of them has none.
 
     Boosts, pins and caps of the site's rules aren't applied to the new page.
     """
     if not row["recorded"] or not row["video_ids"]:
         return None
-    found = release.retrieve(row)
+    try:
+        found = release.retrieve(row)
+    except (UnknownSeedError, BadFilterError):
+        return None
     page = release.rank(row, found, rules=False)
     videos = {video_key(each) for each in row["video_ids"]}
     overlap = len(videos & {*page.keys.tolist()}) / len(videos)

@@ -84,11 +84,11 @@ class TrainedRanker:
         errors = ", ".join(
             f"{error:.4f} ({task})" for task, error in self.calibration_error.items()
         )
-        plays = "".join(f"; {name} of plays {value:.4f}" for name, value in self.plays.items())
+        plays = "".join(f"; {name} {value:.4f}" for name, value in self.plays.items())
         return (
             f"selected on held-out viewers: {self.model.watch_part} for watches, NDCG@10 "
             f"{before.ndcg_10:.3f} -> {now.ndcg_10:.3f}; {self.model.outcome_part} for outcomes; "
-            f"calibration error out of fold {errors}{plays}"
+            f"calibration error out of fold {errors}{plays.replace('_', ' ')}"
         )
 
 

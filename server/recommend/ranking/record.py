@@ -83,6 +83,8 @@ def recorded(query: Ranking, candidates: Candidates, chosen: Selected, count: in
 def _placements(chosen: Selected, scores: Float32Array) -> list[Placement]:
     """Return what put each video of a page in its position; `scores` is float32[n]."""
     left, placements = scores.copy(), []
+    # A pinned video is left for no other position.
+    left[chosen.page.places[np.array(chosen.page.filled_by, np.int64) == PIN]] = -np.inf
     for place, filler in zip(chosen.page.places.tolist(), chosen.page.filled_by, strict=True):
         if filler == PIN:
             placements.append(Placement.PINNED)

@@ -78,7 +78,9 @@ def test_slates_are_the_same_also_beside_files_that_an_erasure_emptied(
     found = json.loads(replay(s3, folder, home, "--sample", "3", "--json").stdout)
     assert (found["slates"], found["equal"]) == (3, 3)
     assert "1 of 1 slates" in replay(s3, folder, home, "r-6").stdout
-    assert "no slate of request 'r-9'" in str(replay(s3, folder, home, "r-9").exception)
+    assert "no slate of request 'r-9' of this time" in str(
+        replay(s3, folder, home, "r-9").exception
+    )
 
 
 def test_a_slate_that_differs_fails_and_says_where(

@@ -56,9 +56,9 @@ def test_an_event_without_a_request_id_belongs_to_the_latest_slate_alone(rows_of
     assert played(rows_of(slates, [event("play", "1", "x", 20)])) == {("b", "x")}
 
 
-def test_an_event_of_an_unknown_request_belongs_to_the_latest_slate(rows_of: Any) -> None:
+def test_an_event_of_an_unknown_request_belongs_to_no_slate(rows_of: Any) -> None:
     slates = [slate("a", "1", "x"), slate("b", "1", "x", 10)]
-    assert played(rows_of(slates, [event("play", "1", "x", 20, "lost")])) == {("b", "x")}
+    assert played(rows_of(slates, [event("play", "1", "x", 20, "lost")])) == set()
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_an_event_of_an_unknown_request_belongs_to_the_latest_slate(rows_of: Any
         (-1, "", False),
         (-60, "a", True),
         (-61, "a", False),
-        (-1, "lost", False),
+        (1, "lost", False),
     ],
 )
 def test_events_belong_to_slates_before_them_within_a_window(
@@ -208,7 +208,7 @@ def test_any_events_are_joined_as_one_after_the_other_would_be(rows_of: Any, see
         early = after(60) - after(0) if known else after(0) - after(0)
         fits = [
             one
-            for one in known or slates
+            for one in (known if each["request_id"] else slates)
             if one["viewer_id"] == each["viewer_id"]
             and each["video_id"] in one["video_ids"]
             and one["answered_at"] <= each["at"] + early

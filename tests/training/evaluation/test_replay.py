@@ -51,7 +51,8 @@ def request(draw: random.Random, live: Live | None = None) -> RetrieveCandidates
         made.viewer.hidden_keys.append(video_key(draw.choice(known)))
         made.viewer.hidden_times.append(made.viewer.asked_at - 86_400)
     if draw.random() < 0.3:
-        made.seed_key = video_key(draw.choice(OWN))
+        there = [each for each in NEWS if live and live.overlay.get(video_key(each))]
+        made.seed_key = video_key(draw.choice([*OWN[:10], *there]))
     if draw.random() < 0.4:
         labels = {"tag": ["cat", "dog"], "creator": CREATED[:3]}
         filtered, _ = random_expression(draw, labels, {"duration": [60.0, 600.0]})
@@ -203,6 +204,8 @@ def test_what_cannot_be_made_again_says_why(release: Path) -> None:
         ({"candidate_keys": []}, "popular list"),
         ({"failed_sources": ["ease"]}, "sources had failed: ease"),
         ({"more_blocked": True}, "more videos were taken down"),
+        ({"recorded": []}, "wasn't ranked"),
+        ({"release_id": "tiny-0"}, "release tiny-0 is gone"),
     ):
         assert reason in replayed({**row, **changes}, replayers).skipped
 

@@ -169,6 +169,12 @@ def test_too_few_slates_with_a_play_are_said_and_left_out(site: Site) -> None:
     assert "fewer than 300: the ranker is trained without them" in said
 
 
+def test_an_empty_archive_has_too_few(site: Site) -> None:
+    made, said = lists(site, read_log([], [], lambda _: None, Bounce(), 100))
+    assert made is None
+    assert "0 slates of the log" in said
+
+
 def test_a_list_is_a_slate_without_those_that_led_to_a_held_out_watch(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
