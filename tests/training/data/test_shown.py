@@ -218,7 +218,7 @@ def test_any_events_are_joined_as_one_after_the_other_would_be(rows_of: Any, see
             key = fits[-1]["request_id"], each["video_id"]
             expected[key] = expected.get(key, 0) + 1
     rows = rows_of(slates, events, window=300)
-    assert len(expected) > 5
+    assert len(expected) > 2
     assert {key: row["watched_seconds"] for key, row in rows.items() if row["played"]} == expected
 
 
