@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import json
 import random
+import subprocess
 import time
 import uuid
 from collections import Counter
@@ -24,6 +25,7 @@ from bench.rows import Figures, Row, attempted
 from bench.site import Site, event
 from bench.stack import Stack, linked_home, until
 from tests.builders.filters import random_expression
+from vireo.ops.cli.own_stack import VIREO
 from vireo.ops.stack.state import Layout
 from vireo.server.errors import VireoError
 from vireo.server.gateway.slate_log import in_share
@@ -207,7 +209,9 @@ def _measure_replay(home: Home, dataset: str, plan: LearnPlan, console: Console)
         asyncio.run(_asked_amid_changes(live, plan))
         asyncio.run(asyncio.sleep(_SETTLED_SECONDS))
         command = ["replay", "--last", "6h", "--sample", str(plan.replayed), "--json"]
-        done = asyncio.run(live.stack.vireo(*command))
+        done = subprocess.run(
+            [*VIREO, *command], env=live.stack.environment, capture_output=True, text=True
+        )
     if not done.stdout:
         raise VireoError(f"vireo replay says nothing: {done.stderr[-500:]}")
     told = json.loads(done.stdout)

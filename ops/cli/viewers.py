@@ -323,8 +323,7 @@ def _print_what_remains(settings: EventLogSettings | None) -> None:
             f"erasure, until they are {days:g} days old; nothing reads them any more"
         )
         typer.echo(
-            "- slates that wait in a gateway (vireo_slates_waiting_bytes), or of one whose clock "
-            "is ahead: repeat this then"
+            "- slates that wait in a gateway (vireo_slates_waiting_bytes): repeat this once none do"
         )
         typer.echo(
             "- copies of the archive: what vireo archive fetch has downloaded, and former versions "

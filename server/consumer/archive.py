@@ -250,7 +250,8 @@ class Archiver:
                 taken.add(file.stored.name)
                 if file.first > run[-1].sequence or last.sequence < run[0].sequence:
                     continue
-                if (await self._log.resume(self._kind.stream, last)).after == last.sequence:
+                stream, key = self._kind.stream, str(self._partition)
+                if (await self._log.resume(stream, last, key)).after == last.sequence:
                     has = range(file.first, last.sequence + 1)
                     run = [entry for entry in run if entry.sequence not in has]
                     if not run:
@@ -304,7 +305,7 @@ class Archiver:
         return True
 
     async def _erase(self, slates: Archiver, erased: Mapping[str, Entry]) -> None:
-        """Remove what viewers had before they were erased from the partition's files."""
+        """Remove what viewers had before they were erased from all files."""
         settled = max(entry.stored_at for entry in erased.values()) + SETTLE_SECONDS
         # The log's clock may be another one.
         await asyncio.sleep(min(SETTLE_SECONDS, max(0.0, settled - time.time())))
@@ -313,7 +314,7 @@ class Archiver:
         bucket, thread = self._bucket, asyncio.to_thread
         for kind in KINDS.values():
             # One at a time: a file is held in memory, and so are features in this process.
-            for file in await thread(files_to_search, bucket, kind, self._partition, erased):
+            for file in await thread(files_to_search, bucket, kind, erased):
                 await self._retried(partial(thread, erase, bucket, kind, erased, file))
         log.info("erased from the archive", viewers=len(erased))
 

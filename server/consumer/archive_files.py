@@ -128,13 +128,14 @@ def columns_of(bucket: Bucket, file: ArchiveFile, *columns: str) -> Any:
     return pq.ParquetFile(_Remote(bucket, file.stored)).read(columns=[*columns])
 
 
-def _without(kind: Kind, table: Any, log: str, erased: Mapping[str, Entry]) -> Any:
+def _without(kind: Kind, table: Any, log: str, ended: float, erased: Mapping[str, Entry]) -> Any:
     """Return a table without the rows that viewers had before they were erased.
 
     Args:
         kind: what its rows are.
         table: rows, from messages of one log.
         log: that log; see `Position.log`.
+        ended: when their hour ended, by the log's clock, Unix seconds.
         erased: the message that erases each viewer.
     """
     for viewer in erased.keys() & set(table["viewer_id"].unique().to_pylist()):
@@ -142,7 +143,8 @@ def _without(kind: Kind, table: Any, log: str, erased: Mapping[str, Entry]) -> A
         # A slate and an erasure are in different streams: only their times say which was first.
         until = entry.stored_at + (0 if kind is EVENT_ROWS else SETTLE_SECONDS)
         at = pa.scalar(round(until * 1e6), pa.timestamp("us", "UTC"))
-        before = pc.less_equal(table[kind.time], at)
+        # All of an hour that had ended, whatever the clock of a gateway said.
+        before = pc.or_(pc.less_equal(table[kind.time], at), pa.scalar(ended <= entry.stored_at))
         if kind is EVENT_ROWS and log == entry.log:
             before = pc.or_(before, pc.less(table["sequence"], entry.sequence))
         table = table.filter(pc.invert(pc.and_(pc.equal(table["viewer_id"], viewer), before)))
@@ -155,13 +157,10 @@ def remove_until(bucket: Bucket, kind: str, until: float) -> None:
         bucket.remove(file.stored.name)
 
 
-def files_to_search(
-    bucket: Bucket, kind: Kind, partition: int, erased: Mapping[str, Entry]
-) -> list[ArchiveFile]:
-    """Return the files of a partition that may have rows to erase."""
+def files_to_search(bucket: Bucket, kind: Kind, erased: Mapping[str, Entry]) -> list[ArchiveFile]:
+    """Return the files that may have rows to erase, those of a log with other partitions too."""
     until = max(entry.stored_at for entry in erased.values()) + SETTLE_SECONDS
-    files = files_of(bucket, kind.name, until=until)
-    return [each for each in files if each.partition == partition]
+    return [*files_of(bucket, kind.name, until=until)]
 
 
 def erase(bucket: Bucket, kind: Kind, erased: Mapping[str, Entry], file: ArchiveFile) -> None:
@@ -181,6 +180,6 @@ def erase(bucket: Bucket, kind: Kind, erased: Mapping[str, Entry], file: Archive
         content, etag = stored
         whole = pq.read_table(pa.BufferReader(content))
         last = Position.parse(whole.schema.metadata[LAST].decode())
-        left = _without(kind, whole, last.log, erased)
+        left = _without(kind, whole, last.log, file.hour.timestamp() + HOUR, erased)
         if len(left) == len(whole) or bucket.swap(name, parquet_of(kind, left, last), etag):
             return

@@ -184,7 +184,7 @@ class JetStreamLog:
                 connection = await self._connected()
                 info = await self._streams.info(connection, stream, used=True)
                 created = info["created"]
-                start = await start_after(connection, stream, info, reversed(read))
+                start = await start_after(connection, stream, info, reversed(read), key or ">")
                 known = read[-1] != BEGIN
                 if not start.after:
                     read.clear()
@@ -256,8 +256,8 @@ class JetStreamLog:
                 if not entries or (entries[-1].sequence >= end and not stream.compacted):
                     return
 
-    async def resume(self, stream: Stream, stored: Position) -> Start:
-        """Return where to go on in a stream as it is now.
+    async def resume(self, stream: Stream, stored: Position, key: str = ">") -> Start:
+        """Return where to go on in a stream as it is now; see `start_after` for `key`.
 
         That is the begin if the position is one of another log, or is beyond the end, or if
         another message has its sequence; and if a compacted stream has replaced its message since,
@@ -271,7 +271,7 @@ class JetStreamLog:
             try:
                 connection = await self._connected()
                 info = await self._streams.info(connection, stream)
-                return await start_after(connection, stream, info, [stored])
+                return await start_after(connection, stream, info, [stored], key)
             except NotFoundError:
                 return Start(0)
 
@@ -328,7 +328,7 @@ class JetStreamLog:
 
     async def purge(self, stream: Stream, key: str, upto: Position) -> None:
         """Delete the messages of a key up to a position, if that holds; raise LogAwayError."""
-        if (await self.resume(stream, upto)).after != upto.sequence:
+        if (await self.resume(stream, upto, key)).after != upto.sequence:
             return
         asked = json.dumps({"filter": subject_of(stream, key), "seq": upto.sequence + 1}).encode()
         async with self._answered("written"):

@@ -93,9 +93,16 @@ def fingerprint(described: Mapping[str, Any]) -> int:
 
 
 async def start_after(
-    connection: Connection, stream: Stream, info: dict[str, Any], read: Iterable[Position]
+    connection: Connection,
+    stream: Stream,
+    info: dict[str, Any],
+    read: Iterable[Position],
+    key: str = ">",
 ) -> Start:
-    """Return where to go on: by the first of some positions, latest first, to compare with."""
+    """Return where to go on: by the first of some positions, latest first, to compare with.
+
+    Of a consumed stream, `key` is the one whose messages were read.
+    """
     state, replaced = info["state"], 0
     has_gaps = stream.compacted or stream.consumed
     for position in read:
@@ -108,11 +115,15 @@ async def start_after(
                 return Start(sequence)
             found = await message(connection, stream, seq=sequence)
             if found is None and stream.consumed:
-                return Start(sequence)
-            if found is None:
+                # It is deleted with all of its key before it. Others there have come since.
+                which: dict[str, int | str] = {"seq": 1, "next_by_subj": subject_of(stream, key)}
+                first = await message(connection, stream, **which)
+                if first is None or first["seq"] > sequence:
+                    return Start(sequence)
+            elif found is None:
                 replaced = replaced or sequence
                 continue
-            if fingerprint(found) == position.fingerprint:
+            if found and fingerprint(found) == position.fingerprint:
                 return Start(sequence)
         log.error(
             "the log lost messages, or is another one: it is read from its begin",

@@ -142,7 +142,8 @@ class SlateLog:
 
 def complete(record: SlateRecord, made: Made) -> SlateRecord:
     """Add to a record what the slate was made from; return it."""
-    record.request.ClearField("page_token")
+    for name in ("page_token", "excluded_video_ids"):  # their keys are in the retrieval's request
+        record.request.ClearField(name)
     record.shown_before = made.query.shown_before
     record.retrieval.CopyFrom(made.request)
     record.slate.CopyFrom(made.slate)

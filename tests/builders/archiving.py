@@ -68,7 +68,7 @@ def files(bucket: Bucket, kind: str, partition: int = 0) -> list[ArchiveFile]:
 def put(bucket: Bucket, kind: str, *messages: bytes, at: float, partition: int = 0) -> str:
     """Store a file with some messages, as stored at a time; return its name."""
     entries = [
-        Entry(number, str(partition), data, log="a log", stored_at=at)
+        Entry(number, str(partition), data, log="a-log", stored_at=at)
         for number, data in enumerate(messages, start=1)
     ]
     table, _ = table_of(KINDS[kind], entries)

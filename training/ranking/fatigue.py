@@ -16,6 +16,8 @@ _MIN_ROWS, _MIN_PLAYS = 200, 20
 """Minimum videos that were shown before, and plays among them, that a strength is fitted to."""
 _CLIP = 1e-6
 """Minimum probability of a watch, and of none."""
+_MIN_SLOPE = 0.5
+"""Minimum b: a ranker that says little of plays doesn't make fatigue large."""
 _SURE = 3.0
 """Standard errors from which a strength isn't chance."""
 _STEPS, _RIDGE = 25, 1e-3
@@ -27,8 +29,8 @@ def fitted_strength(shown: pa.Table) -> float:
 
     It is 0 if too little was shown again to tell it from 0.
 
-    It is s where the logit of a play is a + b logit(p) - s log(1 + k): p is the probability of a
-    watch as ranked, k how often the video was shown before.
+    It is s where the logit of a play is a + b (logit(p) - s log(1 + k)) - c log(position): p is the
+    probability of a watch as ranked, k how often the video was shown before.
 
     Args:
         shown: what `shown_videos` returns, with `scores`.
@@ -39,9 +41,13 @@ def fitted_strength(shown: pa.Table) -> float:
     if np.count_nonzero(again) < _MIN_ROWS or np.count_nonzero(played[again > 0]) < _MIN_PLAYS:
         return 0.0
     watch = shown["task_watch"].to_numpy()[known].astype(np.float64)
-    inputs = np.stack([np.ones(len(watch)), logit(watch.clip(_CLIP, 1 - _CLIP)), -again], 1)
-    weights, errors = _regression(inputs, played)
-    return float(weights[2].clip(0, MAX_STRENGTH)) if weights[2] > _SURE * errors[2] else 0.0
+    position = np.log(shown["position"].to_numpy()[known])
+    columns = (np.ones(len(watch)), logit(watch.clip(_CLIP, 1 - _CLIP)), -again, -position)
+    weights, errors = _regression(np.stack(columns, 1), played)
+    if weights[2] <= _SURE * errors[2]:
+        return 0.0
+    # Ranking multiplies the probability itself: what counts is the fall in units of its logit.
+    return float(np.clip(weights[2] / max(weights[1], _MIN_SLOPE), 0, MAX_STRENGTH))
 
 
 def times_shown_before(shown: pa.Table) -> Float64Array:

@@ -7,26 +7,24 @@ import io
 import secrets
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, replace
-from itertools import count
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import structlog
 
-from tests.builders.archiving import archived, files, put, slate
+from tests.builders.archive_site import DAY, PARTITIONS, Site, bucket, own, proxy, quick, site
+from tests.builders.archiving import files, put, slate
 from tests.builders.event_batches import empty_repository, event, message
-from tests.builders.faulty_s3 import FaultyS3, faulty_s3
-from tests.builders.nats import running_nats, settings_of
+from tests.builders.faulty_s3 import FaultyS3
 from tests.builders.reading import take
 from tests.builders.waiting import until
 from vireo.server.consumer import archive as module
 from vireo.server.consumer import archive_files, archived_rows
-from vireo.server.consumer.archive import FAILURES, LAG, SKIPPED, Archiver
-from vireo.server.consumer.archived_rows import EVENT_ROWS, KINDS, SLATE_ROWS
+from vireo.server.consumer.archive import FAILURES, LAG, SKIPPED
+from vireo.server.consumer.archived_rows import EVENT_ROWS, KINDS
 from vireo.server.consumer.follow import Follower
 from vireo.server.consumer.live_state import LiveState
 from vireo.server.event_log.jetstream import MISSED, JetStreamLog
@@ -34,139 +32,13 @@ from vireo.server.event_log.log import (
     ARCHIVED,
     EVENTS,
     SLATES,
-    STATE,
     Entry,
-    LogAwayError,
-    Stream,
 )
 from vireo.server.features.online_store import open_rows
 from vireo.server.releases.bucket import Bucket
 from vireo.server.releases.s3 import S3Settings
-from vireo.v1.log_pb2 import RecordedEvents
 
-DAY = 86_400.0
-_partitions = count(1)
-
-
-@dataclass
-class Site:
-    """A partition of its own of a log, and where it is archived."""
-
-    log: JetStreamLog
-    bucket: Bucket
-    partition: int = 0
-    sent: int = 0
-
-    @property
-    def key(self) -> str:
-        return str(self.partition)
-
-    async def record(self, count: int, viewer: str = "v") -> int:
-        """Append some slates, and as many events; return the events' last sequence."""
-        for number in range(self.sent, self.sent + count):
-            await self.append(SLATES, slate(f"r-{number}", viewer).SerializeToString())
-            last = await self.append(EVENTS, message([event(viewer, f"{number}")]))
-        self.sent += count
-        return last
-
-    async def append(self, stream: Stream, data: bytes) -> int:
-        """Append a message as a gateway does: again until it is acknowledged."""
-        once = secrets.token_hex(8)
-        async with asyncio.timeout(60):
-            while True:
-                with suppress(LogAwayError):
-                    return await self.log.append(stream, self.key, data, once)
-                await asyncio.sleep(0.05)
-
-    async def erase(self, *viewers: str) -> int:
-        erased = RecordedEvents(erased=viewers)
-        erased.received_at.GetCurrentTime()
-        return await self.log.append(EVENTS, self.key, erased.SerializeToString())
-
-    def archivers(self, bucket: Bucket | None = None, seconds: float = 0.05) -> list[Archiver]:
-        given: dict[str, Any] = {"seconds": seconds, "retention": DAY}
-        slates = Archiver(self.log, bucket or self.bucket, self.partition, SLATE_ROWS, **given)
-        given["slates"] = slates
-        events = Archiver(self.log, bucket or self.bucket, self.partition, EVENT_ROWS, **given)
-        return [slates, events]
-
-    @asynccontextmanager
-    async def archiving(self, *archivers: Archiver) -> AsyncIterator[list[Archiver]]:
-        """Archivers that run, stopped in the end."""
-        found = [*archivers] or self.archivers()
-        tasks = [asyncio.create_task(each.run()) for each in found]
-        try:
-            yield found
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-
-    async def archive(self) -> None:
-        """Archive all that is there."""
-        async with self.archiving() as archivers:
-            await self.done(archivers)
-
-    async def done(self, archivers: list[Archiver]) -> None:
-        """Return once all that is there is archived, and the log knows it."""
-        async with asyncio.timeout(30):
-            for each in archivers:
-                await each.flush()
-
-    def requests(self) -> Counter[str]:
-        return Counter(archived(self.bucket, "slates", self.partition)["request_id"].to_pylist())
-
-    def videos(self) -> Counter[str]:
-        return Counter(archived(self.bucket, "events", self.partition)["video_id"].to_pylist())
-
-    def check(self) -> None:
-        """Check that what was recorded is archived, each once."""
-        numbers = range(self.sent)
-        assert self.requests() == Counter(f"r-{number}" for number in numbers)
-        assert self.videos() == Counter(f"{number}" for number in numbers)
-
-    def viewers(self) -> dict[str, Counter[str]]:
-        return {
-            kind: Counter(archived(self.bucket, kind, self.partition)["viewer_id"].to_pylist())
-            for kind in KINDS
-        }
-
-    async def forget(self) -> None:
-        """Lose the positions."""
-        await self.ask("PURGE", STATE)
-
-    async def ask(self, what: str, stream: Stream) -> None:
-        assert self.log._connection is not None
-        await self.log._connection.ask(f"$JS.API.STREAM.{what}.vireo_{stream.name}")
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    for each in (module, archive_files):
-        monkeypatch.setattr(each, "SETTLE_SECONDS", 0.1)
-    monkeypatch.setattr(module, "_MIN_PAUSE", 0.05)
-    monkeypatch.setattr(module, "_MAX_PAUSE", 0.2)
-
-
-@pytest.fixture(scope="module")
-def bucket(s3: S3Settings) -> Bucket:
-    made = Bucket(s3)
-    made.make()
-    return made
-
-
-@pytest.fixture
-def site(log: JetStreamLog, bucket: Bucket) -> Site:
-    return Site(log, bucket, next(_partitions))
-
-
-@pytest.fixture
-async def own(tmp_path: Path, bucket: Bucket) -> AsyncIterator[Site]:
-    """A site whose log no other test has."""
-    with running_nats(tmp_path / "nats") as server:
-        log = JetStreamLog(settings_of(server))
-        yield Site(log, bucket, next(_partitions))
-        await log.close()
+__all__ = ["bucket", "own", "proxy", "quick", "site"]
 
 
 async def test_each_row_is_archived_once_however_often_consumers_are_restarted(site: Site) -> None:
@@ -369,6 +241,27 @@ async def test_slates_that_were_not_archived_are_not_deleted_if_the_log_lost_its
     assert len(await take(own.log, SLATES, own.key)) == 4
 
 
+async def test_slates_of_reused_sequences_are_archived_beside_other_partitions(own: Site) -> None:
+    """What the position was after is deleted by the other partition, which reused its sequence."""
+    other = Site(own.log, own.bucket, next(PARTITIONS))
+    await own.append(SLATES, slate("a-1").SerializeToString())
+    await other.append(SLATES, slate("b-1").SerializeToString())
+    saved = io.BytesIO()
+    await own.log.save(SLATES, saved)
+    for name in ("a-2", "a-3"):
+        await own.append(SLATES, slate(name).SerializeToString())
+    await own.archive()
+    saved.seek(0)
+    await own.log.restore(SLATES, saved)
+    await own.append(SLATES, slate("a-4").SerializeToString())
+    await other.append(SLATES, slate("b-2").SerializeToString())
+    await other.archive()
+    await own.archive()
+    assert own.requests() == Counter(["a-1", "a-2", "a-3", "a-4"])
+    assert other.requests() == Counter(["b-1", "b-2"])
+    assert not await own.log.end(SLATES, own.key)
+
+
 async def test_what_cannot_be_a_row_is_left_out_alone_and_counted(site: Site) -> None:
     def skipped() -> list[float]:
         return [SKIPPED.labels(reason)._value.get() for reason in ("unreadable", "unfit")]
@@ -395,12 +288,6 @@ async def test_what_cannot_be_a_row_is_left_out_alone_and_counted(site: Site) ->
     assert {(each["kind"], each["reason"]) for each in logs if "left out" in each["event"]} == {
         (kind, reason) for kind in KINDS for reason in ("unreadable", "unfit")
     }
-
-
-@pytest.fixture
-def proxy(s3: S3Settings) -> Iterator[FaultyS3]:
-    with faulty_s3(s3.with_short_timeouts(), retries=0) as made:
-        yield made
 
 
 async def test_while_s3_is_away_features_go_on_and_nothing_is_lost(
@@ -527,170 +414,6 @@ async def test_files_are_removed_by_their_hour_once_they_are_too_old(
 
     async with site.archiving():
         await until(lambda: there() == kept | {mine}, 20)
-
-
-async def test_an_erasure_takes_a_viewer_out_of_files_of_both_kinds_and_of_what_waits(
-    site: Site,
-) -> None:
-    await site.record(3, "w")
-    await site.record(2, "v")
-    await site.archive()
-    names = {kind: files(site.bucket, kind, site.partition) for kind in KINDS}
-    lasts = [archive_files.last_of(site.bucket, file) for file in names["events"]]
-    async with site.archiving(*site.archivers(seconds=60)) as archivers:
-        await site.record(2, "v")  # in what was collected, and in the stream of slates
-        erasure = await site.erase("v")
-        await site.record(1, "w")
-        await until(lambda: archivers[1]._published.sequence >= erasure)
-        await site.done(archivers)
-    counted = Counter({"w": 4})
-    assert site.viewers() == {"slates": counted, "events": counted}
-    after = files(site.bucket, "events", site.partition)
-    there = [file.stored.name for file in names["events"]]
-    assert [file.stored.name for file in after][: len(there)] == there
-    assert [archive_files.last_of(site.bucket, file) for file in after][: len(there)] == lasts
-    await site.forget()
-    await site.archive()
-    assert site.viewers() == {"slates": counted, "events": counted}, "nothing is archived again"
-
-
-async def test_a_file_that_has_no_rows_left_stays_for_its_position(own: Site) -> None:
-    await own.record(2, "v")
-    await own.archive()
-    await own.erase("v")
-    await own.archive()
-    assert len(files(own.bucket, "events", own.partition)) == 2  # the erasure's has none either
-    await own.forget()
-    await own.archive()
-    assert own.viewers() == {"slates": Counter(), "events": Counter()}
-
-
-async def test_what_a_viewer_does_after_the_erasure_counts_also_if_the_erasure_is_read_again(
-    own: Site,
-) -> None:
-    await own.record(1, "v")
-    await own.erase("v")
-    await own.record(1, "w")
-    await own.erase("w", "nobody")
-    last = await own.log.append(EVENTS, own.key, message([event("v", "again")]))
-    await own.archive()
-    assert own.videos() == Counter(["again"])
-    for _ in range(2):
-        await own.forget()
-        async with own.archiving() as archivers:
-            await until(lambda: archivers[1]._published.sequence >= last)
-    assert own.videos() == Counter(["again"])
-
-
-async def test_an_erasure_concerns_all_events_before_it_whatever_a_gateways_clock_says(
-    site: Site,
-) -> None:
-    ahead = RecordedEvents(events=[event("v", "a")])
-    ahead.received_at.FromSeconds(int(time.time()) + 60)
-    await site.log.append(EVENTS, site.key, ahead.SerializeToString())
-    await site.archive()
-    assert site.viewers()["events"] == Counter(["v"])
-    await site.erase("v")
-    await site.archive()
-    assert site.viewers()["events"] == Counter()
-
-
-async def test_several_erasures_in_a_row_read_the_files_once(
-    site: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    passes, real = list[int](), archive_files.files_to_search
-    viewers = [f"v-{number}" for number in range(5)]
-    for viewer in viewers:
-        await site.record(1, viewer)
-    await site.archive()
-
-    def counted(bucket: Bucket, kind: Any, partition: int, erased: Any) -> Any:
-        passes.append(len(erased))
-        return real(bucket, kind, partition, erased)
-
-    monkeypatch.setattr(module, "files_to_search", counted)
-    monkeypatch.setattr(module, "SETTLE_SECONDS", 1.0)
-    async with site.archiving(*site.archivers(seconds=60)) as archivers:
-        for viewer in viewers:
-            last = await site.erase(viewer)
-            await asyncio.sleep(0.02)
-        await until(lambda: archivers[1]._published.sequence >= last)
-    assert passes == [5, 5]
-    assert site.viewers() == {"slates": Counter(), "events": Counter()}
-
-
-async def test_an_erasure_goes_on_after_s3_failed_and_after_a_restart(
-    site: Site, proxy: FaultyS3, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for viewer in ("v", "w", "v"):
-        await site.record(2, viewer)
-        await site.archive()
-    erasure = await site.erase("v")
-    failures, kept = FAILURES.labels("events"), Counter({"w": 2})
-    before = failures._value.get()
-    proxy.fault, proxy.only = "fails", b"PUT /"
-    async with site.archiving(*site.archivers(Bucket(proxy.settings))) as archivers:
-        await until(lambda: failures._value.get() > before + 1)
-        assert archivers[1]._published.sequence < erasure
-    rewritten, real = list[str](), archived_rows.parquet_of
-
-    def dies(*arguments: Any) -> bytes:
-        if len(rewritten) == 2:
-            raise asyncio.CancelledError
-        rewritten.append("one")
-        return real(*arguments)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(archive_files, "parquet_of", dies)
-        async with site.archiving(*site.archivers()) as archivers:
-            await until(lambda: len(rewritten) == 2)
-            await asyncio.sleep(0.1)
-            assert archivers[1]._published.sequence < erasure
-    assert site.viewers() != {"slates": kept, "events": kept}
-    async with site.archiving() as archivers:
-        await until(lambda: archivers[1]._published.sequence >= erasure)
-    assert site.viewers() == {"slates": kept, "events": kept}
-
-
-async def test_an_erasure_waits_for_the_slates_that_the_log_has(
-    site: Site, proxy: FaultyS3
-) -> None:
-    await site.record(2, "v")
-    slates, events = site.archivers()
-    slates._bucket = Bucket(proxy.settings)
-    proxy.fault = "fails"
-    erasure = await site.erase("v")
-    async with site.archiving(slates, events):
-        await until(lambda: len(slates._collected) == 2)
-        await asyncio.sleep(0.3)
-        assert events._published.sequence < erasure
-        proxy.fault = "none"
-        await until(lambda: events._published.sequence >= erasure)
-    assert site.viewers() == {"slates": Counter(), "events": Counter()}
-
-
-async def test_a_file_that_changes_while_it_is_rewritten_is_rewritten_again(
-    site: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    await site.record(2, "v")
-    await site.record(2, "w")
-    await site.archive()
-    erasures = [
-        Entry(1 << 40, site.key, b"", stored_at=time.time() + 1),
-        Entry(1 << 40, site.key, b"", stored_at=time.time() + 1),
-    ]
-    real, met = Bucket.swap, list[str]()
-    [file] = files(site.bucket, "events", site.partition)
-
-    def swap(bucket: Bucket, name: str, body: bytes, etag: str | None) -> str | None:
-        if not met:
-            met.append(name)
-            archive_files.erase(bucket, EVENT_ROWS, {"w": erasures[1]}, file)
-        return real(bucket, name, body, etag)
-
-    monkeypatch.setattr(Bucket, "swap", swap)
-    archive_files.erase(site.bucket, EVENT_ROWS, {"v": erasures[0]}, file)
-    assert site.viewers()["events"] == Counter()
 
 
 async def test_positions_of_an_idle_partition_move_on(

@@ -70,7 +70,7 @@ async def test_what_was_deleted_up_to_a_position_is_not_missed(log: JetStreamLog
         await log.purge(SLATES, key, position)
         for read in (BEGIN, own[0].position, own[1].position):
             assert [entry.data for entry in await take(log, SLATES, "0", read)] == [b"2"]
-            start = await log.resume(SLATES, read)
+            start = await log.resume(SLATES, read, "0")
             assert (start.after, len(start.missing)) == (read.sequence, 0)
     assert [entry.data for entry in await take(log, SLATES, "1")] == [b"2"]
     of_another = replace(own[0].position, log="another")

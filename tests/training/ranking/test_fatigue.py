@@ -20,8 +20,14 @@ DAY = 86_400
 SLATES, VIDEOS, PAGE = 40, 12, 6
 
 
-def world(strength: float, viewers: int = 220, seed: int = 0) -> pa.Table:
-    """Slates of some of few videos, within a month, to viewers who tire of them."""
+def world(
+    strength: float, viewers: int = 220, seed: int = 0, bias: float = 0.0, scale: float = 1.0
+) -> pa.Table:
+    """Slates of some of few videos, within a month, to viewers who tire of them.
+
+    Positions further down are played less by `bias`; the ranker's logits are `scale` times those of
+    the world without either.
+    """
     chance = np.random.default_rng(seed)
     rows = []
     for viewer in range(viewers):
@@ -29,26 +35,43 @@ def world(strength: float, viewers: int = 220, seed: int = 0) -> pa.Table:
         shown: list[tuple[int, int]] = []
         for at in np.sort(chance.integers(0, 30 * DAY, SLATES)).tolist():
             page = chance.permutation(VIDEOS)[:PAGE]
+            page = page[np.argsort(-watch[page])] if bias else page
             keys, times = (np.array([each[part] for each in shown], np.int64) for part in (0, 1))
             left = np.log1p(times_shown(page, keys, times, at))
             seen = chance.random(PAGE) < 0.8
-            played = chance.random(PAGE) < expit(logit(watch[page]) - strength * left)
+            lower = bias * np.log(np.arange(1, PAGE + 1))
+            played = seen & (
+                chance.random(PAGE) < expit(logit(watch[page]) - strength * left - lower)
+            )
+            ranked = expit(scale * logit(watch[page]))
             rows += [
-                (f"w{viewer}", f"v{video}", at * 1_000_000, bool(s), bool(s and p), watch[video])
-                for video, s, p in zip(page.tolist(), seen.tolist(), played.tolist(), strict=True)
+                (f"w{viewer}", f"v{video}", at * 1_000_000, *each)
+                for video, *each in zip(
+                    page.tolist(),
+                    seen.tolist(),
+                    played.tolist(),
+                    ranked,
+                    range(1, PAGE + 1),
+                    strict=True,
+                )
             ]
             shown += [(video, at - at % SHOWN_SECONDS) for video in page[seen].tolist()]
-    names = ("viewer_id", "video_id", "answered_at", "seen", "played", "task_watch")
-    types = (pa.string(), pa.string(), TIME, pa.bool_(), pa.bool_(), pa.float32())
+    names = ("viewer_id", "video_id", "answered_at", "seen", "played", "task_watch", "position")
+    types = (pa.string(), pa.string(), TIME, pa.bool_(), pa.bool_(), pa.float32(), pa.int32())
     columns = [
         pa.array(each, kind) for each, kind in zip(zip(*rows, strict=True), types, strict=True)
     ]
     return pa.table(columns, names).sort_by("answered_at")
 
 
+@pytest.mark.parametrize("bias", [0.0, 1.0])
 @pytest.mark.parametrize("strength", [0.4, 1.0])
-def test_a_known_strength_is_found(strength: float) -> None:
-    assert fitted_strength(world(strength)) == pytest.approx(strength, abs=0.1)
+def test_a_known_strength_is_found_whatever_the_positions_do(strength: float, bias: float) -> None:
+    assert fitted_strength(world(strength, bias=bias)) == pytest.approx(strength, abs=0.1)
+
+
+def test_the_strength_is_in_units_of_the_rankers_logits() -> None:
+    assert fitted_strength(world(0.4, scale=2.0)) == pytest.approx(0.8, abs=0.15)
 
 
 def test_who_does_not_tire_has_no_fatigue() -> None:
