@@ -22,22 +22,22 @@ from bench.live.stack import LivePlan, LiveStack, live_stack
 from bench.load import Answer, SteadyLoad, beside, closed_load
 from bench.process import counted, cpu_seconds
 from bench.rows import Figures, Row, attempted
+from bench.simulate import FULL, SimulationPlan, simulate
+from bench.simulate import SHORT as SHORT_LOOP
 from bench.site import Site, event
-from bench.stack import Stack, linked_home, until
+from bench.stack import Stack, linked_home
 from tests.builders.filters import random_expression
 from vireo.ops.cli.own_stack import VIREO
 from vireo.ops.stack.state import Layout
 from vireo.server.errors import VireoError
 from vireo.server.gateway.slate_log import in_share
 from vireo.server.home import Home
-from vireo.server.releases.bucket import Bucket
-from vireo.training.data.archived import fetch
 from vireo.training.features.watches import load_watches
 from vireo.v1 import event_pb2
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1.catalog_pb2 import Video
 
-PARTS = ("cost", "lost", "replay")
+PARTS = ("cost", "lost", "replay", "loop")
 """In the order in which they are measured."""
 _SHARE = 0.5
 """Share of the viewers who are recorded while costs are compared."""
@@ -70,9 +70,19 @@ class LearnPlan:
     """Pause between two kills, and between two swaps."""
     replayed: int = 10_000
     """Slates that are made again."""
+    loop: SimulationPlan = FULL
 
 
-SHORT = LearnPlan(timed=False, rounds=1, seconds=1.0, slates=200, rate=40.0, calm=1.5, replayed=200)
+SHORT = LearnPlan(
+    timed=False,
+    rounds=1,
+    seconds=1.0,
+    slates=200,
+    rate=40.0,
+    calm=1.5,
+    replayed=200,
+    loop=SHORT_LOOP,
+)
 """For CI: everything once and briefly; no time is judged."""
 
 
@@ -88,6 +98,7 @@ def measure(
         "cost": partial(_measure_cost, home, dataset, plan, console),
         "lost": partial(_measure_lost, home, dataset, plan),
         "replay": partial(_measure_replay, home, dataset, plan, console),
+        "loop": partial(_measure_loop, home, plan, console),
     }
     for name in parts:
         yield from attempted(console, name, steps[name])
@@ -107,6 +118,11 @@ def _viewers(home: Home, dataset: str) -> list[str]:
     """Return a data set's viewers, and strangers if they are few."""
     known = [str(each) for each in load_watches(home, dataset)["viewer_id"].drop_duplicates()]
     return known + [f"stranger-{number}" for number in range(_FEW - len(known))]
+
+
+def _measure_loop(home: Home, plan: LearnPlan, console: Console) -> list[Row]:
+    """Compare training on what was shown with training on watches, night after night."""
+    return [*simulate(home, plan.loop, console)]
 
 
 def _measure_cost(home: Home, dataset: str, plan: LearnPlan, console: Console) -> list[Row]:
@@ -140,21 +156,12 @@ def _measure_cost(home: Home, dataset: str, plan: LearnPlan, console: Console) -
 def _measure_lost(home: Home, dataset: str, plan: LearnPlan) -> list[Row]:
     """Count slates that are answered and not archived while what stores them is killed."""
     stack = _stack(home, dataset, plan, 1.0)
-    folder = stack.home.root / "fetched"
     with stack.running():
         answers = asyncio.run(_asked(stack, _viewers(home, dataset), plan))
         ports = [pod.port for pod in stack.pods() if pod.name.startswith(("gateway", "slate"))]
         dropped = asyncio.run(counted(ports))["vireo_slates_dropped_total"]
         answered = sum(not each.failure for each in answers)
-        files: list[Path] = []
-
-        async def archived() -> bool:
-            found = await asyncio.to_thread(fetch, Bucket(stack.s3), "slates", None, folder)
-            files[:] = found
-            rows = sum(int(pq.read_metadata(file).num_rows) for file in found)
-            return rows >= answered - dropped
-
-        asyncio.run(until(archived, "archiving", pause=2.0))
+        files = asyncio.run(stack.archived("slates", int(answered - dropped)))
     ids = Counter[str]()
     for file in files:
         ids.update(pq.read_table(file, columns=["request_id"])["request_id"].to_pylist())

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import psutil
+import pyarrow.parquet as pq
 
 from bench.process import serves
 from vireo.ops.cli.own_stack import CHANNEL, VIREO, OwnStack, stack_environment
@@ -25,10 +26,12 @@ from vireo.ops.stack.state import ProcessState, StackState, running_stack
 from vireo.server.control.mesh import GRPC_SERVICES
 from vireo.server.errors import VireoError
 from vireo.server.home import Home
+from vireo.server.releases.bucket import Bucket
 from vireo.server.releases.channels import Change
 from vireo.server.releases.manifest import Manifest, Quotas
 from vireo.server.releases.s3 import S3Settings
 from vireo.server.releases.store import ReleaseStore
+from vireo.training.data.archived import fetch
 from vireo.training.evaluation.served import Stack as ServedStack
 
 PATIENCE = 240.0
@@ -116,6 +119,14 @@ class Stack(OwnStack):
             store = ReleaseStore(self.s3)
             store.change_channel(CHANNEL, Change(release), store.read_channel(CHANNEL))
 
+        begun = time.monotonic()
+        await asyncio.to_thread(change)
+        await self.until_served(release)
+        return time.monotonic() - begun
+
+    async def until_served(self, release: str) -> None:
+        """Return once all pods serve a release."""
+
         async def all_serve() -> bool:
             for pod in self.pods():
                 served = ServedStack(f"127.0.0.1:{pod.port}", _CALL_SECONDS)
@@ -123,10 +134,19 @@ class Stack(OwnStack):
                     return False
             return True
 
-        begun = time.monotonic()
-        await asyncio.to_thread(change)
         await until(all_serve, f"the swap to {release}", pause=0.1)
-        return time.monotonic() - begun
+
+    async def archived(self, kind: str, rows: int) -> list[Path]:
+        """Return the archive's files of "slates" or "events" once they have so many rows."""
+        files: list[Path] = []
+
+        async def there() -> bool:
+            folder = self.home.root / "fetched"
+            files[:] = await asyncio.to_thread(fetch, Bucket(self.s3), kind, None, folder)
+            return sum(int(pq.read_metadata(file).num_rows) for file in files) >= rows
+
+        await until(there, f"archiving {kind}", pause=0.5)
+        return files
 
     async def vireo(self, *command: str) -> subprocess.CompletedProcess[str]:
         """Run a `vireo` command on it as an operator would; raise VireoError if it hangs."""
@@ -196,7 +216,7 @@ class Stack(OwnStack):
 
 def linked_home(home: Home, name: str) -> Home:
     """Return an empty home below another's, with the data and features of that one."""
-    own = _emptied(home, name)
+    own = emptied(home, name)
     for part in ("data", "features"):
         (own.root / part).symlink_to((home.root / part).absolute(), target_is_directory=True)
     return own
@@ -214,13 +234,14 @@ def built_home(home: Home, name: str, dataset: str, settings: Mapping[str, str])
     Raises:
         VireoError: they can't be built.
     """
-    own = _emptied(home, name)
+    own = emptied(home, name)
     (own.root / "data").symlink_to((home.root / "data").absolute(), target_is_directory=True)
     run_vireo(["features", "build", "--data", dataset], {**stack_environment(own), **settings})
     return own
 
 
-def _emptied(home: Home, name: str) -> Home:
+def emptied(home: Home, name: str) -> Home:
+    """Return an empty home below another's."""
     own = Home(home.root / "bench" / name)
     shutil.rmtree(own.root, ignore_errors=True)
     own.logs.mkdir(parents=True)

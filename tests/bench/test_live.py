@@ -11,7 +11,6 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from bench.learn import PARTS as PARTS_OF_LEARN
 from bench.learn import SHORT as LEARN
 from bench.learn import measure as learn
 from bench.live.run import PARTS, measure
@@ -120,7 +119,7 @@ def test_slates_are_archived_once_and_made_again_whatever_is_killed_and_swapped(
     build_release(home.staged_release(DATASET), videos=_VIDEOS)
     _describe_videos(home)
     plan = replace(LEARN, slates=100, replayed=100, layout="together")
-    rows = list(learn(home, DATASET, plan, Console(), PARTS_OF_LEARN))
+    rows = list(learn(home, DATASET, plan, Console(), ("cost", "lost", "replay")))
     assert {row.measure: row.figure for row in rows if row.holds is False} == {}
     figures = {row.measure: row.figure for row in rows}
     assert figures["slates made again, as they were"] > 50
