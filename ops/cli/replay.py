@@ -73,7 +73,7 @@ def replay(
     """
     since = time_of(last or ("" if archive else "1h"))
     with archived(archive, since, "slates") as files, open_store() as store:
-        rows = _rows(files["slates"], request_id, since, sample)
+        rows = slates_of(files["slates"], request_id, since, sample)
         if not rows:
             raise VireoError(
                 f"the archive has no slate of request {request_id!r} of this time; choose more "
@@ -84,14 +84,16 @@ def replay(
         if release:
             release_id = release_of(store, release)
             store.check_published(release_id)
-            outcome = _compare(rows, _loaded(store, [release_id])[release_id])
+            outcome = _compare(rows, loaded_releases(store, [release_id])[release_id])
             _show_change(outcome, len(rows), release_id, min_overlap, as_json=as_json)
         else:
-            names = {name for row in rows for name in _releases_of(row)}
-            _show_replayed(_replay(rows, _loaded(store, sorted(names))), as_json=as_json)
+            names = {name for row in rows for name in releases_of(row)}
+            _show_replayed(_replay(rows, loaded_releases(store, sorted(names))), as_json=as_json)
 
 
-def _rows(files: Sequence[Path], request_id: str, since: datetime | None, limit: int) -> list[Row]:
+def slates_of(
+    files: Sequence[Path], request_id: str, since: datetime | None, limit: int
+) -> list[Row]:
     """Return slates in the order of their times: that of a request, or `limit` of all."""
     ends = np.cumsum([pq.read_metadata(file).num_rows for file in files], dtype=np.int64)
     total, rows = int(ends[-1]) if files else 0, list[Row]()
@@ -109,11 +111,12 @@ def _rows(files: Sequence[Path], request_id: str, since: datetime | None, limit:
     return sorted(rows, key=lambda row: row["answered_at"])
 
 
-def _releases_of(row: Row) -> set[str]:
+def releases_of(row: Row) -> set[str]:
+    """Return the releases that answered a slate; none if it has no candidates."""
     return {row["retrieval_release_id"], row["release_id"]} if row["candidate_keys"] else set()
 
 
-def _loaded(store: ReleaseStore, names: Sequence[str]) -> dict[str, Replayer]:
+def loaded_releases(store: ReleaseStore, names: Sequence[str]) -> dict[str, Replayer]:
     """Return releases, from this home's cache or the bucket."""
     cache = ReleaseCache(Home.current().cache, keep=len(names) + 1)
     loaded = {}
@@ -124,16 +127,17 @@ def _loaded(store: ReleaseStore, names: Sequence[str]) -> dict[str, Replayer]:
 
 
 def _replay(rows: Sequence[Row], releases: dict[str, Replayer]) -> list[Replayed]:
-    return [replayed(row, releases) for row in _counted(rows)]
+    return [replayed(row, releases) for row in counted("replaying", rows)]
 
 
 def _compare(rows: Sequence[Row], release: Replayer) -> list[Changed]:
-    found = (changed(row, release) for row in _counted(rows))
+    found = (changed(row, release) for row in counted("replaying", rows))
     return [each for each in found if each is not None]
 
 
-def _counted(rows: Sequence[Row]) -> Iterator[Row]:
-    with progress_bar("replaying", len(rows)) as progress:
+def counted(what: str, rows: Sequence[Row]) -> Iterator[Row]:
+    """Yield slates, beside a bar that says what happens to them."""
+    with progress_bar(what, len(rows)) as progress:
         for number, row in enumerate(rows, start=1):
             yield row
             progress(number, len(rows))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
@@ -11,15 +12,32 @@ import pyarrow.compute as pc
 import typer
 
 from vireo.ops.cli.archive import ArchiveOption, LastOption, archived, time_of
-from vireo.ops.cli.options import JsonOption
+from vireo.ops.cli.options import DataOption, JsonOption
 from vireo.ops.cli.output import print_json, print_table, remark, table_of
+from vireo.ops.cli.replay import counted, loaded_releases, releases_of, slates_of
+from vireo.ops.stack.s3 import open_store
+from vireo.server.consumer.archived_rows import Row
 from vireo.server.errors import VireoError
+from vireo.server.home import Home
+from vireo.server.releases.manifest import Manifest, ReleaseError
 from vireo.training.data.shown import WINDOW_SECONDS, shown_videos
 from vireo.training.evaluation import traffic as measured
+from vireo.training.evaluation.replay import Replayer, replayed
+from vireo.training.evaluation.skew import (
+    Distribution,
+    FeatureDifference,
+    OfflineViewers,
+    distributions,
+    viewer_difference,
+)
 from vireo.training.evaluation.traffic import DIMENSIONS, Group, Rate, Traffic, write_metrics
+from vireo.training.run import Run
 
 _RATES = ("plays", "watch s", "likes/1000", "hides/1000")
 """Titles of the rates, per impression unless they say otherwise."""
+
+_SHOWN = 5
+"""Differences that are printed."""
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -67,6 +85,93 @@ def traffic(
         write_metrics(report, metrics_file)
         remark(f"metrics: {metrics_file}")
     print_json(report) if as_json else _print(report)
+
+
+@app.command()
+def skew(
+    data: DataOption = "",
+    last: LastOption = "",
+    sample: Annotated[
+        int, typer.Option(min=1, help="Maximum slates; of more, evenly many of all the time.")
+    ] = 1_000,
+    archive: ArchiveOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare the features of slates with those that are computed offline, and trained on.
+
+    A viewer's features must be those of the data set's feature build with the events of the archive
+    since then, and what was made of them must be what `vireo replay` makes. Each difference is
+    named with both values, and the command fails. Then each input of the ranking model is compared
+    with its distribution in training, if production's release was trained here.
+
+    vireo report skew --last 6h
+    """
+    home = Home.current()
+    since = time_of(last or ("" if archive else "24h"))
+    with (
+        archived(archive, since, "slates") as slates,
+        archived(archive, None, "events") as events,
+        open_store() as store,
+    ):
+        rows = slates_of(slates["slates"], "", since, sample)
+        if not rows:
+            raise VireoError("the archive has no slates of this time; choose more with --last")
+        releases = loaded_releases(store, sorted({n for row in rows for n in releases_of(row)}))
+        names = {row["viewer_id"] for row in rows}
+        viewers = OfflineViewers(home.features(data), events["events"], names)
+        differences = [
+            found
+            for row in counted("comparing", rows)
+            if (found := viewer_difference(row, viewers))
+        ]
+        made = [replayed(row, releases) for row in counted("replaying", rows)]
+    differences += [
+        FeatureDifference(each.request_id, of.value, of.recorded, of.replayed)
+        for each in made
+        if (of := each.difference)
+    ]
+    inputs = _inputs(home, data, rows, releases)
+    if as_json:
+        print_json({"slates": len(rows), "differences": differences, "inputs": inputs})
+    else:
+        _print_skew(len(rows), inputs)
+    if differences:
+        texts = [
+            f"{each.feature} of {each.request_id} was {each.recorded}, computed {each.computed}"
+            for each in differences[:_SHOWN]
+        ]
+        raise VireoError(f"{len(differences):,} differences: {'; '.join(texts)}")
+
+
+def _inputs(
+    home: Home, data: str, rows: Sequence[Row], releases: Mapping[str, Replayer]
+) -> list[Distribution]:
+    """Return the inputs of the newest release of a data set, if it answered any of the slates."""
+    run = Run(home.measuring.run(data))
+    try:
+        release_id = Manifest.read(home.trained_release(data)).release_id
+    except (ReleaseError, VireoError):
+        return []
+    own = [row for row in rows if row["release_id"] == release_id and row["recorded"]]
+    if not own or release_id not in releases or not run.ranking_set.exists():
+        return []
+    return distributions(own, releases[release_id].retrieval.release, run.ranking_set)
+
+
+def _print_skew(slates: int, inputs: Sequence[Distribution]) -> None:
+    """Print the inputs, those first whose distribution is the least like that of training."""
+    typer.echo(f"{slates:,} slates compared")
+    if not inputs:
+        typer.echo(
+            "none is of the newest release that was trained here: no distributions to compare"
+        )
+        return
+    columns = ("trained", "served", "stability")
+    table = table_of("input", *columns, "", numbers=columns, texts={"input"})
+    for each in sorted(inputs, key=lambda each: -each.stability):
+        figures = (f"{value:.3g}" for value in (each.trained, each.served, each.stability))
+        table.add_row(each.feature, *figures, "shifted" if each.shifted else "")
+    print_table(table)
 
 
 def _print(report: Traffic) -> None:

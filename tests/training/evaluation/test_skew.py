@@ -1,0 +1,232 @@
+"""Features that slates were answered with are those computed offline; faults are named."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests.builders.releases import build_release, video_ids
+from tests.builders.replaying import Serving
+from tests.builders.shown import event
+from tests.builders.tiny_home import build_watches
+from vireo.server.consumer.archived_rows import EVENT_ROWS
+from vireo.server.features.online_store import open_rows
+from vireo.server.home import Home
+from vireo.training.evaluation import skew
+from vireo.training.evaluation.replay import Replayer, replayed
+from vireo.training.evaluation.skew import OfflineViewers, distributions, viewer_difference
+from vireo.v1.candidate_pb2 import RetrieveCandidatesRequest
+from vireo.v1.viewer_pb2 import ViewerFeatures
+
+VIEWERS = [f"viewer-{number}" for number in range(30)]
+_WATCHES, _PLAYS = 6, 3
+_HOUR = timedelta(hours=1)
+
+
+@dataclass(frozen=True)
+class Site:
+    """A feature build, the events since then, and what serves its release."""
+
+    repo: Path
+    events: Path
+    release: Path
+    played_at: datetime
+
+    def offline(self) -> OfflineViewers:
+        return OfflineViewers(self.repo, [self.events], VIEWERS)
+
+    def row(
+        self,
+        viewer_id: str,
+        change: Callable[[ViewerFeatures], object] = lambda _: None,
+        played: int = _PLAYS,
+        **changes: Any,
+    ) -> dict[str, Any]:
+        """A slate after some of the viewer's plays, whose features a fault may have changed."""
+        request = RetrieveCandidatesRequest(count=20, page_size=5)
+        request.viewer.CopyFrom(self.offline().after(viewer_id, played))
+        request.viewer.asked_at = int(datetime.now(UTC).timestamp())
+        change(request.viewer)
+        return Serving(self.release).row(request, f"of {viewer_id}", viewer_id=viewer_id, **changes)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
+    folder = tmp_path_factory.mktemp("site")
+    draw, start = random.Random(3), datetime(2024, 1, 1, tzinfo=UTC)
+    played_at, watches, plays = datetime.now(UTC) - _HOUR, [], []
+    for viewer in VIEWERS:
+        videos = draw.sample(video_ids(40), _WATCHES + _PLAYS)
+        # An odd number of seconds: float32 can't hold it.
+        times = [start + timedelta(seconds=3_601 * n + 1) for n in range(_WATCHES)]
+        watches += zip([viewer] * _WATCHES, videos, times, strict=False)
+        for number, video in enumerate(videos[_WATCHES:]):
+            at = played_at + timedelta(seconds=61 * number)
+            play = event("play", viewer, video)
+            fraction = float(number == 1)
+            plays.append(
+                {**play, "at": at, "received_at": at, "watched_fraction": max(fraction, 0.5)}
+            )
+    repo = build_watches(
+        Home(folder), watches, ["occupation=artist", "age=30"], [5.0] * len(watches)
+    )
+    events = folder / "events.parquet"
+    pq.write_table(pa.Table.from_pylist(plays, EVENT_ROWS.schema), events)
+    return Site(repo, events, build_release(folder / "release"), played_at)
+
+
+def _found(site: Site, row: dict[str, Any]) -> str:
+    """The feature that differs; empty if none does."""
+    if difference := viewer_difference(row, site.offline()):
+        assert difference.recorded != difference.computed
+        return difference.feature
+    replay = replayed(row, {"tiny-1": Replayer(site.release)})
+    assert not replay.skipped
+    return replay.difference.value if replay.difference else ""
+
+
+def test_what_is_computed_is_what_the_online_store_has(site: Site) -> None:
+    offline = site.offline()
+    with closing(open_rows(site.repo, 5.0)) as rows:
+        for viewer in VIEWERS:
+            stored = rows.features(viewer)
+            stored.ClearField("updated_at")
+            assert offline.after(viewer, 0) == stored
+
+
+def test_slates_without_a_fault_have_no_difference(site: Site) -> None:
+    assert {_found(site, site.row(each)) for each in VIEWERS} == {""}
+
+
+def test_events_of_the_last_seconds_may_be_in_the_features_or_not(site: Site) -> None:
+    just_after = site.played_at + timedelta(seconds=61 * 2 + 5)
+    for played, expected in ((3, ""), (2, ""), (1, "staleness")):
+        row = site.row(VIEWERS[0], played=played, answered_at=just_after)
+        row["asked_at"] = int(just_after.timestamp())
+        found = viewer_difference(row, site.offline())
+        assert (found.feature if found else "") == expected
+
+
+def test_slates_that_say_that_their_features_are_old_are_as_they_should_be(site: Site) -> None:
+    row = site.row(VIEWERS[0], played=0, degradations=["features_stale"])
+    assert viewer_difference(row, site.offline()) is None
+
+
+def _unit(viewer: ViewerFeatures) -> None:
+    viewer.history_times[:] = [1000 * at for at in viewer.history_times]
+
+
+def _order(viewer: ViewerFeatures) -> None:
+    viewer.history_keys[:] = viewer.history_keys[::-1]
+
+
+def _default(viewer: ViewerFeatures) -> None:
+    viewer.like_count = 0
+
+
+def _clock(viewer: ViewerFeatures) -> None:
+    viewer.asked_at -= 7200
+
+
+def _vocabulary(viewer: ViewerFeatures) -> None:
+    viewer.attributes[1] = viewer.attributes[1].replace("=", "-")
+
+
+def _clipping(viewer: ViewerFeatures) -> None:
+    for column in (viewer.history_keys, viewer.history_times):
+        column[:] = column[-2:]
+
+
+def _dtype(viewer: ViewerFeatures) -> None:
+    viewer.history_times[:] = np.array(viewer.history_times, np.float32).astype(int).tolist()
+
+
+def _off_by_one(viewer: ViewerFeatures) -> None:
+    del viewer.history_keys[-1], viewer.history_times[-1]
+
+
+@pytest.mark.parametrize(
+    ("fault", "feature"),
+    [
+        (_unit, "history_times[0]"),
+        (_order, "history_keys[0]"),
+        (_default, "like_count"),
+        (_clock, "asked_at"),
+        (_vocabulary, "attributes[1]"),
+        (_clipping, "history_keys[0]"),
+        (_dtype, "history_times[0]"),
+        (_off_by_one, "history_keys"),
+    ],
+)
+def test_a_fault_in_a_viewers_features_is_named(
+    site: Site, fault: Callable[[ViewerFeatures], None], feature: str
+) -> None:
+    assert {_found(site, site.row(each, fault)) for each in VIEWERS[:10]} == {feature}
+
+
+def test_rows_that_the_consumer_didnt_keep_up_to_date_are_stale(site: Site) -> None:
+    assert {_found(site, site.row(each, played=1)) for each in VIEWERS[:10]} == {"staleness"}
+
+
+def test_a_missing_source_and_a_score_of_another_unit_are_named(site: Site) -> None:
+    row = site.row(VIEWERS[0])
+    masks = row["candidate_sources"]
+    place = next(place for place, mask in enumerate(masks) if mask & 4)
+    row["candidate_sources"] = [mask & ~4 for mask in masks]
+    assert _found(site, row) == f"sources {place + 1}"
+    row = site.row(VIEWERS[0])
+    row["retrieval_ease"] = [100 * each + 1 for each in row["retrieval_ease"]]
+    assert _found(site, row).startswith("ease of ")
+
+
+def _as_trained(rows: Sequence[dict[str, Any]], replayer: Replayer, path: Path) -> Path:
+    """A training set whose lists have the inputs of some slates, each candidate once."""
+    served = skew._served(rows, replayer.retrieval.release)
+    names = skew._names(1)
+    count = len(served[names["features"][0]][0])
+    parts = {
+        f"watches/{part}": np.stack([served[name][0] for name in columns], 1)[:, None]
+        for part, columns in names.items()
+        if part != "viewer_features"
+    }
+    of_viewers = np.stack([served[name][0] for name in names["viewer_features"]], 1)
+    np.savez(
+        path,
+        **parts,
+        **{"watches/rows": np.zeros((count, 1), np.int64), "watches/viewer_features": of_viewers},
+    )
+    return path
+
+
+def test_inputs_of_the_model_are_compared_with_those_of_its_training(
+    site: Site, tmp_path: Path
+) -> None:
+    replayer, rows = Replayer(site.release), [site.row(each) for each in VIEWERS]
+    path = _as_trained(rows[::2], replayer, tmp_path / "set.npz")
+    found = distributions(rows[1::2], replayer.retrieval.release, path)
+    assert len(found) == len([name for names in skew._names(1).values() for name in names])
+    assert [each.feature for each in found if each.shifted and each.stability > 1] == []
+    for row in rows:
+        row["retrieval_ease"] = [100 * each for each in row["retrieval_ease"]]
+    found = distributions(rows[1::2], replayer.retrieval.release, path)
+    worst = max(found, key=lambda each: each.stability)
+    assert (worst.feature, worst.shifted) == ("retrieval ease", True)
+    assert abs(worst.served) > 10 * abs(worst.trained)
+
+
+def test_sampled_candidates_stand_for_those_that_werent_recorded() -> None:
+    row = {"candidate_keys": [0] * 300, "recorded": [0] * 130, "video_ids": ["v"] * 10}
+    counts = skew._stands_for(row)
+    assert counts[:110].tolist() == [1.0] * 110
+    assert counts.sum() == 300
+    assert skew._stands_for({**row, "recorded": [0] * 300}).tolist() == [1.0] * 300

@@ -1,0 +1,332 @@
+"""Whether slates were answered with the features that offline code computes, and models trained on.
+
+A viewer's features at a past request follow from the feature build and from the events that the
+archive has since: whatever a gateway read instead is a difference. What pods made of them is
+compared by `vireo.training.evaluation.replay`. And the inputs of the ranking model are compared
+with those of its training, whatever the reason for a shift.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset
+import pyarrow.parquet as pq
+
+from vireo.server.arrays import Float32Array, Float64Array
+from vireo.server.consumer.archived_rows import EVENT_ROWS, Row, request_of
+from vireo.server.consumer.fold import ViewerEvents, fold
+from vireo.server.event_log.jetstream import EVENT_KINDS
+from vireo.server.features.activity import EventRules
+from vireo.server.features.model_inputs import (
+    LANGUAGE_MATCH,
+    MATCH_FEATURES,
+    RETRIEVAL_FEATURES,
+    VIDEO_FEATURES,
+    VIEWER_FEATURES,
+    match_features,
+    retrieval_features,
+    viewer_features,
+)
+from vireo.server.features.viewer_rows import (
+    STATE,
+    ViewerRow,
+    encode,
+    features_of,
+    row_of,
+    values_of,
+)
+from vireo.server.pod.viewer import decode_viewer
+from vireo.server.recommend.retrieval.release import CandidateRelease
+from vireo.server.signals import SCORES
+from vireo.training.features.definitions import viewer_profile
+from vireo.training.ranking.training_set import match_table
+from vireo.v1 import event_pb2
+from vireo.v1.recommendation_pb2 import RecommendRequest
+from vireo.v1.viewer_pb2 import ViewerFeatures
+
+LAG_SECONDS = 10.0
+"""Seconds within which events may or may not be in a viewer's row."""
+_CLOCK_SECONDS = 60.0
+"""Maximum seconds between the time that features are of and the answer."""
+SHIFTED = 0.25
+"""Population stability index from which a distribution counts as another one."""
+_BINS = 10
+_LEAST_SHARE = 1e-4
+"""Share that a bin without values counts as."""
+_EXACT = (
+    *("history_keys", "history_times", "watched_keys"),
+    *("watch_count", "like_count", "attributes"),
+)
+_KEPT = ("hidden", "shown", "followed")
+"""Lists of keys that may have more than the archive and the feature build know of."""
+_UNREAD = ("features_missing", "features_stale", "features_behind")
+"""Degradations of slates whose features are said to be others."""
+_EVENT_FIELDS = (
+    *("viewer_id", "video_id", "creator"),
+    *("locale", "watched_seconds", "watched_fraction"),
+)
+_KINDS = {name: number for number, name in EVENT_KINDS.items()}
+
+
+@dataclass(frozen=True)
+class FeatureDifference:
+    """The first feature of a slate's viewer that isn't what it should have been."""
+
+    request_id: str
+    feature: str
+    recorded: str
+    computed: str
+
+
+class OfflineViewers:
+    """Viewers as they were at any time since their features were built."""
+
+    def __init__(self, repo: Path, events: Sequence[Path], viewer_ids: Collection[str]) -> None:
+        """Read some viewers' rows of a feature build, and their events of the archive."""
+        self._rules = EventRules.load(repo)
+        names = pa.array(sorted(viewer_ids), pa.string())
+        stored: dict[str, dict[str, bytes]] = {each: {} for each in names.to_pylist()}
+        self._attributes: dict[str, Sequence[str]] = {}
+        for view, columns in STATE.items():
+            for row in _rows(repo / f"{view}.parquet", names):
+                values = ((name, row[name]) for name in columns)
+                stored[row["viewer_id"]] |= {name: _encoded(value) for name, value in values}
+        for row in _rows(repo / f"{viewer_profile.name}.parquet", names):
+            self._attributes[row["viewer_id"]] = row["attributes"] or ()
+        self._built = {name: row_of(values) for name, values in stored.items()}
+        self._events = _events(events, names)
+
+    def known_by(self, viewer_id: str, seconds: float) -> int:
+        """Return how many of a viewer's events the log had by a time, Unix seconds."""
+        times = [at for at, _ in self._events.get(viewer_id, ())]
+        return int(np.searchsorted(times, seconds, side="right"))
+
+    def after(self, viewer_id: str, count: int) -> ViewerFeatures:
+        """Return a viewer's features after so many events."""
+        seen = ViewerEvents()
+        for _, event in self._events.get(viewer_id, ())[:count]:
+            seen.add(event, self._rules)
+        row = fold(self._built.get(viewer_id, ViewerRow()), seen).row
+        values = {name: each for view in STATE for name, each in values_of(row, view).items()}
+        values["attributes"] = encode("string_list_val", self._attributes.get(viewer_id, ()))
+        return features_of(values)
+
+
+def _rows(path: Path, names: pa.Array) -> Iterator[Row]:
+    table = pq.read_table(path, filters=pc.field("viewer_id").isin(names))
+    yield from table.to_pylist()
+
+
+def _encoded(value: Any) -> bytes:
+    """Return a value as the online store has it."""
+    if not isinstance(value, list):
+        return encode("int64_val", value)
+    return encode(
+        "bool_list_val" if value and isinstance(value[0], bool) else "int64_list_val", value
+    )
+
+
+def _events(
+    files: Sequence[Path], names: pa.Array
+) -> dict[str, list[tuple[float, event_pb2.Event]]]:
+    """Return each viewer's events with the times at which the log took them, in its order."""
+    found: dict[str, list[tuple[float, event_pb2.Event]]] = {}
+    dataset = pa.dataset.dataset([*map(str, files)], schema=EVENT_ROWS.schema, format="parquet")
+    table = dataset.to_table(filter=pc.field("viewer_id").isin(names))
+    for row in table.sort_by([("received_at", "ascending"), ("sequence", "ascending")]).to_pylist():
+        event = event_pb2.Event(kind=_KINDS[row["kind"]])
+        event.time.FromDatetime(row["at"])
+        for name in _EVENT_FIELDS:
+            if row[name] is not None:
+                setattr(event, name, row[name])
+        found.setdefault(row["viewer_id"], []).append((row["received_at"].timestamp(), event))
+    return found
+
+
+def viewer_difference(row: Row, viewers: OfflineViewers) -> FeatureDifference | None:
+    """Return how a slate's viewer differs from what is computed; None if it doesn't.
+
+    Slates that say that their features are older or missing count as they should be, and so do
+    those of requests that brought a profile.
+    """
+    asked = RecommendRequest.FromString(row["request"])
+    if (
+        not row["viewer_features"]
+        or {*row["degradations"]} & {*_UNREAD}
+        or asked.HasField("profile")
+    ):
+        return None
+    name, viewer_id, recorded = row["request_id"], row["viewer_id"], request_of(row).viewer
+    answered_at = row["answered_at"].timestamp()
+    if not asked.context.HasField("time") and abs(row["asked_at"] - answered_at) > _CLOCK_SECONDS:
+        return FeatureDifference(name, "asked_at", str(row["asked_at"]), f"{answered_at:.0f}")
+
+    def differs(count: int) -> tuple[str, Any, Any] | None:
+        return _first_difference(recorded, viewers.after(viewer_id, count))
+
+    latest = viewers.known_by(viewer_id, answered_at)
+    least = viewers.known_by(viewer_id, answered_at - LAG_SECONDS)
+    found = differs(latest)
+    if found is None or any(differs(count) is None for count in range(least, latest)):
+        return None
+    stale = next((count for count in range(least - 1, -1, -1) if differs(count) is None), None)
+    if stale is not None:
+        was = f"the row before the last {latest - stale} events"
+        return FeatureDifference(name, "staleness", was, f"events more than {LAG_SECONDS:g} s old")
+    return FeatureDifference(name, found[0], str(found[1]), str(found[2]))
+
+
+def _first_difference(
+    recorded: ViewerFeatures, computed: ViewerFeatures
+) -> tuple[str, Any, Any] | None:
+    """Return the first feature that differs, with the first value that does of a list."""
+    for name in _EXACT:
+        one, other = getattr(recorded, name), getattr(computed, name)
+        if one == other:
+            continue
+        if isinstance(one, int):
+            return name, one, other
+        place = next(
+            (n for n, pair in enumerate(zip(one, other, strict=False)) if len({*pair}) > 1), None
+        )
+        if place is None:
+            return name, f"{len(one)} values", f"{len(other)} values"
+        return f"{name}[{place}]", one[place], other[place]
+    for name in _KEPT:
+        one, other = (getattr(each, f"{name}_keys") for each in (recorded, computed))
+        if missing := {*other} - {*one}:
+            return f"{name}_keys", f"without {min(missing)}", f"with {min(missing)}"
+    return None
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """A feature of the ranking model as it was trained on, and as it was served."""
+
+    feature: str
+    trained: float
+    """Mean."""
+    served: float
+    """Mean."""
+    stability: float
+    """Population stability index over ten bins of equally many trained values; 0 if equal."""
+
+    @property
+    def shifted(self) -> bool:
+        """Whether it counts as another distribution."""
+        return self.stability > SHIFTED
+
+
+def distributions(
+    rows: Sequence[Row], release: CandidateRelease, ranking_set: Path
+) -> list[Distribution]:
+    """Return each input of a ranking model, as its training lists have it and as slates had it.
+
+    Candidates of slates count by how many they stand for, and viewers count alike.
+
+    Args:
+        rows: slates of the release, with their candidates' scores.
+        release: what answered.
+        ranking_set: what `save_ranking_set` wrote in its training.
+    """
+    trained = _trained(ranking_set)
+    found = []
+    for name, (values, weights) in _served(rows, release).items():
+        if name in trained:
+            of = trained[name]
+            means = float(np.mean(of)), float(np.average(values, weights=weights))
+            found.append(Distribution(name, *means, _stability(of, values, weights)))
+    return found
+
+
+def _names(match: int) -> dict[str, Sequence[str]]:
+    """Return the features of each part of the training set, by how they are called here."""
+    return {
+        "features": [f"video {name}" for name in VIDEO_FEATURES],
+        "retrieval": [f"retrieval {name}" for name in RETRIEVAL_FEATURES],
+        "match": [f"match {name}" for name in (*MATCH_FEATURES, LANGUAGE_MATCH)[:match]],
+        "viewer_features": [f"viewer {name}" for name in VIEWER_FEATURES],
+    }
+
+
+def _trained(path: Path) -> dict[str, Float32Array]:
+    """Return the values of each feature in the lists of a training set."""
+    with np.load(path, allow_pickle=False) as file:
+        real = file["watches/rows"] >= 0
+        parts = {name: file[f"watches/{name}"] for name in _names(2)}
+    columns = dict[str, Float32Array]()
+    for part, names in _names(parts["match"].shape[-1]).items():
+        values = parts[part] if part == "viewer_features" else parts[part][real]
+        columns |= {name: values[:, place] for place, name in enumerate(names)}
+    return columns
+
+
+def _served(
+    rows: Sequence[Row], release: CandidateRelease
+) -> dict[str, tuple[Float32Array, Float64Array]]:
+    """Return the values of each feature, and how much each of them counts."""
+    table, parts = match_table(release), []
+    slates = Counter(row["viewer_id"] for row in rows)
+    weights, of_viewers = list[Float64Array](), list[float]()
+    for row in rows:
+        request, places = request_of(row), np.array(row["recorded"], np.int64)
+        seed = request.seed_key if request.HasField("seed_key") else None
+        viewer = decode_viewer(request.viewer).playing(seed)
+        found = release.rows.find(np.array(row["candidate_keys"], np.int64)[places])
+        own = np.flatnonzero(found >= 0)
+        scores = {
+            score.name: np.array(row[f"retrieval_{score.name}"], np.float32)[own]
+            for score in SCORES
+        }
+        masks = np.array(row["candidate_sources"], np.uint32)[places[own]]
+        history = release.rows.find(viewer.history_keys)
+        parts.append(
+            (
+                np.asarray(table.features.take(found[own], axis=0)),
+                retrieval_features(scores, masks),
+                match_features(viewer.context, history[history >= 0], found[own], table),
+                viewer_features(viewer)[None],
+            )
+        )
+        of_viewers.append(1 / slates[row["viewer_id"]])
+        weights.append(of_viewers[-1] * _stands_for(row)[own])
+    columns: list[Float32Array] = [np.concatenate(each) for each in zip(*parts, strict=True)]
+    counted = [*[np.concatenate(weights)] * (len(columns) - 1), np.array(of_viewers)]
+    return {
+        name: (column[:, place], counts)
+        for names, column, counts in zip(
+            _names(columns[2].shape[1]).values(), columns, counted, strict=True
+        )
+        for place, name in enumerate(names)
+    }
+
+
+def _stands_for(row: Row) -> Float64Array:
+    """Return how many candidates each recorded one stands for: of the rest there is a sample."""
+    total, recorded = len(row["candidate_keys"]), len(row["recorded"])
+    sampled = (recorded - len(row["video_ids"])) // 6 if total > recorded else 0
+    counts = np.ones(recorded)
+    if sampled:
+        counts[recorded - sampled :] = (total - recorded + sampled) / sampled
+    return counts
+
+
+def _stability(trained: Float32Array, served: Float32Array, weights: Float64Array) -> float:
+    """Return the population stability index of weighted values against others."""
+    edges = np.unique(np.quantile(trained, np.arange(1, _BINS) / _BINS))
+    bins = len(edges) + 1
+
+    def shares(values: Float32Array, weights: Float64Array | None) -> Float64Array:
+        counts = np.bincount(np.searchsorted(edges, values), weights, bins)
+        return np.asarray(np.maximum(counts / counts.sum(), _LEAST_SHARE), np.float64)
+
+    one, other = shares(trained, None), shares(served, weights)
+    return float(np.sum((other - one) * np.log(other / one)))
