@@ -163,7 +163,7 @@ def _seed(
         stack = Stack.of(place, place.trained_release(_DATASET), settings=variables)
         with stack.running():
             fresh = SimulatedWorld(settings, seed, plan.nights)
-            nights = asyncio.run(_nights(stack, fresh, [*train, *options], plan.nights))
+            nights = asyncio.run(_nights(stack, fresh, [*train, *options], plan.nights, console))
         rates = " ".join(f"{rate:.4f}" for rate in nights.rates)
         longest = max(nights.seconds)
         console.print(
@@ -188,7 +188,9 @@ async def _nights(stack: Stack, world: SimulatedWorld, train: list[str], count: 
                 return nights
             await stack.archived("slates", day * world.settings.viewers)
             await stack.archived("events", nights.events)
-            nights.refused += await _night(stack, train)
+            if refusal := await _night(stack, train):
+                nights.refused += 1
+                console.print(f"day {day}: {refusal}", soft_wrap=True)
             nights.seconds.append(time.monotonic() - begun)
     raise AssertionError("the last day returns")
 
@@ -234,15 +236,15 @@ def _events(
     return events
 
 
-async def _night(stack: Stack, train: list[str]) -> bool:
-    """Train on the log and publish; return whether the gate refused the release."""
+async def _night(stack: Stack, train: list[str]) -> str:
+    """Train on the log and publish; return why the gate refused the release, empty if it didn't."""
     from_events = ["data", "from-events", "--data", _DATASET, "--base", _DATASET, "--replace"]
     for command in (from_events, train):
         await asyncio.to_thread(run_vireo, command, stack.environment)
     published = await stack.vireo("release", "publish", "--data", _DATASET)
     if published.returncode == _REFUSED:
-        return True
+        return published.stderr.partition("error: ")[2].partition("; train a better one")[0]
     if published.returncode:
         raise VireoError(f"vireo release publish failed: {published.stderr[-500:]}")
     await stack.until_served(Manifest.read(stack.home.trained_release(_DATASET)).release_id)
-    return False
+    return ""

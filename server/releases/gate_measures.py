@@ -200,8 +200,9 @@ LIKENESS: Mapping[str, tuple[Alike, float]] = {
     "fit_overlap_10": (_overlap(10), 0.65),
     "fit_overlap_100": (_overlap(100), 0.7),
     "fit_coverage_10": (_ratio(lambda each: len(np.unique(each.best[:, :10]))), 0.8),
-    "fit_scale": (_ratio(lambda each: float(each.predictions["watch"].predicted.sum())), 0.8),
+    "fit_scale": (_ratio(lambda each: float(each.predictions["watch"].predicted.sum())), 0.6),
 }
 """Likeness of the served fit to its measured twin, and its bound: of their top 10, their top 100,
 the number of videos in some top 10, and the number of watches that they predict. Bounds are some
-four fifths of the least between seeds of ml-100k (`bench/report/gate-ml-100k.json`)."""
+four fifths of the least between seeds of ml-100k (`bench/report/gate-ml-100k.json`); that of the
+watches is lower, since the served fit has learned the answers of these queries."""
