@@ -177,7 +177,9 @@ def _seed(
     return systems[0], systems[1]
 
 
-async def _nights(stack: Stack, world: SimulatedWorld, train: list[str], count: int) -> Nights:
+async def _nights(
+    stack: Stack, world: SimulatedWorld, train: list[str], count: int, console: Console
+) -> Nights:
     """Run days and their nights, and one day more, which the last night's release serves."""
     nights = Nights(np.zeros(world.settings.viewers), np.zeros(world.settings.viewers))
     async with opened_site(stack.settings.edge, PATIENCE) as site:
