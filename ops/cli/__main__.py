@@ -33,7 +33,10 @@ _GROUPS = {
         ),
         "archive": ("archive:app", "Slates and events as Parquet files: list, fetch."),
         "replay": ("replay:replay", "Make archived slates again, by their own release or another."),
-        "report": ("report:app", "What viewers did with what they were shown: traffic."),
+        "report": (
+            "report:app",
+            "What viewers did with what they were shown, and with which features: traffic, skew.",
+        ),
         "release": (
             "release:app",
             "What is published and served: publish, promote RELEASE or CHANNEL (--dry-run asks the "

@@ -102,7 +102,7 @@ def skew(
     A viewer's features must be those of the data set's feature build with the events of the archive
     since then, and what was made of them must be what `vireo replay` makes. Each difference is
     named with both values, and the command fails. Then each input of the ranking model is compared
-    with its distribution in training, if production's release was trained here.
+    with its distribution in training, if the newest release of this home answered.
 
     vireo report skew --last 6h
     """

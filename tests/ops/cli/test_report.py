@@ -1,21 +1,28 @@
-"""`vireo report traffic`, on a folder of the archive."""
+"""`vireo report`, on a folder of the archive."""
 
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.builders import archiving
 from tests.builders.archiving import put
 from tests.builders.commands import vireo
 from tests.builders.s3 import running_s3
+from tests.builders.served_site import VIEWERS, build_site
 from tests.builders.shown import START, event, slate, write_archive
+from tests.builders.tiny_home import DATASET
+from vireo.server.consumer.archived_rows import SLATE_ROWS
 from vireo.server.errors import VireoError
 from vireo.server.releases.bucket import Bucket
+from vireo.server.releases.store import ReleaseStore
 
 
 @pytest.fixture
@@ -133,3 +140,28 @@ def test_errors_say_what_to_do(tmp_path: Path) -> None:
         wrong = vireo("report", "traffic", *options)
         assert wrong.exit_code == 2
         assert problem in wrong.output
+
+
+@pytest.mark.integration
+def test_features_of_slates_are_compared_and_a_fault_fails_the_command(tmp_path: Path) -> None:
+    site = build_site(tmp_path)
+    place = tmp_path / "archive"
+    for kind in ("slates", "events"):
+        (place / kind / "date=2026-12-02" / "hour=15").mkdir(parents=True)
+    shutil.copy(site.events, place / "events" / "date=2026-12-02" / "hour=15" / "0-0.parquet")
+    file = place / "slates" / "date=2026-12-02" / "hour=15" / "0-0.parquet"
+    arguments = ("report", "skew", "--data", DATASET, "--archive", str(place))
+    rows = [site.row(viewer) for viewer in VIEWERS]
+    with running_s3(tmp_path) as s3:
+        environment = {**s3.environment(), "VIREO_HOME": str(tmp_path)}
+        ReleaseStore(s3).publish(site.release)
+        pq.write_table(pa.Table.from_pylist(rows, SLATE_ROWS.schema), file)
+        done = vireo(*arguments, **environment)
+        assert done.exit_code == 0, done.exception
+        assert "30 slates compared" in done.stdout
+        rows[3] = site.row(VIEWERS[3], lambda viewer: viewer.attributes.pop())
+        pq.write_table(pa.Table.from_pylist(rows, SLATE_ROWS.schema), file)
+        done = vireo(*arguments, "--json", **environment)
+    assert f"1 differences: attributes of of {VIEWERS[3]} was 1 values" in str(done.exception)
+    [difference] = json.loads(done.stdout)["differences"]
+    assert (difference["feature"], difference["computed"]) == ("attributes", "2 values")
