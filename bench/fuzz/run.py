@@ -110,7 +110,7 @@ def run_fuzz(
         VireoError: the stack can't be set up or started.
     """
     release = home.trained_release(dataset)
-    settings = {"VIREO_LAYOUT": layout}
+    settings = {"VIREO_LAYOUT": layout, "VIREO_SLATE_SHARE": "1"}
     own = built_home(home, "fuzz/stack", dataset, settings)
     with Stack.of(own, release, settings=settings).running() as stack:
         return asyncio.run(_run(stack, requests, seed, console))
