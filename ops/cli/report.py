@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -28,6 +29,7 @@ from vireo.training.evaluation.skew import (
     FeatureDifference,
     OfflineViewers,
     distributions,
+    not_comparable,
     viewer_difference,
 )
 from vireo.training.evaluation.traffic import DIMENSIONS, Group, Rate, Traffic, write_metrics
@@ -119,10 +121,10 @@ def skew(
         releases = loaded_releases(store, sorted({n for row in rows for n in releases_of(row)}))
         names = {row["viewer_id"] for row in rows}
         viewers = OfflineViewers(home.features(data), events["events"], names)
+        reasons = [not_comparable(row, viewers) for row in rows]
+        own = [row for row, reason in zip(rows, reasons, strict=True) if not reason]
         differences = [
-            found
-            for row in counted("comparing", rows)
-            if (found := viewer_difference(row, viewers))
+            found for row in counted("comparing", own) if (found := viewer_difference(row, viewers))
         ]
         made = [replayed(row, releases) for row in counted("replaying", rows)]
     differences += [
@@ -131,10 +133,15 @@ def skew(
         if (of := each.difference)
     ]
     inputs = _inputs(home, data, rows, releases)
+    skipped = Counter(filter(None, reasons))
     if as_json:
-        print_json({"slates": len(rows), "differences": differences, "inputs": inputs})
+        counts = {"slates": len(rows), "notComparable": skipped}
+        print_json({**counts, "differences": differences, "inputs": inputs})
     else:
-        _print_skew(len(rows), inputs)
+        typer.echo(f"{len(own):,} of {len(rows):,} slates compared")
+        for reason, number in skipped.items():
+            typer.echo(f"{number:,} can't be: {reason}")
+        _print_skew(inputs)
     if differences:
         texts = [
             f"{each.feature} of {each.request_id} was {each.recorded}, computed {each.computed}"
@@ -158,9 +165,8 @@ def _inputs(
     return distributions(own, releases[release_id].retrieval.release, run.ranking_set)
 
 
-def _print_skew(slates: int, inputs: Sequence[Distribution]) -> None:
+def _print_skew(inputs: Sequence[Distribution]) -> None:
     """Print the inputs, those first whose distribution is the least like that of training."""
-    typer.echo(f"{slates:,} slates compared")
     if not inputs:
         typer.echo(
             "none is of the newest release that was trained here: no distributions to compare"

@@ -57,7 +57,7 @@ class Site:
 def build_site(folder: Path) -> Site:
     """Thirty viewers with six watches each in the build, and three an hour ago."""
     draw, start = random.Random(3), datetime(2024, 1, 1, tzinfo=UTC)
-    played_at, watches, plays = datetime.now(UTC) - _HOUR, [], []
+    played_at, watches, plays = datetime.now(UTC) - _HOUR, list[tuple[str, str, datetime]](), []
     for viewer in VIEWERS:
         videos = draw.sample(video_ids(40), _WATCHES + _PLAYS)
         # An odd number of seconds: float32 can't hold it.

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from vireo.server.arrays import Float32Array, Float64Array
 from vireo.server.consumer.archived_rows import EVENT_ROWS, Row, request_of
-from vireo.server.consumer.fold import ViewerEvents, fold
+from vireo.server.consumer.fold import UnfitEventError, ViewerEvents, fold
 from vireo.server.event_log.jetstream import EVENT_KINDS
 from vireo.server.features.activity import EventRules
 from vireo.server.features.model_inputs import (
@@ -46,6 +46,7 @@ from vireo.server.features.viewer_rows import (
 from vireo.server.pod.viewer import decode_viewer
 from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.server.signals import SCORES
+from vireo.training.features.build import last_seen
 from vireo.training.features.definitions import viewer_profile
 from vireo.training.ranking.training_set import match_table
 from vireo.v1 import event_pb2
@@ -91,7 +92,7 @@ class OfflineViewers:
 
     def __init__(self, repo: Path, events: Sequence[Path], viewer_ids: Collection[str]) -> None:
         """Read some viewers' rows of a feature build, and their events of the archive."""
-        self._rules = EventRules.load(repo)
+        rules = EventRules.load(repo)
         names = pa.array(sorted(viewer_ids), pa.string())
         stored: dict[str, dict[str, bytes]] = {each: {} for each in names.to_pylist()}
         self._attributes: dict[str, Sequence[str]] = {}
@@ -102,7 +103,12 @@ class OfflineViewers:
         for row in _rows(repo / f"{viewer_profile.name}.parquet", names):
             self._attributes[row["viewer_id"]] = row["attributes"] or ()
         self._built = {name: row_of(values) for name, values in stored.items()}
-        self._events = _events(events, names)
+        self._events = _events(events, names, rules)
+        self._rules = rules
+
+    def built_before(self, viewer_id: str, seconds: float) -> bool:
+        """Return whether the build has nothing of a viewer that came after a time, Unix seconds."""
+        return viewer_id not in self._built or last_seen(self._built[viewer_id]) < seconds
 
     def known_by(self, viewer_id: str, seconds: float) -> int:
         """Return how many of a viewer's events the log had by a time, Unix seconds."""
@@ -135,35 +141,45 @@ def _encoded(value: Any) -> bytes:
 
 
 def _events(
-    files: Sequence[Path], names: pa.Array
+    files: Sequence[Path], names: pa.Array, rules: EventRules
 ) -> dict[str, list[tuple[float, event_pb2.Event]]]:
-    """Return each viewer's events with the times at which the log took them, in its order."""
+    """Return each viewer's events with the times at which the log took them, in its order.
+
+    Those that a consumer can't apply are left out.
+    """
     found: dict[str, list[tuple[float, event_pb2.Event]]] = {}
     dataset = pa.dataset.dataset([*map(str, files)], schema=EVENT_ROWS.schema, format="parquet")
     table = dataset.to_table(filter=pc.field("viewer_id").isin(names))
     for row in table.sort_by([("received_at", "ascending"), ("sequence", "ascending")]).to_pylist():
-        event = event_pb2.Event(kind=_KINDS[row["kind"]])
+        event = event_pb2.Event(kind=_KINDS.get(row["kind"], event_pb2.EVENT_KIND_UNSPECIFIED))
         event.time.FromDatetime(row["at"])
         for name in _EVENT_FIELDS:
             if row[name] is not None:
                 setattr(event, name, row[name])
+        try:
+            ViewerEvents().add(event, rules)
+        except UnfitEventError:
+            continue
         found.setdefault(row["viewer_id"], []).append((row["received_at"].timestamp(), event))
     return found
 
 
-def viewer_difference(row: Row, viewers: OfflineViewers) -> FeatureDifference | None:
-    """Return how a slate's viewer differs from what is computed; None if it doesn't.
+def not_comparable(row: Row, viewers: OfflineViewers) -> str:
+    """Return why a slate's viewer needn't be what is computed; empty if it must be."""
+    if said := {*row["degradations"]} & {*_UNREAD}:
+        return f"it says so: {min(said)}"
+    if not row["retrieval"]:
+        return "it has no candidates"
+    if RecommendRequest.FromString(row["request"]).HasField("profile"):
+        return "its request brought a profile"
+    if not viewers.built_before(row["viewer_id"], row["answered_at"].timestamp()):
+        return "the feature build has later events"
+    return ""
 
-    Slates that say that their features are older or missing count as they should be, and so do
-    those of requests that brought a profile.
-    """
+
+def viewer_difference(row: Row, viewers: OfflineViewers) -> FeatureDifference | None:
+    """Return how the viewer of a comparable slate differs from what is computed, if at all."""
     asked = RecommendRequest.FromString(row["request"])
-    if (
-        not row["viewer_features"]
-        or {*row["degradations"]} & {*_UNREAD}
-        or asked.HasField("profile")
-    ):
-        return None
     name, viewer_id, recorded = row["request_id"], row["viewer_id"], request_of(row).viewer
     answered_at = row["answered_at"].timestamp()
     if not asked.context.HasField("time") and abs(row["asked_at"] - answered_at) > _CLOCK_SECONDS:

@@ -178,12 +178,12 @@ def _catch_up(home: Home, repo: Path, replaced: Path, store: OnlineStoreSettings
             # The log may not have it any more, and a data set has no follows. Not of viewers of
             # whom the data set has nothing recent, and who weren't seen since.
             since = time.time() - store.viewer_expiry
-            keep(new, ((who, row, _last_seen(row) >= since) for who, row in old.kept()))
+            keep(new, ((who, row, last_seen(row) >= since) for who, row in old.kept()))
         if settings is not None:
             asyncio.run(_apply_events(settings, new))
 
 
-def _last_seen(row: ViewerRow) -> float:
+def last_seen(row: ViewerRow) -> float:
     """Return the time of a row's last event, Unix seconds; 0 if there is none."""
     watches = (at / 1e6 for at in row.watched.values())
     return max(0, *watches, *row.shown[1], *row.hides.values(), *row.followed.values())

@@ -4,18 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.builders.served_site import VIEWERS, Site, build_site
+from vireo.server.consumer.archived_rows import EVENT_ROWS
 from vireo.server.features.online_store import open_rows
 from vireo.training.evaluation import skew
 from vireo.training.evaluation.replay import Replayer, replayed
-from vireo.training.evaluation.skew import distributions, viewer_difference
+from vireo.training.evaluation.skew import (
+    OfflineViewers,
+    distributions,
+    not_comparable,
+    viewer_difference,
+)
+from vireo.v1.recommendation_pb2 import RecommendRequest, RequestProfile
 from vireo.v1.viewer_pb2 import ViewerFeatures
 
 
@@ -56,9 +65,27 @@ def test_events_of_the_last_seconds_may_be_in_the_features_or_not(site: Site) ->
         assert (found.feature if found else "") == expected
 
 
-def test_slates_that_say_that_their_features_are_old_are_as_they_should_be(site: Site) -> None:
-    row = site.row(VIEWERS[0], played=0, degradations=["features_stale"])
-    assert viewer_difference(row, site.offline()) is None
+def test_slates_that_have_other_features_for_a_reason_arent_compared(site: Site) -> None:
+    offline, viewer = site.offline(), VIEWERS[0]
+    assert not_comparable(site.row(viewer), offline) == ""
+    profile = RecommendRequest(profile=RequestProfile(attributes=["age=40"])).SerializeToString()
+    before = datetime(2024, 1, 1, tzinfo=UTC)
+    for changes, reason in (
+        ({"degradations": ["features_stale"]}, "it says so: features_stale"),
+        ({"retrieval": b""}, "it has no candidates"),
+        ({"request": profile}, "its request brought a profile"),
+        ({"answered_at": before}, "the feature build has later events"),
+    ):
+        assert not_comparable({**site.row(viewer), **changes}, offline) == reason
+
+
+def test_events_that_a_consumer_cant_apply_arent_in_the_features(site: Site) -> None:
+    columns = pq.read_table(site.events).to_pylist()
+    broken = [{**columns[0], "video_id": "", "event_id": "a"}, {**columns[0], "kind": "99"}]
+    file = site.events.with_name("broken.parquet")
+    pq.write_table(pa.Table.from_pylist([*columns, *broken], EVENT_ROWS.schema), file)
+    viewers = OfflineViewers(site.repo, [file], VIEWERS)
+    assert viewers.known_by(VIEWERS[0], datetime.now(UTC).timestamp()) == 3
 
 
 def _unit(viewer: ViewerFeatures) -> None:
@@ -133,17 +160,14 @@ def _as_trained(rows: Sequence[dict[str, Any]], replayer: Replayer, path: Path) 
     served = skew._served(rows, replayer.retrieval.release)
     names = skew._names(1)
     count = len(served[names["features"][0]][0])
-    parts = {
+    parts: dict[str, Any] = {
         f"watches/{part}": np.stack([served[name][0] for name in columns], 1)[:, None]
         for part, columns in names.items()
         if part != "viewer_features"
     }
     of_viewers = np.stack([served[name][0] for name in names["viewer_features"]], 1)
-    np.savez(
-        path,
-        **parts,
-        **{"watches/rows": np.zeros((count, 1), np.int64), "watches/viewer_features": of_viewers},
-    )
+    parts |= {"watches/rows": np.zeros((count, 1), np.int64), "watches/viewer_features": of_viewers}
+    np.savez(path, **parts)
     return path
 
 
