@@ -186,7 +186,7 @@ def _catch_up(home: Home, repo: Path, replaced: Path, store: OnlineStoreSettings
 def last_seen(row: ViewerRow) -> float:
     """Return the time of a row's last event, Unix seconds; 0 if there is none."""
     watches = (at / 1e6 for at in row.watched.values())
-    return max(0, *watches, *row.shown[1], *row.hides.values(), *row.followed.values())
+    return max([0, *watches, *row.shown[1], *row.hides.values(), *row.followed.values()])
 
 
 async def _apply_events(settings: EventLogSettings, rows: ViewerStore) -> None:
