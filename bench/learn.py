@@ -37,7 +37,7 @@ from vireo.v1 import event_pb2
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1.catalog_pb2 import Video
 
-PARTS = ("cost", "lost", "replay", "loop")
+PARTS = ("cost", "lost", "replay", "biased", "neutral")
 """In the order in which they are measured."""
 _SHARE = 0.5
 """Share of the viewers who are recorded while costs are compared."""
@@ -71,6 +71,7 @@ class LearnPlan:
     replayed: int = 10_000
     """Slates that are made again."""
     loop: SimulationPlan = FULL
+    """How long each world is simulated."""
 
 
 SHORT = LearnPlan(
@@ -98,7 +99,7 @@ def measure(
         "cost": partial(_measure_cost, home, dataset, plan, console),
         "lost": partial(_measure_lost, home, dataset, plan),
         "replay": partial(_measure_replay, home, dataset, plan, console),
-        "loop": partial(_measure_loop, home, plan, console),
+        **{world: partial(simulate, home, world, plan.loop, console) for world in plan.loop.worlds},
     }
     for name in parts:
         yield from attempted(console, name, steps[name])
@@ -118,11 +119,6 @@ def _viewers(home: Home, dataset: str) -> list[str]:
     """Return a data set's viewers, and strangers if they are few."""
     known = [str(each) for each in load_watches(home, dataset)["viewer_id"].drop_duplicates()]
     return known + [f"stranger-{number}" for number in range(_FEW - len(known))]
-
-
-def _measure_loop(home: Home, plan: LearnPlan, console: Console) -> list[Row]:
-    """Compare training on what was shown with training on watches, night after night."""
-    return [*simulate(home, plan.loop, console)]
 
 
 def _measure_cost(home: Home, dataset: str, plan: LearnPlan, console: Console) -> list[Row]:

@@ -10,8 +10,8 @@ import asyncio
 import shutil
 import time
 import uuid
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -55,11 +55,12 @@ class SimulationPlan:
 
 
 FULL = SimulationPlan()
+_FEW = {"viewers": 150, "videos": 100, "new_videos": 2}
 SHORT = SimulationPlan(
     timed=False,
     nights=1,
     seeds=1,
-    worlds={"biased": WorldSettings(viewers=150, videos=100, new_videos=2)},
+    worlds={name: replace(world, **_FEW) for name, world in FULL.worlds.items()},
 )
 """For CI: a night, of which nothing is judged."""
 
@@ -81,37 +82,31 @@ class Nights:
     """Releases that the gate refused."""
 
 
-def simulate(home: Home, plan: SimulationPlan, console: Console) -> Iterator[Row]:
-    """Yield the figures of both worlds.
+def simulate(home: Home, name: str, plan: SimulationPlan, console: Console) -> list[Row]:
+    """Return the figures of one of the plan's worlds.
 
     Raises:
         VireoError: a stack can't be set up, or a command of the night failed.
     """
-    for name, settings in plan.worlds.items():
-        pairs = [
-            _seed(home, name, settings, seed, plan, console) for seed in range(1, plan.seeds + 1)
-        ]
-        ratio, low, high = compared(pairs)
-        what = f"{name} world: plays per impression after {plan.nights} nights, over"
-        gains = name == "biased" and plan.timed
-        yield Row(
-            f"{what} training on watches alone", ratio, (low, high), 1.1 if gains else None, True
-        )
-        if gains:
-            yield Row(f"{name} world: lower end of its interval", low, bound=1.0, at_least=True)
-        elif plan.timed:
-            yield Row(f"{name} world: upper end of its interval", high, bound=1.0, at_least=True)
-        every = [each for pair in pairs for each in pair]
-        longest = max(second for each in every for second in each.seconds)
-        yield Row(
-            f"{name} world: the longest night, s",
-            longest,
-            bound=_NIGHT_SECONDS if plan.timed else None,
-        )
-        refused = sum(each.refused for each in every)
-        yield Row(
-            f"{name} world: releases that the gate refused, of {len(every) * plan.nights}", refused
-        )
+    pairs = [
+        _seed(home, name, plan.worlds[name], seed, plan, console)
+        for seed in range(1, plan.seeds + 1)
+    ]
+    ratio, low, high = compared(pairs)
+    every = [each for pair in pairs for each in pair]
+    longest = max(second for each in every for second in each.seconds)
+    refused = sum(each.refused for each in every)
+    gains = name == "biased"
+    least = (low, "lower") if gains else (high, "upper")
+    bounds = (1.1 if gains else None, 1.0, _NIGHT_SECONDS) if plan.timed else (None, None, None)
+    what = f"{name} world: plays per impression after {plan.nights} nights"
+    return [
+        Row(f"{what}, over training on watches alone", ratio, (low, high), bounds[0], True),
+        Row(f"{name} world: {least[1]} end of that interval", least[0], None, bounds[1], True),
+        Row(f"{name} world: the longest day and night, s", longest, bound=bounds[2]),
+        Row(f"{name} world: releases that the gate refused", refused),
+        Row(f"{name} world: releases in all", len(every) * plan.nights),
+    ]
 
 
 def compared(pairs: Collection[tuple[Nights, Nights]]) -> tuple[float, float, float]:
