@@ -113,7 +113,8 @@ class OfflineViewers:
     def known_by(self, viewer_id: str, seconds: float) -> int:
         """Return how many of a viewer's events the log had by a time, Unix seconds."""
         times = [at for at, _ in self._events.get(viewer_id, ())]
-        return int(np.searchsorted(times, seconds, side="right"))
+        # Clocks of gateways differ: the log may have an event before one with an earlier time.
+        return int(np.searchsorted(np.maximum.accumulate(times or [np.inf]), seconds, side="right"))
 
     def after(self, viewer_id: str, count: int) -> ViewerFeatures:
         """Return a viewer's features after so many events."""
@@ -150,7 +151,7 @@ def _events(
     found: dict[str, list[tuple[float, event_pb2.Event]]] = {}
     dataset = pa.dataset.dataset([*map(str, files)], schema=EVENT_ROWS.schema, format="parquet")
     table = dataset.to_table(filter=pc.field("viewer_id").isin(names))
-    for row in table.sort_by([("received_at", "ascending"), ("sequence", "ascending")]).to_pylist():
+    for row in table.sort_by("sequence").to_pylist():
         event = event_pb2.Event(kind=_KINDS.get(row["kind"], event_pb2.EVENT_KIND_UNSPECIFIED))
         event.time.FromDatetime(row["at"])
         for name in _EVENT_FIELDS:
