@@ -20,7 +20,8 @@ from vireo.ops.stack.s3 import open_store
 from vireo.server.consumer.archived_rows import Row
 from vireo.server.errors import VireoError
 from vireo.server.home import Home
-from vireo.server.releases.manifest import Manifest, ReleaseError
+from vireo.server.releases.manifest import Manifest
+from vireo.training.data.dataset import describe_dataset
 from vireo.training.data.shown import WINDOW_SECONDS, shown_videos
 from vireo.training.evaluation import traffic as measured
 from vireo.training.evaluation.replay import Replayer, replayed
@@ -33,6 +34,7 @@ from vireo.training.evaluation.skew import (
     viewer_difference,
 )
 from vireo.training.evaluation.traffic import DIMENSIONS, Group, Rate, Traffic, write_metrics
+from vireo.training.features.online_store import OnlineStoreSettings
 from vireo.training.run import Run
 
 _RATES = ("plays", "watch s", "likes/1000", "hides/1000")
@@ -120,8 +122,17 @@ def skew(
             raise VireoError("the archive has no slates of this time; choose more with --last")
         releases = loaded_releases(store, sorted({n for row in rows for n in releases_of(row)}))
         names = {row["viewer_id"] for row in rows}
-        viewers = OfflineViewers(home.features(data), events["events"], names)
-        reasons = [not_comparable(row, viewers) for row in rows]
+        # An example may span years, and is served whole.
+        example = describe_dataset(home, data).terms
+        expiry = math.inf if example else OnlineStoreSettings.load().viewer_expiry
+        viewers = OfflineViewers(home.features(data), events["events"], names, expiry)
+        others = {name for name, each in releases.items() if _dataset(each) != data}
+        reasons = [
+            "its release is of another data set"
+            if others & releases_of(row)
+            else not_comparable(row, viewers)
+            for row in rows
+        ]
         own = [row for row, reason in zip(rows, reasons, strict=True) if not reason]
         differences = [
             found for row in counted("comparing", own) if (found := viewer_difference(row, viewers))
@@ -134,13 +145,16 @@ def skew(
     ]
     inputs = _inputs(home, data, rows, releases)
     skipped = Counter(filter(None, reasons))
+    not_made = Counter(each.skipped for each in made if each.skipped)
     if as_json:
-        counts = {"slates": len(rows), "notComparable": skipped}
+        counts = {"slates": len(rows), "notComparable": skipped, "notReplayed": not_made}
         print_json({**counts, "differences": differences, "inputs": inputs})
     else:
-        typer.echo(f"{len(own):,} of {len(rows):,} slates compared")
+        typer.echo(f"{len(own):,} of {len(rows):,} slates: viewers compared")
         for reason, number in skipped.items():
             typer.echo(f"{number:,} can't be: {reason}")
+        for reason, number in not_made.items():
+            typer.echo(f"{number:,} can't be made again: {reason}")
         _print_skew(inputs)
     if differences:
         texts = [
@@ -148,6 +162,12 @@ def skew(
             for each in differences[:_SHOWN]
         ]
         raise VireoError(f"{len(differences):,} differences: {'; '.join(texts)}")
+    if not own:
+        raise VireoError("no slate's viewer could be compared; the reasons are above")
+
+
+def _dataset(release: Replayer) -> str:
+    return release.retrieval.release.manifest.dataset
 
 
 def _inputs(
@@ -157,7 +177,7 @@ def _inputs(
     run = Run(home.measuring.run(data))
     try:
         release_id = Manifest.read(home.trained_release(data)).release_id
-    except (ReleaseError, VireoError):
+    except VireoError:
         return []
     own = [row for row in rows if row["release_id"] == release_id and row["recorded"]]
     if not own or release_id not in releases or not run.ranking_set.exists():

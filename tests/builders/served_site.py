@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from tests.builders.replaying import Serving
 from tests.builders.shown import event
 from tests.builders.tiny_home import build_watches
 from vireo.server.consumer.archived_rows import EVENT_ROWS
+from vireo.server.features.online_store import CONFIGURATION
 from vireo.server.home import Home
 from vireo.training.evaluation.skew import OfflineViewers
 from vireo.v1.candidate_pb2 import RetrieveCandidatesRequest
@@ -73,6 +75,11 @@ def build_site(folder: Path) -> Site:
     repo = build_watches(
         Home(folder), watches, ["occupation=artist", "age=30"], [5.0] * len(watches)
     )
-    events = folder / "events.parquet"
+    events = folder / "0-events.parquet"
+    # Long before the slates, and another viewer's event after them: so all are comparable.
+    long_ago = (played_at - _HOUR).timestamp()
+    os.utime(repo / CONFIGURATION, (long_ago, long_ago))
+    late = datetime.now(UTC) + _HOUR
+    plays.append({**event("play", "somebody", "video-0"), "at": late, "received_at": late})
     pq.write_table(pa.Table.from_pylist(plays, EVENT_ROWS.schema), events)
     return Site(repo, events, build_release(folder / "release"), played_at)

@@ -8,10 +8,12 @@ with those of its training, whatever the reason for a shift.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -35,6 +37,7 @@ from vireo.server.features.model_inputs import (
     retrieval_features,
     viewer_features,
 )
+from vireo.server.features.online_store import CONFIGURATION
 from vireo.server.features.viewer_rows import (
     STATE,
     ViewerRow,
@@ -57,10 +60,13 @@ LAG_SECONDS = 10.0
 """Seconds within which events may or may not be in a viewer's row."""
 _CLOCK_SECONDS = 60.0
 """Maximum seconds between the time that features are of and the answer."""
+_STALE_EVENTS = 100
+"""Maximum events by which a row is searched to be behind."""
+NO_HIDES: Mapping[int, int] = MappingProxyType({})
 SHIFTED = 0.25
 """Population stability index from which a distribution counts as another one."""
 _BINS = 10
-_LEAST_SHARE = 1e-4
+_MIN_SHARE = 1e-4
 """Share that a bin without values counts as."""
 _EXACT = (
     *("history_keys", "history_times", "watched_keys"),
@@ -90,8 +96,26 @@ class FeatureDifference:
 class OfflineViewers:
     """Viewers as they were at any time since their features were built."""
 
-    def __init__(self, repo: Path, events: Sequence[Path], viewer_ids: Collection[str]) -> None:
-        """Read some viewers' rows of a feature build, and their events of the archive."""
+    def __init__(
+        self,
+        repo: Path,
+        events: Sequence[Path],
+        viewer_ids: Collection[str],
+        expiry: float = math.inf,
+    ) -> None:
+        """Read some viewers' rows of a feature build, and their events of the archive.
+
+        Args:
+            repo: the feature folder that gateways read.
+            events: files of the archive.
+            viewer_ids: whom to read.
+            expiry: seconds without an event after which the online store may forget a viewer.
+        """
+        self.built_at = (repo / CONFIGURATION).stat().st_mtime
+        """When the features were built, Unix seconds."""
+        self.archived_until = _archived_until(events)
+        """Time up to which all events are in the archive, Unix seconds."""
+        self._expiry = expiry
         rules = EventRules.load(repo)
         names = pa.array(sorted(viewer_ids), pa.string())
         stored: dict[str, dict[str, bytes]] = {each: {} for each in names.to_pylist()}
@@ -106,9 +130,10 @@ class OfflineViewers:
         self._events = _events(events, names, rules)
         self._rules = rules
 
-    def built_before(self, viewer_id: str, seconds: float) -> bool:
-        """Return whether the build has nothing of a viewer that came after a time, Unix seconds."""
-        return viewer_id not in self._built or last_seen(self._built[viewer_id]) < seconds
+    def may_be_forgotten(self, viewer_id: str, seconds: float) -> bool:
+        """Return whether the online store may lack some of a viewer at a time, Unix seconds."""
+        row = self._row(viewer_id, self.known_by(viewer_id, seconds), {})
+        return row.watches > len(row.watched) or last_seen(row) < seconds - self._expiry
 
     def known_by(self, viewer_id: str, seconds: float) -> int:
         """Return how many of a viewer's events the log had by a time, Unix seconds."""
@@ -116,18 +141,39 @@ class OfflineViewers:
         # Clocks of gateways differ: the log may have an event before one with an earlier time.
         return int(np.searchsorted(np.maximum.accumulate(times or [np.inf]), seconds, side="right"))
 
-    def after(self, viewer_id: str, count: int) -> ViewerFeatures:
-        """Return a viewer's features after so many events."""
-        seen = ViewerEvents()
+    def _row(self, viewer_id: str, count: int, hides: Mapping[int, int]) -> ViewerRow:
+        seen = ViewerEvents(hides={**hides})
         for _, event in self._events.get(viewer_id, ())[:count]:
             seen.add(event, self._rules)
-        row = fold(self._built.get(viewer_id, ViewerRow()), seen).row
+        return fold(self._built[viewer_id], seen).row
+
+    def after(
+        self, viewer_id: str, count: int, hides: Mapping[int, int] = NO_HIDES
+    ) -> ViewerFeatures:
+        """Return a viewer's features after so many events.
+
+        `hides` are further hides, which builds keep: times, Unix seconds, by key.
+        """
+        row = self._row(viewer_id, count, hides)
         values = {name: each for view in STATE for name, each in values_of(row, view).items()}
         values["attributes"] = encode("string_list_val", self._attributes.get(viewer_id, ()))
         return features_of(values)
 
 
+def _archived_until(events: Sequence[Path]) -> float:
+    """Return the time up to which files have the events of every partition, Unix seconds."""
+    newest: dict[str, float] = {}
+    for file in events:
+        partition, times = file.name.partition("-")[0], pq.read_table(file, columns=["received_at"])
+        if len(times):
+            last = pc.max(times["received_at"]).as_py().timestamp()
+            newest[partition] = max(last, newest.get(partition, last))
+    return min(newest.values(), default=-math.inf)
+
+
 def _rows(path: Path, names: pa.Array) -> Iterator[Row]:
+    if not path.exists():  # of an earlier build
+        return
     table = pq.read_table(path, filters=pc.field("viewer_id").isin(names))
     yield from table.to_pylist()
 
@@ -173,8 +219,13 @@ def not_comparable(row: Row, viewers: OfflineViewers) -> str:
         return "it has no candidates"
     if RecommendRequest.FromString(row["request"]).HasField("profile"):
         return "its request brought a profile"
-    if not viewers.built_before(row["viewer_id"], row["answered_at"].timestamp()):
-        return "the feature build has later events"
+    answered_at = row["answered_at"].timestamp()
+    if answered_at <= viewers.built_at + LAG_SECONDS:
+        return "the features were built anew since then"
+    if answered_at > viewers.archived_until:
+        return "events before it may not be archived yet"
+    if viewers.may_be_forgotten(row["viewer_id"], answered_at):
+        return "not all of its viewer is remembered"
     return ""
 
 
@@ -186,15 +237,19 @@ def viewer_difference(row: Row, viewers: OfflineViewers) -> FeatureDifference | 
     if not asked.context.HasField("time") and abs(row["asked_at"] - answered_at) > _CLOCK_SECONDS:
         return FeatureDifference(name, "asked_at", str(row["asked_at"]), f"{answered_at:.0f}")
 
+    # A build keeps hides that neither its data nor the archive has.
+    hides = dict(zip(recorded.hidden_keys, recorded.hidden_times, strict=True))
+
     def differs(count: int) -> tuple[str, Any, Any] | None:
-        return _first_difference(recorded, viewers.after(viewer_id, count))
+        return _first_difference(recorded, viewers.after(viewer_id, count, hides))
 
     latest = viewers.known_by(viewer_id, answered_at)
     least = viewers.known_by(viewer_id, answered_at - LAG_SECONDS)
     found = differs(latest)
     if found is None or any(differs(count) is None for count in range(least, latest)):
         return None
-    stale = next((count for count in range(least - 1, -1, -1) if differs(count) is None), None)
+    earlier = range(least - 1, max(-1, least - 1 - _STALE_EVENTS), -1)
+    stale = next((count for count in earlier if differs(count) is None), None)
     if stale is not None:
         was = f"the row before the last {latest - stale} events"
         return FeatureDifference(name, "staleness", was, f"events more than {LAG_SECONDS:g} s old")
@@ -218,10 +273,18 @@ def _first_difference(
             return name, f"{len(one)} values", f"{len(other)} values"
         return f"{name}[{place}]", one[place], other[place]
     for name in _KEPT:
-        one, other = (getattr(each, f"{name}_keys") for each in (recorded, computed))
-        if missing := {*other} - {*one}:
+        one, other = (_with_times(each, name) for each in (recorded, computed))
+        if missing := other - one:
             return f"{name}_keys", f"without {min(missing)}", f"with {min(missing)}"
     return None
+
+
+def _with_times(viewer: ViewerFeatures, name: str) -> set[tuple[int, ...]]:
+    """Return the keys of a list, each with its time if the list has times."""
+    columns = [getattr(viewer, f"{name}_keys")]
+    if name != "followed":
+        columns.append(getattr(viewer, f"{name}_times"))
+    return {*zip(*columns, strict=True)}
 
 
 @dataclass(frozen=True)
@@ -329,7 +392,7 @@ def _served(
 def _stands_for(row: Row) -> Float64Array:
     """Return how many candidates each recorded one stands for: of the rest there is a sample."""
     total, recorded = len(row["candidate_keys"]), len(row["recorded"])
-    sampled = (recorded - len(row["video_ids"])) // 6 if total > recorded else 0
+    sampled = min((recorded - len(row["video_ids"])) // 6, total - recorded)
     counts = np.ones(recorded)
     if sampled:
         counts[recorded - sampled :] = (total - recorded + sampled) / sampled
@@ -338,12 +401,14 @@ def _stands_for(row: Row) -> Float64Array:
 
 def _stability(trained: Float32Array, served: Float32Array, weights: Float64Array) -> float:
     """Return the population stability index of weighted values against others."""
-    edges = np.unique(np.quantile(trained, np.arange(1, _BINS) / _BINS))
+    quantiles = np.quantile(trained, np.arange(1, _BINS) / _BINS).astype(np.float32)
+    # A value that is several quantiles has a bin of its own.
+    edges = np.unique([*quantiles, *np.nextafter(quantiles, np.float32(-np.inf))])
     bins = len(edges) + 1
 
     def shares(values: Float32Array, weights: Float64Array | None) -> Float64Array:
         counts = np.bincount(np.searchsorted(edges, values), weights, bins)
-        return np.asarray(np.maximum(counts / counts.sum(), _LEAST_SHARE), np.float64)
+        return np.asarray(np.maximum(counts / counts.sum(), _MIN_SHARE), np.float64)
 
     one, other = shares(trained, None), shares(served, weights)
     return float(np.sum((other - one) * np.log(other / one)))

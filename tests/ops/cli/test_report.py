@@ -158,7 +158,7 @@ def test_features_of_slates_are_compared_and_a_fault_fails_the_command(tmp_path:
         pq.write_table(pa.Table.from_pylist(rows, SLATE_ROWS.schema), file)
         done = vireo(*arguments, **environment)
         assert done.exit_code == 0, done.exception
-        assert "30 of 30 slates compared" in done.stdout
+        assert "30 of 30 slates: viewers compared" in done.stdout
         rows[3] = site.row(VIEWERS[3], lambda viewer: viewer.attributes.pop())
         pq.write_table(pa.Table.from_pylist(rows, SLATE_ROWS.schema), file)
         done = vireo(*arguments, "--json", **environment)

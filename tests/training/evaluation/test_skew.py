@@ -69,14 +69,36 @@ def test_slates_that_have_other_features_for_a_reason_arent_compared(site: Site)
     offline, viewer = site.offline(), VIEWERS[0]
     assert not_comparable(site.row(viewer), offline) == ""
     profile = RecommendRequest(profile=RequestProfile(attributes=["age=40"])).SerializeToString()
-    before = datetime(2024, 1, 1, tzinfo=UTC)
+    before, later = datetime(2024, 1, 1, tzinfo=UTC), datetime.now(UTC) + timedelta(days=1)
     for changes, reason in (
         ({"degradations": ["features_stale"]}, "it says so: features_stale"),
         ({"retrieval": b""}, "it has no candidates"),
         ({"request": profile}, "its request brought a profile"),
-        ({"answered_at": before}, "the feature build has later events"),
+        ({"answered_at": before}, "the features were built anew since then"),
+        ({"answered_at": later}, "events before it may not be archived yet"),
     ):
         assert not_comparable({**site.row(viewer), **changes}, offline) == reason
+
+
+def test_viewers_who_may_be_forgotten_and_sites_without_events_arent_compared(site: Site) -> None:
+    row = site.row(VIEWERS[0])
+    brief = OfflineViewers(site.repo, [site.events], VIEWERS, expiry=60)
+    assert not_comparable(row, brief) == "not all of its viewer is remembered"
+    without = OfflineViewers(site.repo, [], VIEWERS)
+    assert not_comparable(row, without) == "events before it may not be archived yet"
+
+
+def test_a_hide_that_only_the_online_store_keeps_is_no_difference(site: Site) -> None:
+    viewer = site.offline().after(VIEWERS[0], 3)
+    kept = {viewer.history_keys[2]: 1_700_000_000}
+    row = site.row(VIEWERS[0], lambda it: it.CopyFrom(_asked(site, kept, it.asked_at)))
+    assert viewer_difference(row, site.offline()) is None
+
+
+def _asked(site: Site, hides: dict[int, int], asked_at: int) -> ViewerFeatures:
+    made = site.offline().after(VIEWERS[0], 3, hides)
+    made.asked_at = asked_at
+    return made
 
 
 def test_events_that_a_consumer_cant_apply_arent_in_the_features(site: Site) -> None:
@@ -187,8 +209,17 @@ def test_inputs_of_the_model_are_compared_with_those_of_its_training(
     assert abs(worst.served) > 10 * abs(worst.trained)
 
 
+@pytest.mark.parametrize("constant", [0.0, 1.0])
+def test_a_flag_that_becomes_another_one_is_shifted(constant: float) -> None:
+    trained = np.full(100, constant, np.float32)
+    assert skew._stability(trained, trained, np.ones(100)) == 0
+    assert skew._stability(trained, 1 - trained, np.ones(100)) > 1
+
+
 def test_sampled_candidates_stand_for_those_that_werent_recorded() -> None:
     row = {"candidate_keys": [0] * 300, "recorded": [0] * 130, "video_ids": ["v"] * 10}
+    few = {"candidate_keys": [0] * 122, "recorded": [0] * 120, "video_ids": ["v"] * 10}
+    assert skew._stands_for(few).tolist() == [1.0] * 118 + [2.0] * 2
     counts = skew._stands_for(row)
     assert counts[:110].tolist() == [1.0] * 110
     assert counts.sum() == 300
