@@ -71,7 +71,6 @@ class SimulatedWorld:
         self._videos = _unit(topics[self._topic] + 0.5 * styles[self._style] + 0.5 * own)
         self._quality = random.normal(0, 0.5, count)
         self._popularity = random.lognormal(0.0, 0.7, count)
-        # A third has been there all along; the others came as evenly as further ones will.
         # Some have been there all along; the others came as evenly as further ones will.
         first = np.sort(random.uniform(-1.5 * settings.past_days, 0.0, settings.videos))
         self._published = np.concatenate([first, np.zeros(count - len(first))])
