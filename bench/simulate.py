@@ -39,6 +39,8 @@ _REFUSED = 4
 """Exit code of a release that the gate refuses."""
 _Z_95 = 1.959964
 _NIGHT_SECONDS = 45.0
+_BOUNDS = {"biased": (1.1, 1.0), "neutral": (None, 0.95)}
+"""Minimums of the ratio of plays per impression, and of the lower end of its interval."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +72,9 @@ class Nights:
     """What came of the nights of one system."""
 
     plays: Float64Array
-    """Of the last day by viewer, float64[v]."""
+    """Plays of each viewer on the last day, float64[v]."""
     impressions: Float64Array
+    """Impressions of each viewer on the last day, float64[v]."""
     rates: list[float] = field(default_factory=list)
     """Plays per impression of each day."""
     seconds: list[float] = field(default_factory=list)
@@ -96,13 +99,12 @@ def simulate(home: Home, name: str, plan: SimulationPlan, console: Console) -> l
     every = [each for pair in pairs for each in pair]
     longest = max(second for each in every for second in each.seconds)
     refused = sum(each.refused for each in every)
-    gains = name == "biased"
-    least = (low, "lower") if gains else (high, "upper")
-    bounds = (1.1 if gains else None, 1.0, _NIGHT_SECONDS) if plan.timed else (None, None, None)
+    of_ratio, of_low = _BOUNDS[name]
+    bounds = (of_ratio, of_low, _NIGHT_SECONDS) if plan.timed else (None, None, None)
     what = f"{name} world: plays per impression after {plan.nights} nights"
     return [
         Row(f"{what}, over training on watches alone", ratio, (low, high), bounds[0], True),
-        Row(f"{name} world: {least[1]} end of that interval", least[0], None, bounds[1], True),
+        Row(f"{name} world: lower end of that interval", low, None, bounds[1], True),
         Row(f"{name} world: the longest day and night, s", longest, bound=bounds[2]),
         Row(f"{name} world: releases that the gate refused", refused),
         Row(f"{name} world: releases in all", len(every) * plan.nights),
@@ -112,7 +114,8 @@ def simulate(home: Home, name: str, plan: SimulationPlan, console: Console) -> l
 def compared(pairs: Collection[tuple[Nights, Nights]]) -> tuple[float, float, float]:
     """Return the ratio of the first systems' plays per impression to the others', and its interval.
 
-    The interval holds 95%; viewers, each of whom met both systems, are its unit (delta method).
+    The interval holds 95%; viewers, each of whom met both systems, are its unit (delta method). It
+    leaves out what trainings with other seeds would give.
     """
     first, other = (
         [

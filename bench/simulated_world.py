@@ -46,7 +46,7 @@ class WorldSettings:
     tiring: float = 0.6
     """Factor of the probability of a play for each time that the video was passed over."""
     drift: float = 0.03
-    """Radians a day by which a viewer's taste turns towards another one."""
+    """Radians, at most, by which a viewer's taste turns towards another one each day."""
 
 
 BIASED = WorldSettings()
@@ -133,7 +133,10 @@ class SimulatedWorld:
         return videos, interactions
 
     def found(self, viewer_id: str, day: int) -> list[str]:
-        """Return what a viewer finds on a day and plays without any page."""
+        """Return what a viewer finds on a day and plays without any page.
+
+        It may be a video that the site publishes the day after.
+        """
         viewer = int(viewer_id[1:])
         random = np.random.default_rng([self.seed, 2, viewer, day + self.settings.past_days])
         there = np.flatnonzero(self._published[: self._count(max(day, 0))] <= day)

@@ -24,17 +24,18 @@ from vireo.server.releases.manifest import Manifest
 from vireo.training.data.dataset import describe_dataset
 from vireo.training.data.shown import WINDOW_SECONDS, shown_videos
 from vireo.training.evaluation import traffic as measured
+from vireo.training.evaluation.input_skew import Distribution, distributions
 from vireo.training.evaluation.replay import Replayer, replayed
-from vireo.training.evaluation.skew import (
-    Distribution,
+from vireo.training.evaluation.traffic import DIMENSIONS, Group, Rate, Traffic, write_metrics
+from vireo.training.evaluation.viewer_skew import (
     FeatureDifference,
     OfflineViewers,
-    distributions,
     not_comparable,
     viewer_difference,
 )
-from vireo.training.evaluation.traffic import DIMENSIONS, Group, Rate, Traffic, write_metrics
 from vireo.training.features.online_store import OnlineStoreSettings
+from vireo.training.features.watches import Split
+from vireo.training.ranking.training_set import load_ranking_set
 from vireo.training.run import Run
 
 _RATES = ("plays", "watch s", "likes/1000", "hides/1000")
@@ -105,12 +106,13 @@ def skew(
 
     A viewer's features must be those of the data set's feature build with the events of the archive
     since then, and what was made of them must be what `vireo replay` makes. Each difference is
-    named with both values, and the command fails. Then each input of the ranking model is compared
-    with its distribution in training, if the newest release of this home answered.
+    named with both values, and the command fails. Then features of candidates and viewers are
+    compared with their distributions in training, if the newest release of this home answered.
 
     vireo report skew --last 6h
     """
     home = Home.current()
+    Split.load(home, data)  # raises an error that says how features are built
     since = time_of(last or ("" if archive else "24h"))
     with (
         archived(archive, since, "slates") as slates,
@@ -180,9 +182,10 @@ def _inputs(
     except VireoError:
         return []
     own = [row for row in rows if row["release_id"] == release_id and row["recorded"]]
-    if not own or release_id not in releases or not run.ranking_set.exists():
+    trained = load_ranking_set(run.ranking_set, run.finished_inputs())
+    if not own or release_id not in releases or trained is None:
         return []
-    return distributions(own, releases[release_id].retrieval.release, run.ranking_set)
+    return distributions(own, releases[release_id].retrieval.release, trained.watches)
 
 
 def _print_skew(inputs: Sequence[Distribution]) -> None:

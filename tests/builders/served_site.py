@@ -20,7 +20,7 @@ from tests.builders.tiny_home import build_watches
 from vireo.server.consumer.archived_rows import EVENT_ROWS
 from vireo.server.features.online_store import CONFIGURATION
 from vireo.server.home import Home
-from vireo.training.evaluation.skew import OfflineViewers
+from vireo.training.evaluation.viewer_skew import OfflineViewers
 from vireo.v1.candidate_pb2 import RetrieveCandidatesRequest
 from vireo.v1.viewer_pb2 import ViewerFeatures
 

@@ -1,19 +1,16 @@
-"""Whether slates were answered with the features that offline code computes, and models trained on.
+"""Whether gateways read the viewers' features that are computed offline.
 
 A viewer's features at a past request follow from the feature build and from the events that the
 archive has since: whatever a gateway read instead is a difference. What pods made of them is
-compared by `vireo.training.evaluation.replay`. And the inputs of the ranking model are compared
-with those of its training, whatever the reason for a shift.
+compared by `vireo.training.evaluation.replay`.
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -22,21 +19,10 @@ import pyarrow.compute as pc
 import pyarrow.dataset
 import pyarrow.parquet as pq
 
-from vireo.server.arrays import Float32Array, Float64Array
 from vireo.server.consumer.archived_rows import EVENT_ROWS, Row, request_of
 from vireo.server.consumer.fold import UnfitEventError, ViewerEvents, fold
 from vireo.server.event_log.jetstream import EVENT_KINDS
 from vireo.server.features.activity import EventRules
-from vireo.server.features.model_inputs import (
-    LANGUAGE_MATCH,
-    MATCH_FEATURES,
-    RETRIEVAL_FEATURES,
-    VIDEO_FEATURES,
-    VIEWER_FEATURES,
-    match_features,
-    retrieval_features,
-    viewer_features,
-)
 from vireo.server.features.online_store import CONFIGURATION
 from vireo.server.features.viewer_rows import (
     STATE,
@@ -46,12 +32,8 @@ from vireo.server.features.viewer_rows import (
     row_of,
     values_of,
 )
-from vireo.server.pod.viewer import decode_viewer
-from vireo.server.recommend.retrieval.release import CandidateRelease
-from vireo.server.signals import SCORES
 from vireo.training.features.build import last_seen
 from vireo.training.features.definitions import viewer_profile
-from vireo.training.ranking.training_set import match_table
 from vireo.v1 import event_pb2
 from vireo.v1.recommendation_pb2 import RecommendRequest
 from vireo.v1.viewer_pb2 import ViewerFeatures
@@ -62,20 +44,14 @@ _CLOCK_SECONDS = 60.0
 """Maximum seconds between the time that features are of and the answer."""
 _STALE_EVENTS = 100
 """Maximum events by which a row is searched to be behind."""
-NO_HIDES: Mapping[int, int] = MappingProxyType({})
-SHIFTED = 0.25
-"""Population stability index from which a distribution counts as another one."""
-_BINS = 10
-_MIN_SHARE = 1e-4
-"""Share that a bin without values counts as."""
 _EXACT = (
     *("history_keys", "history_times", "watched_keys"),
     *("watch_count", "like_count", "attributes"),
 )
 _KEPT = ("hidden", "shown", "followed")
-"""Lists of keys that may have more than the archive and the feature build know of."""
-_UNREAD = ("features_missing", "features_stale", "features_behind")
-"""Degradations of slates whose features are said to be others."""
+"""Lists that may have more than the archive and the feature build know of: builds keep it."""
+_EXCUSED = ("features_missing", "features_stale", "features_behind")
+"""Degradations by which a slate says that it lacks features, or has old ones."""
 _EVENT_FIELDS = (
     *("viewer_id", "video_id", "creator"),
     *("locale", "watched_seconds", "watched_fraction"),
@@ -132,7 +108,7 @@ class OfflineViewers:
 
     def may_be_forgotten(self, viewer_id: str, seconds: float) -> bool:
         """Return whether the online store may lack some of a viewer at a time, Unix seconds."""
-        row = self._row(viewer_id, self.known_by(viewer_id, seconds), {})
+        row = self._row(viewer_id, self.known_by(viewer_id, seconds))
         return row.watches > len(row.watched) or last_seen(row) < seconds - self._expiry
 
     def known_by(self, viewer_id: str, seconds: float) -> int:
@@ -141,14 +117,14 @@ class OfflineViewers:
         # Clocks of gateways differ: the log may have an event before one with an earlier time.
         return int(np.searchsorted(np.maximum.accumulate(times or [np.inf]), seconds, side="right"))
 
-    def _row(self, viewer_id: str, count: int, hides: Mapping[int, int]) -> ViewerRow:
-        seen = ViewerEvents(hides={**hides})
+    def _row(self, viewer_id: str, count: int, hides: Mapping[int, int] | None = None) -> ViewerRow:
+        seen = ViewerEvents(hides={**(hides or {})})
         for _, event in self._events.get(viewer_id, ())[:count]:
             seen.add(event, self._rules)
         return fold(self._built[viewer_id], seen).row
 
     def after(
-        self, viewer_id: str, count: int, hides: Mapping[int, int] = NO_HIDES
+        self, viewer_id: str, count: int, hides: Mapping[int, int] | None = None
     ) -> ViewerFeatures:
         """Return a viewer's features after so many events.
 
@@ -213,7 +189,7 @@ def _events(
 
 def not_comparable(row: Row, viewers: OfflineViewers) -> str:
     """Return why a slate's viewer needn't be what is computed; empty if it must be."""
-    if said := {*row["degradations"]} & {*_UNREAD}:
+    if said := {*row["degradations"]} & {*_EXCUSED}:
         return f"it says so: {min(said)}"
     if not row["retrieval"]:
         return "it has no candidates"
@@ -285,130 +261,3 @@ def _with_times(viewer: ViewerFeatures, name: str) -> set[tuple[int, ...]]:
     if name != "followed":
         columns.append(getattr(viewer, f"{name}_times"))
     return {*zip(*columns, strict=True)}
-
-
-@dataclass(frozen=True)
-class Distribution:
-    """A feature of the ranking model as it was trained on, and as it was served."""
-
-    feature: str
-    trained: float
-    """Mean."""
-    served: float
-    """Mean."""
-    stability: float
-    """Population stability index over ten bins of equally many trained values; 0 if equal."""
-
-    @property
-    def shifted(self) -> bool:
-        """Whether it counts as another distribution."""
-        return self.stability > SHIFTED
-
-
-def distributions(
-    rows: Sequence[Row], release: CandidateRelease, ranking_set: Path
-) -> list[Distribution]:
-    """Return each input of a ranking model, as its training lists have it and as slates had it.
-
-    Candidates of slates count by how many they stand for, and viewers count alike.
-
-    Args:
-        rows: slates of the release, with their candidates' scores.
-        release: what answered.
-        ranking_set: what `save_ranking_set` wrote in its training.
-    """
-    trained = _trained(ranking_set)
-    found = []
-    for name, (values, weights) in _served(rows, release).items():
-        if name in trained:
-            of = trained[name]
-            means = float(np.mean(of)), float(np.average(values, weights=weights))
-            found.append(Distribution(name, *means, _stability(of, values, weights)))
-    return found
-
-
-def _names(match: int) -> dict[str, Sequence[str]]:
-    """Return the features of each part of the training set, by how they are called here."""
-    return {
-        "features": [f"video {name}" for name in VIDEO_FEATURES],
-        "retrieval": [f"retrieval {name}" for name in RETRIEVAL_FEATURES],
-        "match": [f"match {name}" for name in (*MATCH_FEATURES, LANGUAGE_MATCH)[:match]],
-        "viewer_features": [f"viewer {name}" for name in VIEWER_FEATURES],
-    }
-
-
-def _trained(path: Path) -> dict[str, Float32Array]:
-    """Return the values of each feature in the lists of a training set."""
-    with np.load(path, allow_pickle=False) as file:
-        real = file["watches/rows"] >= 0
-        parts = {name: file[f"watches/{name}"] for name in _names(2)}
-    columns = dict[str, Float32Array]()
-    for part, names in _names(parts["match"].shape[-1]).items():
-        values = parts[part] if part == "viewer_features" else parts[part][real]
-        columns |= {name: values[:, place] for place, name in enumerate(names)}
-    return columns
-
-
-def _served(
-    rows: Sequence[Row], release: CandidateRelease
-) -> dict[str, tuple[Float32Array, Float64Array]]:
-    """Return the values of each feature, and how much each of them counts."""
-    table, parts = match_table(release), []
-    slates = Counter(row["viewer_id"] for row in rows)
-    weights, of_viewers = list[Float64Array](), list[float]()
-    for row in rows:
-        request, places = request_of(row), np.array(row["recorded"], np.int64)
-        seed = request.seed_key if request.HasField("seed_key") else None
-        viewer = decode_viewer(request.viewer).playing(seed)
-        found = release.rows.find(np.array(row["candidate_keys"], np.int64)[places])
-        own = np.flatnonzero(found >= 0)
-        scores = {
-            score.name: np.array(row[f"retrieval_{score.name}"], np.float32)[own]
-            for score in SCORES
-        }
-        masks = np.array(row["candidate_sources"], np.uint32)[places[own]]
-        history = release.rows.find(viewer.history_keys)
-        parts.append(
-            (
-                np.asarray(table.features.take(found[own], axis=0)),
-                retrieval_features(scores, masks),
-                match_features(viewer.context, history[history >= 0], found[own], table),
-                viewer_features(viewer)[None],
-            )
-        )
-        of_viewers.append(1 / slates[row["viewer_id"]])
-        weights.append(of_viewers[-1] * _stands_for(row)[own])
-    columns: list[Float32Array] = [np.concatenate(each) for each in zip(*parts, strict=True)]
-    counted = [*[np.concatenate(weights)] * (len(columns) - 1), np.array(of_viewers)]
-    return {
-        name: (column[:, place], counts)
-        for names, column, counts in zip(
-            _names(columns[2].shape[1]).values(), columns, counted, strict=True
-        )
-        for place, name in enumerate(names)
-    }
-
-
-def _stands_for(row: Row) -> Float64Array:
-    """Return how many candidates each recorded one stands for: of the rest there is a sample."""
-    total, recorded = len(row["candidate_keys"]), len(row["recorded"])
-    sampled = min((recorded - len(row["video_ids"])) // 6, total - recorded)
-    counts = np.ones(recorded)
-    if sampled:
-        counts[recorded - sampled :] = (total - recorded + sampled) / sampled
-    return counts
-
-
-def _stability(trained: Float32Array, served: Float32Array, weights: Float64Array) -> float:
-    """Return the population stability index of weighted values against others."""
-    quantiles = np.quantile(trained, np.arange(1, _BINS) / _BINS).astype(np.float32)
-    # A value that is several quantiles has a bin of its own.
-    edges = np.unique([*quantiles, *np.nextafter(quantiles, np.float32(-np.inf))])
-    bins = len(edges) + 1
-
-    def shares(values: Float32Array, weights: Float64Array | None) -> Float64Array:
-        counts = np.bincount(np.searchsorted(edges, values), weights, bins)
-        return np.asarray(np.maximum(counts / counts.sum(), _MIN_SHARE), np.float64)
-
-    one, other = shares(trained, None), shares(served, weights)
-    return float(np.sum((other - one) * np.log(other / one)))

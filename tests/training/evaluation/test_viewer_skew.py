@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,11 +15,9 @@ import pytest
 from tests.builders.served_site import VIEWERS, Site, build_site
 from vireo.server.consumer.archived_rows import EVENT_ROWS
 from vireo.server.features.online_store import open_rows
-from vireo.training.evaluation import skew
 from vireo.training.evaluation.replay import Replayer, replayed
-from vireo.training.evaluation.skew import (
+from vireo.training.evaluation.viewer_skew import (
     OfflineViewers,
-    distributions,
     not_comparable,
     viewer_difference,
 )
@@ -175,52 +172,3 @@ def test_a_missing_source_and_a_score_of_another_unit_are_named(site: Site) -> N
     row = site.row(VIEWERS[0])
     row["retrieval_ease"] = [100 * each + 1 for each in row["retrieval_ease"]]
     assert _found(site, row).startswith("ease of ")
-
-
-def _as_trained(rows: Sequence[dict[str, Any]], replayer: Replayer, path: Path) -> Path:
-    """A training set whose lists have the inputs of some slates, each candidate once."""
-    served = skew._served(rows, replayer.retrieval.release)
-    names = skew._names(1)
-    count = len(served[names["features"][0]][0])
-    parts: dict[str, Any] = {
-        f"watches/{part}": np.stack([served[name][0] for name in columns], 1)[:, None]
-        for part, columns in names.items()
-        if part != "viewer_features"
-    }
-    of_viewers = np.stack([served[name][0] for name in names["viewer_features"]], 1)
-    parts |= {"watches/rows": np.zeros((count, 1), np.int64), "watches/viewer_features": of_viewers}
-    np.savez(path, **parts)
-    return path
-
-
-def test_inputs_of_the_model_are_compared_with_those_of_its_training(
-    site: Site, tmp_path: Path
-) -> None:
-    replayer, rows = Replayer(site.release), [site.row(each) for each in VIEWERS]
-    path = _as_trained(rows[::2], replayer, tmp_path / "set.npz")
-    found = distributions(rows[1::2], replayer.retrieval.release, path)
-    assert len(found) == len([name for names in skew._names(1).values() for name in names])
-    assert [each.feature for each in found if each.shifted and each.stability > 1] == []
-    for row in rows:
-        row["retrieval_ease"] = [100 * each for each in row["retrieval_ease"]]
-    found = distributions(rows[1::2], replayer.retrieval.release, path)
-    worst = max(found, key=lambda each: each.stability)
-    assert (worst.feature, worst.shifted) == ("retrieval ease", True)
-    assert abs(worst.served) > 10 * abs(worst.trained)
-
-
-@pytest.mark.parametrize("constant", [0.0, 1.0])
-def test_a_flag_that_becomes_another_one_is_shifted(constant: float) -> None:
-    trained = np.full(100, constant, np.float32)
-    assert skew._stability(trained, trained, np.ones(100)) == 0
-    assert skew._stability(trained, 1 - trained, np.ones(100)) > 1
-
-
-def test_sampled_candidates_stand_for_those_that_werent_recorded() -> None:
-    row = {"candidate_keys": [0] * 300, "recorded": [0] * 130, "video_ids": ["v"] * 10}
-    few = {"candidate_keys": [0] * 122, "recorded": [0] * 120, "video_ids": ["v"] * 10}
-    assert skew._stands_for(few).tolist() == [1.0] * 118 + [2.0] * 2
-    counts = skew._stands_for(row)
-    assert counts[:110].tolist() == [1.0] * 110
-    assert counts.sum() == 300
-    assert skew._stands_for({**row, "recorded": [0] * 300}).tolist() == [1.0] * 300
