@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -20,7 +21,7 @@ from vireo.server.signals import SCORES, TASKS
 from vireo.v1 import candidate_pb2, ranking_pb2, viewer_pb2
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1.log_pb2 import RecordedEvents
-from vireo.v1.slate_pb2 import SlateRecord
+from vireo.v1.slate_pb2 import RecordedSlates, SlateRecord
 
 Row: TypeAlias = dict[str, Any]
 """A row by its columns, as `pyarrow.Table.to_pylist` returns it."""
@@ -30,8 +31,8 @@ VERSION, LAST = b"vireo.schema", b"vireo.last"
 """Keys of a file's metadata: SCHEMA_VERSION, and the position of its last message."""
 _DEFAULT_PAGE_SIZE = 10
 """That of requests that name none."""
-_ENTRIES_AT_A_TIME = 128
-"""Messages to convert at a time: the event loop waits while Arrow reads Python's objects."""
+_ROWS_AT_A_TIME = 128
+"""Rows to convert at a time: the event loop waits while Arrow reads Python's objects."""
 _DICTIONARY_BYTES = 64 << 20
 """Maximum bytes of a column's dictionary: those of a file's features should all fit in."""
 
@@ -81,12 +82,12 @@ _PLACEMENTS = _names(ranking_pb2.Placement)
 
 
 def _slate_rows(entry: Entry) -> Iterator[Callable[[], Row]]:
-    record = SlateRecord.FromString(entry.data)
-    yield partial(_slate_row, record, entry.sequence)
+    for data in RecordedSlates.FromString(entry.data).slates:
+        yield partial(_slate_row, data, entry.sequence)
 
 
-def _slate_row(record: SlateRecord, sequence: int) -> Row:
-    """Return the row of a slate; its record is changed."""
+def _slate_row(data: bytes, sequence: int) -> Row:
+    record = SlateRecord.FromString(data)
     request, retrieval, slate = record.request, record.retrieval, record.slate
     candidates, ranking, viewer = record.candidates, record.ranking, record.retrieval.viewer
     context, ids = request.context, viewer.context
@@ -239,22 +240,31 @@ def table_of(kind: Kind, entries: Sequence[Entry]) -> tuple[Any, Counter[str]]:
 
     "unreadable" is a message that can't be parsed, "unfit" a record that can't be a row.
     """
-    tables, skipped = [kind.schema.empty_table()], Counter[str]()
-    for start in range(0, len(entries), _ENTRIES_AT_A_TIME):
-        rows = list[Row]()
-        for entry in entries[start : start + _ENTRIES_AT_A_TIME]:
-            try:
-                made = [*kind.rows(entry)]
-            except (DecodeError, ValueError):
-                skipped["unreadable"] += 1
-                continue
-            for make in made:
-                try:
-                    rows.append(make())
-                except Exception:  # noqa: BLE001  # whatever is wrong with one, others are archived
-                    skipped["unfit"] += 1
+    skipped = Counter[str]()
+    made = filter(None, (_row(make, skipped) for make in _rows_to_make(kind, entries, skipped)))
+    tables = [kind.schema.empty_table()]
+    while rows := [*islice(made, _ROWS_AT_A_TIME)]:
         tables += _tables(kind, rows, skipped)
     return pa.concat_tables(tables), skipped
+
+
+def _rows_to_make(
+    kind: Kind, entries: Sequence[Entry], skipped: Counter[str]
+) -> Iterator[Callable[[], Row]]:
+    for entry in entries:
+        try:
+            yield from kind.rows(entry)
+        except (DecodeError, ValueError):
+            skipped["unreadable"] += 1
+
+
+def _row(make: Callable[[], Row], skipped: Counter[str]) -> Row | None:
+    """Return a row; None if it can't be made, whatever is wrong: others are archived."""
+    try:
+        return make()
+    except Exception:  # noqa: BLE001
+        skipped["unfit"] += 1
+        return None
 
 
 def _tables(kind: Kind, rows: Sequence[Row], skipped: Counter[str]) -> Iterable[Any]:

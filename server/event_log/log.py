@@ -43,7 +43,7 @@ REMOVED = Stream("removed", compacted=True)
 """`CatalogChange` of each video that was taken down, or restored since; keys are those of CATALOG.
 It is small, so that processes read it whole before they serve."""
 SLATES = Stream("slates", compacted=False, consumed=True)
-"""`SlateRecord`; the key is the partition, as of EVENTS."""
+"""`RecordedSlates`; the key is the partition, as of EVENTS."""
 STATE = Stream("state", compacted=True)
 """What consumers publish, and up to where `vireo events replay` has replayed DEAD: the keys are
 TRENDING, PROGRESS or REPLAYED, each with the partition, or ARCHIVED with "events." or "slates." and

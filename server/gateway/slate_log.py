@@ -1,14 +1,19 @@
 """Records slates in the log once they are answered, off the path of the answer.
 
 What is recorded waits in memory, within a bound, until the log has it: beyond that slates are
-dropped and counted. Slates of batches aren't recorded.
+dropped and counted. Slates of one moment become one message, since a message costs more than a
+slate. Slates of batches aren't recorded.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 
 import structlog
 import xxhash
@@ -24,7 +29,7 @@ from vireo.server.event_log.log import (
 )
 from vireo.server.gateway.pipeline import Made, applied_rules
 from vireo.v1 import recommendation_pb2 as pb
-from vireo.v1.slate_pb2 import SlateRecord
+from vireo.v1.slate_pb2 import RecordedSlates, SlateRecord
 
 log = structlog.get_logger()
 
@@ -32,8 +37,13 @@ RECORDED_CANDIDATES = 120
 """Maximum candidates of a slate whose scores are recorded, unless its page is larger."""
 _MAX_BYTES = 64 << 20
 """Maximum bytes of slates that wait for the log: some 5,000."""
-_PARALLEL = 32
-"""Slates that are appended at a time."""
+_JOIN_SECONDS, _JOIN_BYTES = 0.25, 1 << 18
+"""Seconds for which slates wait for others of their partition, to be appended as one message, and
+the bytes of it beyond which another one is begun."""
+_FRAME_BYTES = 8
+"""Maximum bytes that a message adds to each of its slates."""
+_PARALLEL = 8
+"""Messages that are appended at a time."""
 _RETRY_SECONDS, _STOP_SECONDS = 0.5, 2.0
 """Seconds before the log is tried again, and for which a gateway that stops tries it."""
 _SEED = 20_002
@@ -56,6 +66,20 @@ def in_share(viewer_id: str, share: float) -> bool:
     return xxhash.xxh3_64_intdigest(viewer_id.encode(), seed=_SEED) < share * 2.0**64
 
 
+@dataclass(frozen=True)
+class _Message:
+    key: str
+    data: bytes
+    slates: int
+    size: int
+    """Bytes of its slates."""
+
+    @staticmethod
+    def of(key: str, slates: list[bytes]) -> _Message:
+        data = RecordedSlates(slates=slates).SerializeToString()
+        return _Message(key, data, len(slates), sum(map(len, slates)))
+
+
 class SlateLog:
     """Slates on their way into the log. Use it from one event loop."""
 
@@ -70,7 +94,10 @@ class SlateLog:
         """
         self._log, self._partitions, self._layout = event_log, partitions, layout
         self._share = share
-        self._waiting = deque[tuple[str, bytes]]()
+        self._slates = list[tuple[str, bytes]]()
+        """Those that are in no message yet, each with its partition."""
+        self._messages = deque[_Message]()
+        """Those that the log may not have yet. They stay as they are: it knows them by content."""
         self._bytes = 0
         self._added = asyncio.Event()
 
@@ -86,13 +113,13 @@ class SlateLog:
 
     def _add(self, record: SlateRecord, made: Made) -> None:
         data = complete(record, made).SerializeToString()
-        if len(data) > MAX_MESSAGE_BYTES:
+        if len(data) + _FRAME_BYTES > MAX_MESSAGE_BYTES:
             DROPPED.labels("large").inc()
         elif self._bytes + len(data) > _MAX_BYTES:
             DROPPED.labels("full").inc()
         else:
             key = str(partition_of(record.request.viewer_id, self._partitions))
-            self._waiting.append((key, data))
+            self._slates.append((key, data))
             self._count(len(data))
             self._added.set()
 
@@ -101,36 +128,44 @@ class SlateLog:
         try:
             while True:
                 await self._added.wait()
+                await asyncio.sleep(_JOIN_SECONDS)
                 self._added.clear()
                 await self._append_all()
         finally:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_STOP_SECONDS):
                     await self._append_all()
-            DROPPED.labels("stopped").inc(len(self._waiting))
+            DROPPED.labels("stopped").inc(
+                sum(each.slates for each in self._messages) + len(self._slates)
+            )
 
     async def _append_all(self) -> None:
-        """Append what waits, in order; what the log doesn't take waits on."""
+        """Append what waits; what the log doesn't take waits on."""
         away = False
-        while self._waiting:
-            some = [self._waiting[place] for place in range(min(_PARALLEL, len(self._waiting)))]
-            outcomes = await asyncio.gather(*(self._append(*each) for each in some))
-            left = [each for each, stored in zip(some, outcomes, strict=True) if not stored]
+        while self._slates or self._messages:
+            slates, self._slates = self._slates, []
+            self._messages += _joined(slates)
+            some = [self._messages[place] for place in range(min(_PARALLEL, len(self._messages)))]
+            outcomes = await asyncio.gather(*(self._append(each) for each in some))
             for _ in some:
-                self._waiting.popleft()
-            self._waiting.extendleft(reversed(left))
-            self._count(-sum(len(data) for _, data in some) + sum(len(data) for _, data in left))
-            RECORDED.inc(len(some) - len(left))
+                self._messages.popleft()
+            left = [each for each, stored in zip(some, outcomes, strict=True) if not stored]
+            self._messages.extendleft(reversed(left))
+            for each in some:
+                if each not in left:
+                    self._count(-each.size)
+                    RECORDED.inc(each.slates)
             if left and not away:
-                log.warning("slates wait for the log", waiting=len(self._waiting))
+                log.warning("slates wait for the log", bytes=self._bytes)
             if away := bool(left):
                 await asyncio.sleep(_RETRY_SECONDS)
 
-    async def _append(self, key: str, data: bytes) -> bool:
-        """Append a slate; return whether the log has it."""
+    async def _append(self, message: _Message) -> bool:
+        """Append a message; return whether the log has it."""
         try:
-            # The id keeps a slate from being stored again if the log's answer was lost.
-            await self._log.append(SLATES, key, data, f"{fingerprint_of(data):016x}")
+            # The id keeps it from being stored again if the log's answer was lost.
+            once = f"{fingerprint_of(message.data):016x}"
+            await self._log.append(SLATES, message.key, message.data, once)
         except LogAwayError:
             return False
         return True
@@ -138,6 +173,20 @@ class SlateLog:
     def _count(self, size: int) -> None:
         self._bytes += size
         WAITING.set(self._bytes)
+
+
+def _joined(slates: list[tuple[str, bytes]]) -> Iterator[_Message]:
+    """Yield messages that have some slates, each of which has its partition, in their order."""
+    partition = itemgetter(0)
+    for key, group in groupby(sorted(slates, key=partition), partition):
+        some, size = list[bytes](), 0
+        for _, data in group:
+            if some and size + len(data) > _JOIN_BYTES:
+                yield _Message.of(key, some)
+                some, size = [], 0
+            some.append(data)
+            size += len(data)
+        yield _Message.of(key, some)
 
 
 def complete(record: SlateRecord, made: Made) -> SlateRecord:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.builders.archiving import archived, slate
+from tests.builders.archiving import archived, logged, slate
 from tests.builders.event_batches import event, message
 from tests.builders.faulty_s3 import FaultyS3, faulty_s3
 from tests.builders.nats import running_nats, settings_of
@@ -54,7 +54,7 @@ class Site:
     async def record(self, count: int, viewer: str = "v") -> int:
         """Append some slates, and as many events; return the events' last sequence."""
         for number in range(self.sent, self.sent + count):
-            await self.append(SLATES, slate(f"r-{number}", viewer).SerializeToString())
+            await self.append(SLATES, logged(slate(f"r-{number}", viewer)))
             last = await self.append(EVENTS, message([event(viewer, f"{number}")]))
         self.sent += count
         return last

@@ -14,7 +14,7 @@ from vireo.server.features.keys import video_key
 from vireo.server.releases.bucket import Bucket
 from vireo.server.signals import SCORES, TASKS
 from vireo.v1 import ranking_pb2, viewer_pb2
-from vireo.v1.slate_pb2 import SlateRecord
+from vireo.v1.slate_pb2 import RecordedSlates, SlateRecord
 
 
 def slate(request: str, viewer: str = "v", at: float = 1_700_000_000.0) -> SlateRecord:
@@ -48,6 +48,11 @@ def slate(request: str, viewer: str = "v", at: float = 1_700_000_000.0) -> Slate
     record.slate.items.add(video_id="a", score=0.5, position=2, sources=sources[:1])
     record.rules.add(name="a rule")
     return record
+
+
+def logged(*slates: SlateRecord) -> bytes:
+    """A message of the log that has some slates."""
+    return RecordedSlates(slates=[each.SerializeToString() for each in slates]).SerializeToString()
 
 
 def archived(bucket: Bucket, kind: str, partition: int = 0) -> Any:

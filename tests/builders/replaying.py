@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from tests.builders.archiving import logged
 from tests.builders.catalogue import followed
 from vireo.server.candidate import service as candidate
 from vireo.server.consumer.archived_rows import SLATE_ROWS, table_of
@@ -50,7 +51,7 @@ class Serving:
             changes: columns with other values than were recorded.
         """
         record = self.record(request, name, gone)
-        table, skipped = table_of(SLATE_ROWS, [Entry(1, "0", record.SerializeToString())])
+        table, skipped = table_of(SLATE_ROWS, [Entry(1, "0", logged(record))])
         assert not skipped
         [row] = table.to_pylist()
         return {**row, **changes}

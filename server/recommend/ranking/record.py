@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from itertools import chain, repeat
 
 import numpy as np
 
@@ -64,7 +65,9 @@ def recorded(query: Ranking, candidates: Candidates, chosen: Selected, count: in
     places = chosen.page.places
     scores = np.where(candidates.rows >= 0, candidates.scores[SCORE], np.float32(-1))
     order = np.argsort(-scores, kind="stable")
-    others = order[~np.isin(order, places)]
+    on_page = np.zeros(len(scores), np.bool_)
+    on_page[places] = True
+    others = order[~on_page[order]]
     room = max(0, min(count - len(places), len(others)))
     sampled = min(room // _SAMPLED, len(others) - room)
     rest = others[room - sampled :]
@@ -75,26 +78,36 @@ def recorded(query: Ranking, candidates: Candidates, chosen: Selected, count: in
         places=every,
         scores=candidates.scores[SCORE].take(every),
         tasks={name: candidates.scores[name].take(every) for name in tasks},
-        placements=_placements(chosen, scores),
+        placements=_placements(chosen, scores, order),
         propensities=_propensities(chosen),
     )
 
 
-def _placements(chosen: Selected, scores: Float32Array) -> list[Placement]:
-    """Return what put each video of a page in its position; `scores` is float32[n]."""
-    left, placements = scores.copy(), []
+def _placements(chosen: Selected, scores: Float32Array, order: Int64Array) -> list[Placement]:
+    """Return what put each video of a page in its position.
+
+    Args:
+        chosen: the page.
+        scores: those of the candidates, float32[n].
+        order: their places by score, int64[n].
+    """
+    places, placements = chosen.page.places.tolist(), list[Placement]()
     # A pinned video is left for no other position.
-    left[chosen.page.places[np.array(chosen.page.filled_by, np.int64) == PIN]] = -np.inf
-    for place, filler in zip(chosen.page.places.tolist(), chosen.page.filled_by, strict=True):
+    gone = {p for p, by in zip(places, chosen.page.filled_by, strict=True) if by == PIN}
+    best = chain(order.tolist(), repeat(-1))  # none is left but those that are pinned
+    left = next(best)
+    for place, filler in zip(places, chosen.page.filled_by, strict=True):
+        while left in gone:
+            left = next(best)
         if filler == PIN:
             placements.append(Placement.PINNED)
         elif filler != ORDER:
             placements.append(chosen.claims[filler])
-        elif left[place] >= left.max():
+        elif scores[place] >= scores[left]:
             placements.append(Placement.SCORE)
         else:
             placements.append(Placement.DIVERSITY)
-        left[place] = -np.inf
+        gone.add(place)
     return placements
 
 

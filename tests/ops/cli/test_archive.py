@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from typer.testing import Result
 
-from tests.builders.archiving import put, slate
+from tests.builders.archiving import logged, put, slate
 from tests.builders.commands import vireo
 from tests.builders.event_batches import event, message
 from tests.builders.s3 import running_s3
@@ -40,7 +40,7 @@ def bucket(s3: S3Settings) -> Bucket:
     made = Bucket(s3)
     made.make()
     for number, age in enumerate((0.0, 5 * HOUR, 72 * HOUR)):
-        put(made, "slates", slate(f"r-{number}").SerializeToString(), at=NOW - age)
+        put(made, "slates", logged(slate(f"r-{number}")), at=NOW - age)
     for partition in range(2):
         events = message([event("v", f"{partition}"), event("w", "c")])
         put(made, "events", events, events, at=NOW, partition=partition)

@@ -119,7 +119,7 @@ def test_without_a_folder_the_report_is_of_the_buckets_last_day(tmp_path: Path) 
         bucket = Bucket(settings)
         bucket.make()
         for request, at in (("now", now - 60), ("old", now - 30 * 3600)):
-            put(bucket, "slates", archiving.slate(request, at=at).SerializeToString(), at=at)
+            put(bucket, "slates", archiving.logged(archiving.slate(request, at=at)), at=at)
         done = vireo("report", "traffic", "--json", **settings.environment())
     assert done.exit_code == 0, done.exception
     found = json.loads(done.stdout)

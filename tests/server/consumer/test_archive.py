@@ -16,7 +16,7 @@ import pytest
 import structlog
 
 from tests.builders.archive_site import DAY, PARTITIONS, Site, bucket, own, proxy, quick, site
-from tests.builders.archiving import files, put, slate
+from tests.builders.archiving import files, logged, put, slate
 from tests.builders.event_batches import empty_repository, event, message
 from tests.builders.faulty_s3 import FaultyS3
 from tests.builders.reading import take
@@ -244,17 +244,17 @@ async def test_slates_that_were_not_archived_are_not_deleted_if_the_log_lost_its
 async def test_slates_of_reused_sequences_are_archived_beside_other_partitions(own: Site) -> None:
     """What the position was after is deleted by the other partition, which reused its sequence."""
     other = Site(own.log, own.bucket, next(PARTITIONS))
-    await own.append(SLATES, slate("a-1").SerializeToString())
-    await other.append(SLATES, slate("b-1").SerializeToString())
+    await own.append(SLATES, logged(slate("a-1")))
+    await other.append(SLATES, logged(slate("b-1")))
     saved = io.BytesIO()
     await own.log.save(SLATES, saved)
     for name in ("a-2", "a-3"):
-        await own.append(SLATES, slate(name).SerializeToString())
+        await own.append(SLATES, logged(slate(name)))
     await own.archive()
     saved.seek(0)
     await own.log.restore(SLATES, saved)
-    await own.append(SLATES, slate("a-4").SerializeToString())
-    await other.append(SLATES, slate("b-2").SerializeToString())
+    await own.append(SLATES, logged(slate("a-4")))
+    await other.append(SLATES, logged(slate("b-2")))
     await other.archive()
     await own.archive()
     assert own.requests() == Counter(["a-1", "a-2", "a-3", "a-4"])
@@ -276,8 +276,8 @@ async def test_what_cannot_be_a_row_is_left_out_alone_and_counted(site: Site) ->
         (EVENTS, b"\xff"),
         (EVENTS, message([event("v", "2"), bad])),
         (SLATES, b"\xff"),
-        (SLATES, broken.SerializeToString()),
-        (SLATES, slate("r-2").SerializeToString()),
+        (SLATES, logged(broken)),
+        (SLATES, logged(slate("r-2"))),
     ):
         await site.log.append(stream, site.key, data)
     site.sent = 3

@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from tests.builders.archiving import slate
+from tests.builders.archiving import logged, slate
 from tests.builders.event_batches import HIDE, event
 from vireo.server.consumer.archived_rows import EVENT_ROWS, SLATE_ROWS, Kind, parquet_of, table_of
 from vireo.server.event_log.log import Entry, Position
@@ -25,7 +25,7 @@ from vireo.v1.viewer_pb2 import ViewerFeatures
 
 
 def row(record: SlateRecord) -> dict[str, object]:
-    table, skipped = table_of(SLATE_ROWS, [Entry(7, "0", record.SerializeToString())])
+    table, skipped = table_of(SLATE_ROWS, [Entry(7, "0", logged(record))])
     assert not skipped
     [found] = table.to_pylist()
     return dict(found)
@@ -137,8 +137,8 @@ def garbled(number: int) -> SlateRecord:
 @pytest.mark.parametrize("number", [0, 1])
 def test_a_record_that_can_be_no_row_is_left_out_alone(number: int) -> None:
     records = [slate("a"), garbled(number), slate("b")]
-    entries = [Entry(n, "0", each.SerializeToString()) for n, each in enumerate(records)]
-    table, skipped = table_of(SLATE_ROWS, [*entries, Entry(9, "0", b"\xff")])
+    entries = [Entry(1, "0", logged(*records)), Entry(9, "0", b"\xff")]
+    table, skipped = table_of(SLATE_ROWS, entries)
     assert table["request_id"].to_pylist() == ["a", "b"]
     assert skipped == {"unfit": 1, "unreadable": 1}
 
@@ -163,7 +163,7 @@ def test_pandas_reads_a_file_and_each_version_of_a_viewer_is_in_it_once() -> Non
     records = [slate(f"r-{number}", at=time.time()) for number in range(300)]
     for record in records:
         record.retrieval.viewer.watched_keys.extend(range(10_000, 12_000))
-    entries = [Entry(n, "0", each.SerializeToString()) for n, each in enumerate(records, start=1)]
+    entries = [Entry(n, "0", logged(each)) for n, each in enumerate(records, start=1)]
     table, _ = table_of(SLATE_ROWS, entries)
     content = parquet_of(SLATE_ROWS, table, Position(300, "log", 5))
     frame = pd.read_parquet(io.BytesIO(content))

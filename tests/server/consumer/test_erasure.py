@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.builders.archive_site import PARTITIONS, Site, bucket, own, proxy, quick, site
-from tests.builders.archiving import files, put, slate
+from tests.builders.archiving import files, logged, put, slate
 from tests.builders.event_batches import event, message
 from tests.builders.faulty_s3 import FaultyS3
 from tests.builders.waiting import until
@@ -37,7 +37,7 @@ async def test_an_erasure_reaches_files_of_former_partitions_and_hours_of_any_cl
     put(
         site.bucket,
         "slates",
-        slate("ahead", "erased", at=time.time() + 60).SerializeToString(),
+        logged(slate("ahead", "erased", at=time.time() + 60)),
         at=time.time() - 2 * 3600,
         partition=site.partition,
     )

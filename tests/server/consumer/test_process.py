@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.builders.archiving import archived, slate
+from tests.builders.archiving import archived, logged, slate
 from tests.builders.datasets import random_interactions
 from tests.builders.event_batches import (
     LIKED_BY_FRACTION,
@@ -179,7 +179,7 @@ async def test_a_consumer_archives_if_slates_are_recorded(
     site.environment["VIREO_ARCHIVE_SECONDS"] = "0.2"
     site.environment["VIREO_SLATE_SHARE"] = share
     log, viewer = JetStreamLog(settings_of(site.nats)), secrets.token_hex(4)
-    await log.append(SLATES, "0", slate("r", viewer).SerializeToString())
+    await log.append(SLATES, "0", logged(slate("r", viewer)))
     position = await publish(log, [event(viewer, "a")], 1)
     site.start()
     await reached(log, position)

@@ -18,13 +18,13 @@ from tests.builders.tiny_home import VIEWER
 from tests.builders.waiting import until
 from vireo.server.errors import VireoError
 from vireo.server.event_log.jetstream import JetStreamLog
-from vireo.server.event_log.log import SLATES
+from vireo.server.event_log.log import BEGIN, SLATES
 from vireo.server.features.keys import video_key
 from vireo.server.gateway import slate_log
 from vireo.server.gateway.slate_log import RECORDED_CANDIDATES, in_share
 from vireo.server.live.live import Live
 from vireo.v1 import recommendation_pb2 as pb
-from vireo.v1.slate_pb2 import SlateRecord
+from vireo.v1.slate_pb2 import RecordedSlates, SlateRecord
 
 
 @pytest.fixture
@@ -51,7 +51,13 @@ async def records(nats: RunningNats, count: int) -> list[SlateRecord]:
     """The first slates of the log."""
     log = JetStreamLog(settings_of(nats))
     try:
-        return [SlateRecord.FromString(each.data) for each in await take(log, SLATES, count=count)]
+        found, place = list[SlateRecord](), BEGIN
+        while len(found) < count:
+            for entry in await take(log, SLATES, after=place, count=1):
+                slates = RecordedSlates.FromString(entry.data).slates
+                found += map(SlateRecord.FromString, slates)
+                place = entry.position
+        return found
     finally:
         await log.close()
 

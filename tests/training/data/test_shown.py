@@ -225,10 +225,13 @@ def test_any_events_are_joined_as_one_after_the_other_would_be(rows_of: Any, see
 def test_files_of_the_archiver_are_read(tmp_path: Path) -> None:
     like = Event(event_id="e", viewer_id="v", video_id="a", kind=EVENT_KIND_LIKE, request_id="r")
     like.time.FromSeconds(1_700_000_001)
-    messages = {"slates": archiving.slate("r"), "events": RecordedEvents(events=[like])}
+    messages = {
+        "slates": archiving.logged(archiving.slate("r")),
+        "events": RecordedEvents(events=[like]).SerializeToString(),
+    }
     for name, message in messages.items():
         kind = KINDS[name]
-        entry = Entry(1, "0", message.SerializeToString(), log="a log", stored_at=1_700_000_002.0)
+        entry = Entry(1, "0", message, log="a log", stored_at=1_700_000_002.0)
         table, _ = table_of(kind, [entry])
         (tmp_path / f"{name}.parquet").write_bytes(parquet_of(kind, table, entry.position))
     files = [tmp_path / "slates.parquet"], [tmp_path / "events.parquet"]
