@@ -190,11 +190,10 @@ def record_live(
         response.more_blocked = True
         return
     response.blocked_keys.extend(release.keys.take(blocked).tolist())
-    rows = {
-        row
-        for key, row in zip(response.keys, found.rows.tolist(), strict=True)
-        if key in live.places
-    }
+    rows = set[int]()
+    if live.places:
+        keyed = zip(response.keys, found.rows.tolist(), strict=True)
+        rows = {row for key, row in keyed if key in live.places}
     if query.seed_key is not None:
         [seed] = release.find(np.array([query.seed_key], np.int64)).tolist()
         rows |= {seed} if seed >= live.first else set()

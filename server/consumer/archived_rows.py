@@ -118,6 +118,7 @@ def _slate_row(data: bytes, sequence: int) -> Row:
             for each in candidates.sources
             if each.failure
         ],
+        "viewer_features": record.viewer_features,
         "context": [ids.hour, ids.weekday, ids.device, ids.language],
         "rule_columns": candidates.rules.SerializeToString(),
         "candidate_keys": np.array(candidates.keys, np.int64),
@@ -143,9 +144,6 @@ def _slate_row(data: bytes, sequence: int) -> Row:
     tasks = {each.name: np.array(each.values, np.float32) for each in ranking.task_scores}
     row |= {f"retrieval_{s.name}": _at(retrieved, s.name, places) for s in SCORES}
     row |= {f"task_{task.name}": tasks.get(task.name, ()) for task in TASKS}
-    viewer.ClearField("asked_at")
-    viewer.ClearField("context")
-    row["viewer_features"] = viewer.SerializeToString(deterministic=True)
     retrieval.ClearField("viewer")
     request.ClearField("viewer_id")
     return row | {
@@ -156,9 +154,10 @@ def _slate_row(data: bytes, sequence: int) -> Row:
 
 def _align(row: Row, places: Any) -> None:
     """Bring what is of a page's positions to those of the slate, which lacks unknown videos."""
-    page = row["candidate_keys"][places[: len(row["placements"])]].tolist()
-    shown = [video_key(each) for each in row["video_ids"]]
-    if page and page != shown:
+    count = len(row["placements"])
+    if count and count != len(row["video_ids"]):
+        shown = [video_key(each) for each in row["video_ids"]]
+        page = row["candidate_keys"][places[:count]].tolist()
         known = {key: place for place, key in enumerate(page)}
         for name, missing in (("placements", ""), ("propensities", None)):
             values = [*row[name], missing]

@@ -29,7 +29,9 @@ from vireo.server.event_log.log import (
 )
 from vireo.server.gateway.pipeline import Made, applied_rules
 from vireo.v1 import recommendation_pb2 as pb
+from vireo.v1.candidate_pb2 import RetrieveCandidatesRequest
 from vireo.v1.slate_pb2 import RecordedSlates, SlateRecord
+from vireo.v1.viewer_pb2 import ViewerFeatures
 
 log = structlog.get_logger()
 
@@ -194,7 +196,7 @@ def complete(record: SlateRecord, made: Made) -> SlateRecord:
     for name in ("page_token", "excluded_video_ids"):  # their keys are in the retrieval's request
         record.request.ClearField(name)
     record.shown_before = made.query.shown_before
-    record.retrieval.CopyFrom(made.request)
+    record_retrieval(record, made.request)
     record.slate.CopyFrom(made.slate)
     record.slate.ClearField("next_page_token")
     record.slate.ClearField("explanation")
@@ -208,3 +210,14 @@ def complete(record: SlateRecord, made: Made) -> SlateRecord:
     if made.query.rules is not None:
         record.rules.extend(applied_rules(made.query.rules, made))
     return record
+
+
+def record_retrieval(record: SlateRecord, request: RetrieveCandidatesRequest) -> None:
+    """Add to a record what was asked of retrieval."""
+    record.retrieval.CopyFrom(request)
+    viewer = record.retrieval.viewer
+    kept = ViewerFeatures(asked_at=viewer.asked_at, context=viewer.context)
+    viewer.ClearField("asked_at")
+    viewer.ClearField("context")
+    record.viewer_features = viewer.SerializeToString(deterministic=True)
+    viewer.CopyFrom(kept)

@@ -15,6 +15,7 @@ from vireo.server.releases.bucket import Bucket
 from vireo.server.signals import SCORES, TASKS
 from vireo.v1 import ranking_pb2, viewer_pb2
 from vireo.v1.slate_pb2 import RecordedSlates, SlateRecord
+from vireo.v1.viewer_pb2 import ViewerFeatures
 
 
 def slate(request: str, viewer: str = "v", at: float = 1_700_000_000.0) -> SlateRecord:
@@ -23,11 +24,9 @@ def slate(request: str, viewer: str = "v", at: float = 1_700_000_000.0) -> Slate
     record.answered_at.FromNanoseconds(round(at * 1e9))
     record.request.viewer_id = viewer
     record.request.context.device = "tv"
-    viewer_features = record.retrieval.viewer
-    viewer_features.history_keys.append(7)
-    viewer_features.history_times.append(1)
-    viewer_features.asked_at = 99
-    viewer_features.context.hour = 5
+    record.viewer_features = ViewerFeatures(history_keys=[7], history_times=[1]).SerializeToString()
+    record.retrieval.viewer.asked_at = 99
+    record.retrieval.viewer.context.hour = 5
     record.retrieval.count = 3
     record.candidates.keys.extend(map(video_key, "abc"))
     record.candidates.source_masks.extend([2, 4, 6])

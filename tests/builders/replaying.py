@@ -14,6 +14,7 @@ from vireo.server.consumer.archived_rows import SLATE_ROWS, table_of
 from vireo.server.event_log.log import Entry
 from vireo.server.gateway.pods import without
 from vireo.server.gateway.slate import ranked_slate
+from vireo.server.gateway.slate_log import record_retrieval
 from vireo.server.live.live import Live
 from vireo.server.ranking import service as ranking
 from vireo.server.recommend.ranking.pipeline import RankingPipeline
@@ -86,7 +87,6 @@ class Serving:
         answer = ranking.encode(self.ranking.rank(ranked_query), self.ranking.release, titles=False)
         answer.record.live.extend(ranking.recorded_videos(self.ranking.release, ranked_query))
         record = SlateRecord(
-            retrieval=request,
             candidates=left,
             ranking=answer.record,
             slate=ranked_slate(answer, left),
@@ -96,6 +96,7 @@ class Serving:
             left_out_sources=[masks[key] for key in gone & masks.keys()],
             layout="separate",
         )
+        record_retrieval(record, request)
         record.request.page_size = request.page_size
         record.request.viewer_id = "viewer-1"
         record.slate.request_id = name

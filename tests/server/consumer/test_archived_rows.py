@@ -162,7 +162,8 @@ def test_what_arrow_refuses_is_left_out_alone() -> None:
 def test_pandas_reads_a_file_and_each_version_of_a_viewer_is_in_it_once() -> None:
     records = [slate(f"r-{number}", at=time.time()) for number in range(300)]
     for record in records:
-        record.retrieval.viewer.watched_keys.extend(range(10_000, 12_000))
+        features = ViewerFeatures(watched_keys=range(10_000, 12_000))
+        record.viewer_features = features.SerializeToString()
     entries = [Entry(n, "0", logged(each)) for n, each in enumerate(records, start=1)]
     table, _ = table_of(SLATE_ROWS, entries)
     content = parquet_of(SLATE_ROWS, table, Position(300, "log", 5))

@@ -25,6 +25,7 @@ from vireo.server.gateway.slate_log import RECORDED_CANDIDATES, in_share
 from vireo.server.live.live import Live
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1.slate_pb2 import RecordedSlates, SlateRecord
+from vireo.v1.viewer_pb2 import ViewerFeatures
 
 
 @pytest.fixture
@@ -90,8 +91,12 @@ async def test_a_record_has_the_slate_and_all_that_it_was_made_from(
     assert first.request == request
     assert (first.layout, first.gateway_release_id) == ("separate", slate.release_id)
     assert first.answered_at.seconds > 0
-    assert first.retrieval.viewer.history_keys
-    assert first.retrieval.viewer.watched_keys
+    viewer = ViewerFeatures.FromString(first.viewer_features)
+    assert viewer.history_keys
+    assert viewer.watched_keys
+    assert not viewer.asked_at
+    assert not first.retrieval.viewer.history_keys
+    assert first.retrieval.viewer.asked_at > 0
     assert first.retrieval.viewer.context.device == 1
     assert video_key("video-9") in first.retrieval.excluded_keys
     keys, record = first.candidates.keys, first.ranking
