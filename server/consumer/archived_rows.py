@@ -125,7 +125,7 @@ def _slate_row(data: bytes, sequence: int) -> Row:
         "candidate_sources": np.array(candidates.source_masks, np.uint32),
         "video_ids": [each.video_id for each in slate.items],
         "item_scores": [each.score for each in slate.items],
-        "item_sources": [sum({1 << source for source in each.sources}) for each in slate.items],
+        "item_sources": [sum(map((1).__lshift__, each.sources)) for each in slate.items],
         "placements": [_PLACEMENTS.get(each, str(each)) for each in ranking.placements],
         "propensities": list(ranking.propensities),
         "blocked_keys": np.array(candidates.blocked_keys, np.int64),

@@ -39,7 +39,7 @@ RECORDED_CANDIDATES = 120
 """Maximum candidates of a slate whose scores are recorded, unless its page is larger."""
 _MAX_BYTES = 64 << 20
 """Maximum bytes of slates that wait for the log: some 5,000."""
-_JOIN_SECONDS, _JOIN_BYTES = 0.25, 1 << 18
+_JOIN_SECONDS, _JOIN_BYTES = 0.5, 1 << 19
 """Seconds for which slates wait for others of their partition, to be appended as one message, and
 the bytes of it beyond which another one is begun."""
 _FRAME_BYTES = 8
