@@ -10,7 +10,7 @@ import subprocess
 import time
 import uuid
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,6 +32,12 @@ from vireo.ops.stack.state import Layout
 from vireo.server.errors import VireoError
 from vireo.server.gateway.slate_log import in_share
 from vireo.server.home import Home
+from vireo.training.evaluation.viewer_skew import (
+    FeatureDifference,
+    OfflineViewers,
+    not_comparable,
+    viewer_difference,
+)
 from vireo.training.features.watches import load_watches
 from vireo.v1 import event_pb2
 from vireo.v1 import recommendation_pb2 as pb
@@ -68,8 +74,10 @@ class LearnPlan:
     """Slates a second meanwhile."""
     calm: float = 10.0
     """Pause between two kills, and between two swaps."""
-    replayed: int = 10_000
-    """Slates that are made again."""
+    compared: int = 100_000
+    """Slates whose viewers' features are computed again."""
+    replayed: int = 10_500
+    """Slates of these that are made again, but for some without candidates."""
     loop: SimulationPlan = FULL
     """How long each world is simulated."""
 
@@ -81,6 +89,7 @@ SHORT = LearnPlan(
     slates=200,
     rate=40.0,
     calm=1.5,
+    compared=200,
     replayed=200,
     loop=SHORT_LOOP,
 )
@@ -205,12 +214,17 @@ async def _asked(stack: Stack, viewers: list[str], plan: LearnPlan) -> list[Answ
 
 
 def _measure_replay(home: Home, dataset: str, plan: LearnPlan, console: Console) -> list[Row]:
-    """Make slates again that were answered amid swaps, events, upserts, takedowns and filters."""
+    """Make slates again that were answered amid swaps, events, upserts, takedowns and filters.
+
+    And compute their viewers' features again.
+    """
     settings = {"VIREO_SLATE_SHARE": "1", "VIREO_ARCHIVE_SECONDS": str(_ARCHIVE_SECONDS)}
     live_plan = LivePlan(rate=50.0, layout=plan.layout)
     with live_stack(home, dataset, live_plan, console, "replay", settings) as live:
         asyncio.run(_asked_amid_changes(live, plan))
-        asyncio.run(asyncio.sleep(_SETTLED_SECONDS))
+        slates = asyncio.run(live.stack.archived("slates", plan.compared))
+        events = asyncio.run(live.stack.archived("events", 1))
+        differing = _skewed(live.stack.home.features(dataset), slates, events)
         command = ["replay", "--last", "6h", "--sample", str(plan.replayed), "--json"]
         done = subprocess.run(
             [*VIREO, *command], env=live.stack.environment, capture_output=True, text=True
@@ -221,12 +235,30 @@ def _measure_replay(home: Home, dataset: str, plan: LearnPlan, console: Console)
     skipped = sum(told["skipped"].values())
     for each in told["differences"][:_SHOWN]:
         console.print(f"differs: {each}")
+    for found in [each for each in differing if each is not None][:_SHOWN]:
+        console.print(f"differs: {found}")
     return [
         Row("slates made again, as they were", told["equal"]),
         Row("slates that differ", len(told["differences"]), bound=0),
         Row("slates that are the same within rounding alone", told["near"], bound=0),
         Row("slates that can't be made again", skipped),
+        Row("slates whose viewer's features were computed again", len(differing)),
+        Row("of them with other features", sum(each is not None for each in differing), bound=0),
     ]
+
+
+def _skewed(
+    repo: Path, slates: Sequence[Path], events: Sequence[Path]
+) -> list[FeatureDifference | None]:
+    """Return how the viewers of comparable slates differ from what is computed offline."""
+    columns = [pq.read_table(file, columns=["viewer_id"])["viewer_id"] for file in slates]
+    names = {name for column in columns for name in column.to_pylist()}
+    viewers, found = OfflineViewers(repo, events, names), list[FeatureDifference | None]()
+    for file in slates:
+        for row in pq.read_table(file).to_pylist():
+            if not not_comparable(row, viewers):
+                found.append(viewer_difference(row, viewers))
+    return found
 
 
 async def _asked_amid_changes(live: LiveStack, plan: LearnPlan) -> None:
@@ -239,7 +271,7 @@ async def _asked_amid_changes(live: LiveStack, plan: LearnPlan) -> None:
             await live.stack.promote(live.stack.releases[number % 2])
 
     async def ask(site: Site, draw: random.Random) -> None:
-        while next(asked) < plan.replayed:
+        while next(asked) < plan.compared:
             viewer = draw.choice(live.viewers)
             request = pb.RecommendRequest(viewer_id=viewer, page_size=draw.choice((5, 10, 20)))
             if draw.random() < _FILTERED:
