@@ -98,7 +98,6 @@ class InnerPools(GatewayPools):
     """The pods of a service that gateways call."""
 
     canary: tuple[Address, ...] = ()
-    shadow: tuple[Address, ...] = ()
 
 
 class EndpointsDocument(BaseModel):
