@@ -90,7 +90,6 @@ def _pod_process(
         | {
             "VIREO_CHANNEL": settings.channel if pool.name == "production" else pool.name,
             "VIREO_CACHE": os.environ.get("VIREO_CACHE") or str(settings.home_folder.cache),
-            "VIREO_SHADOW_SHARE": str(settings.shadow_share if settings.shadow_pods else 0.0),
             "VIREO_CANDIDATE_TARGET": f"127.0.0.1:{settings.candidate_port}",
             "VIREO_RANKING_TARGET": f"127.0.0.1:{settings.ranking_port}",
             # By HTTP too; 0 for no port.
@@ -98,7 +97,7 @@ def _pod_process(
             "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", POD_TUNABLES),
         },
     )
-    # The channel of another pool may name no release yet; the stack doesn't wait for it.
+    # The channel `canary` may name no release yet; the stack doesn't wait for it.
     return replace(spec, pool=pool.name, awaited=pool.name == "production")
 
 

@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from vireo.ops.stack.state import Layout
+from vireo.server.control.mesh import INNER, POOLS, SLATE, PoolName
 from vireo.server.errors import VireoError
 from vireo.server.home import Home
 from vireo.server.security.folder import SecurityFolder
@@ -15,16 +16,12 @@ from vireo.server.settings import EnvironmentSettings
 
 PodKind = Literal["candidate", "ranking", "gateway", "slate"]
 POD_KINDS: tuple[PodKind, ...] = ("candidate", "ranking", "gateway")
-PoolName = Literal["production", "canary", "shadow"]
-_POOLS: tuple[PoolName, ...] = ("production", "canary", "shadow")
 
 METRICS_PORT_OFFSET = 1000
 """Offset from the port of a pod, or of the control plane, to that of its metrics."""
 OIP_HTTP_PORT_OFFSET = 2000
 """Offset from the port of a candidate or ranking pod to that of the Open Inference Protocol."""
 
-_WITH_POOLS: tuple[PodKind, ...] = ("candidate", "ranking")
-"""Kinds that have canary and shadow pods; gateways are shared."""
 _LOOPBACK_OF_ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
 _MAX_PODS = 10
 _S3_PORTS = 9
@@ -86,8 +83,6 @@ class StackSettings(EnvironmentSettings):
     """Port of the first canary pod: ten ports for candidate pods, ten for ranking pods."""
     slate_pod_port: ClassVar = _FromBase(50)
     """Port of the first slate pod: where these are, there is no canary pod."""
-    shadow_pod_port: ClassVar = _FromBase(70)
-    """Port of the first shadow pod, in the same way."""
     consumer_port: ClassVar = _FromBase(90)
     """Port of the first consumer of events; that of each further partition uses the next."""
 
@@ -104,11 +99,6 @@ class StackSettings(EnvironmentSettings):
     """Number of gateway pods."""
     canary_pods: int = Field(default=0, ge=0, le=_MAX_PODS)
     """Number of candidate pods, and of ranking pods, on the channel `canary`."""
-    shadow_pods: int = Field(default=0, ge=0, le=_MAX_PODS)
-    """Number of candidate pods, and of ranking pods, on the channel `shadow`."""
-
-    shadow_share: float = Field(default=0.1, ge=0, le=1)
-    """Share of answered requests that are mirrored to the shadow pool and compared."""
 
     durable: bool = False
     """Whether the embedded log has each message on disk before it is acknowledged, as with
@@ -177,23 +167,23 @@ class StackSettings(EnvironmentSettings):
         """Return the port of each pod of a kind in a pool.
 
         Raises:
-            VireoError: canary or shadow pods are to be beside slate pods, which never call them.
+            VireoError: canary pods are to be beside slate pods, which never call them.
         """
-        if self.layout == "together" and (self.canary_pods or self.shadow_pods):
+        if self.layout == "together" and self.canary_pods:
             raise VireoError(
-                "VIREO_LAYOUT=together has neither canary nor shadow pods: set VIREO_CANARY_PODS "
-                "and VIREO_SHADOW_PODS to 0, or VIREO_LAYOUT=separate"
+                "VIREO_LAYOUT=together has no canary pods: set VIREO_CANARY_PODS to 0, or "
+                "VIREO_LAYOUT=separate"
             )
         if kind not in self.kinds:
             return []
         if pool == "production":
             first: int = getattr(self, f"{kind}_pod_port")
             count: int = getattr(self, f"{kind}_pods")
-        elif kind not in _WITH_POOLS:
-            return []
+        elif kind in INNER:
+            first = self.canary_pod_port + _MAX_PODS * INNER.index(kind)
+            count = self.canary_pods
         else:
-            first = getattr(self, f"{pool}_pod_port") + _MAX_PODS * _WITH_POOLS.index(kind)
-            count = getattr(self, f"{pool}_pods")
+            return []
         return [first + index for index in range(count)]
 
     def consumer_ports(self, partitions: int) -> list[int]:
@@ -224,9 +214,9 @@ class StackSettings(EnvironmentSettings):
         """
         models = [
             port
-            for pool in _POOLS
-            for kind in (*_WITH_POOLS, "slate")
-            for port in self.pod_ports(kind, pool)
+            for pool in (*POOLS, SLATE)
+            if pool.service != "gateway"
+            for port in self.pod_ports(pool.service, pool.name)
         ]
         monitored = [*models, *self.pod_ports("gateway"), *self.consumer_ports(partitions)]
         monitored += [self.control_port, *([self.log_port] if embedded_log else [])]

@@ -219,8 +219,8 @@ def _restart(home: Home, name: str, patience: float) -> None:
         with suppress(ProcessLookupError):  # it has just ended by itself
             os.kill(before.pid, signal.SIGTERM)
     deadline = time.monotonic() + patience
-    side_pool = before.pool not in ("", "production")  # its channel may name no release yet
-    while now.pid in (None, before.pid) or not (side_pool or now.state == "healthy"):
+    canary = before.pool == "canary"  # its channel may name no release yet
+    while now.pid in (None, before.pid) or not (canary or now.state == "healthy"):
         if time.monotonic() > deadline:
             raise VireoError(
                 f"{name} isn't healthy {patience:.0f} s after its restart ({now.problem}), and "

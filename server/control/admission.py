@@ -103,7 +103,7 @@ class Admission:
         self._publishing = Attempts("members")
         self._changed = changed
         # Only production's pods are trusted before their first successful check: production
-        # stands in for a canary pool, and shadow responses aren't needed.
+        # stands in for a canary pool.
         self._pools = {pool: Membership(trusting=pool.name == "production") for pool in POOLS}
         self._found = asyncio.Event()
         """Set when discovery finds other pods than before."""

@@ -99,6 +99,7 @@ class InnerPools(GatewayPools):
 
     canary: tuple[Address, ...] = ()
     shadow: tuple[Address, ...] = ()
+    """Ignored: what lists the pods of an earlier version has this pool until it is upgraded."""
 
 
 class EndpointsDocument(BaseModel):

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, TypeAlias
 
 Service: TypeAlias = Literal["candidate", "ranking", "gateway", "slate"]
-PoolName: TypeAlias = Literal["production", "canary", "shadow"]
+PoolName: TypeAlias = Literal["production", "canary"]
 
 INNER: tuple[Service, ...] = ("candidate", "ranking")
-"""Services that gateways call; their pods are in up to three pools."""
+"""Services that gateways call; their pods are in up to two pools."""
 GRPC_SERVICES: Mapping[Service, str] = {
     "candidate": "vireo.v1.CandidateService",
     "ranking": "vireo.v1.RankingService",
@@ -63,7 +63,7 @@ class Pool(NamedTuple):
 
 POOLS: tuple[Pool, ...] = (
     Pool("gateway"),
-    *(Pool(service, name) for service in INNER for name in ("production", "canary", "shadow")),
+    *(Pool(service, name) for service in INNER for name in ("production", "canary")),
 )
 """Every possible pool."""
 SLATE = Pool("slate")

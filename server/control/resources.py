@@ -43,8 +43,8 @@ what doesn't fit into a pod's slots and queue, with room for the calls that are 
 _STREAMS = ("batch", "rest_batch", "stream_events")
 """Routes of streams, which are counted apart from calls then."""
 _RARELY = "30s"
-"""Interval of health checks of canary and shadow pools before their first call: most get none, and
-canary pools contain production's pods too, which are checked in their own."""
+"""Interval of health checks of canary pools before their first call: most get none, and they
+contain production's pods too, which are checked in their own."""
 _HTTP_PROTOCOL = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
 

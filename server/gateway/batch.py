@@ -148,7 +148,7 @@ def batch_pipeline(pipeline: RecommendPipeline, settings: GatewaySettings) -> Re
     # It caches no features: the viewers of a batch would evict those who are on the site. And a
     # batch may end while the store is skipped, which nobody would find out to be back.
     read = ReadFeatures(settings.features_timeout)
-    return replace(pipeline, read_features=read, shadow=None, shown=False, attempt=retry_stage)
+    return replace(pipeline, read_features=read, shown=False, attempt=retry_stage)
 
 
 def token_at(position: int, digest: bytes) -> str:

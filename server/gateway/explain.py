@@ -26,7 +26,7 @@ async def explain_video(
 ) -> pb.ExplainVideoResponse:
     """Return what became of a video in the slate for a query; raises what `make` raises."""
     key = video_key(video_id)
-    explaining = replace(pipeline, shadow=None, shown=False)
+    explaining = replace(pipeline, shown=False)
     made = await explaining.make(query._replace(explain=True, explained_key=key), release)
     slate = made.slate
     response = pb.ExplainVideoResponse(

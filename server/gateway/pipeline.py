@@ -24,7 +24,6 @@ from vireo.server.gateway.progress import Progress
 from vireo.server.gateway.query import RecommendQuery
 from vireo.server.gateway.release import GatewayRelease, digest_of
 from vireo.server.gateway.rules import ActiveRules, SiteRules
-from vireo.server.gateway.shadow import Shadow
 from vireo.server.gateway.slate import popular_slate, ranked_slate, retrieved_slate
 from vireo.server.gateway.slate_metrics import FEATURE_AGE, count_slate
 from vireo.server.gateway.viewer import ReadFeatures, with_profile
@@ -84,8 +83,6 @@ class RecommendPipeline:
     read_features: ReadFeatures
     retrieval: RetrievalCall
     ranking: RankingCall
-    shadow: Shadow | None = None
-    """Repeats requests that were answered in full, for comparison."""
     candidates: int | None = None
     """Number of candidates to rank; None for the release's own number."""
     progress: Progress | None = None
@@ -198,15 +195,12 @@ class RecommendPipeline:
                 made.degradations.append(viewer_pb2.DEGRADATION_MIXED_RELEASES)
 
     def _finish(self, made: Made) -> None:
-        """Complete the slate with what isn't about its videos; count and mirror it."""
-        query, slate, candidates, ranked = made.query, made.slate, made.candidates, made.ranked
+        """Complete the slate with what isn't about its videos; count it."""
+        query, slate, candidates = made.query, made.slate, made.candidates
         if candidates is not None and not slate.items:
             slate.filter_unmet = candidates.filtered and candidates.filter_share == 0
         slate.request_id = query.request_id
         slate.degradations.extend(made.degradations)
-        if self.shadow is not None and ranked is not None and not made.degradations:
-            seconds = made.run.seconds["retrieval"] + made.run.seconds["ranking"]
-            self.shadow.offer(query, made.request, slate, seconds)
         if query.explain:
             explain_slate(made)
         if self.shown:

@@ -33,8 +33,6 @@ log = structlog.get_logger()
 Request = TypeVar("Request")
 Answer = TypeVar("Answer")
 T = TypeVar("T")
-Pool: TypeAlias = tuple[tuple[str, str], ...]
-"""Metadata that names a pool of pods; empty for the viewer's."""
 
 RETRIEVAL_SHARE = 0.6
 """Share of the remaining time at the start of retrieval; the rest is for ranking."""
@@ -42,7 +40,7 @@ MIN_BUDGET_SECONDS = 0.005
 """Minimum budget of a call: with less it would hardly be answered, and waste a pod's work."""
 _SHORT_DEADLINE_SECONDS = 0.05
 """A pod that misses a shorter deadline isn't at fault: its caller is."""
-TRY_HEADER = "x-envoy-upstream-rq-per-try-timeout-ms"
+_TRY_HEADER = "x-envoy-upstream-rq-per-try-timeout-ms"
 """Metadata key of Envoy's timeout of each try."""
 _TRY_SHARE, _MIN_TRY_SECONDS = 0.5, 0.1
 """Share of a call's time for one try, which leaves time for another pod, and the minimum: a healthy
@@ -98,7 +96,7 @@ class BrokenPodError(StageFailedError):
 Check: TypeAlias = Callable[[Answer, Request], None]
 """Raises BadAnswerError for a response that can't be used."""
 Stage: TypeAlias = Callable[
-    [Request, RecommendQuery, float, Pool, Check[Answer, Request]], Awaitable[Answer]
+    [Request, RecommendQuery, float, Check[Answer, Request]], Awaitable[Answer]
 ]
 """Returns the response within so many seconds: of pods, or of the same service in this process. It
 raises StageFailedError if there is none, BrokenPodError if another pod may have one."""
@@ -117,14 +115,11 @@ class Remote(Generic[Request, Answer]):
         request: Request,
         query: RecommendQuery,
         seconds: float,
-        pool: Pool,
         check: Check[Answer, Request],
     ) -> Answer:
         """Return a pod's response; Envoy may repeat the call on another one."""
         one_try = round(1000 * max(_MIN_TRY_SECONDS, _TRY_SHARE * seconds))
-        metadata = grpc.aio.Metadata(
-            *outgoing(query.metadata), *(pool or ((TRY_HEADER, str(one_try)),))
-        )
+        metadata = grpc.aio.Metadata(*outgoing(query.metadata), (_TRY_HEADER, str(one_try)))
         call = self.method(request, timeout=seconds, metadata=metadata)
         try:
             answer = await call
@@ -155,9 +150,6 @@ class StageCall(Generic[Request, Answer]):
     """Maximum seconds of a call, including its retry."""
     share: float = 1.0
     """Share of the query's remaining time at the start of the stage."""
-    pool: Pool = ()
-    """Metadata that sends the call to another pool than the viewer's; there it is made once, and
-    one pod has all of its time."""
 
     async def __call__(
         self,
@@ -185,7 +177,7 @@ class StageCall(Generic[Request, Answer]):
             return await self._try(request, query, check, left)
         except BrokenPodError:
             left = ends - time.monotonic()
-            if self.pool or left < MIN_BUDGET_SECONDS:
+            if left < MIN_BUDGET_SECONDS:
                 raise
         return await self._try(request, query, check, left)
 
@@ -198,7 +190,7 @@ class StageCall(Generic[Request, Answer]):
     ) -> Answer:
         with span(self.name, "client"):
             try:
-                return await self.stage(request, query, left, self.pool, check)
+                return await self.stage(request, query, left, check)
             except StageFailedError as error:
                 if (
                     error.code is grpc.StatusCode.DEADLINE_EXCEEDED
@@ -267,7 +259,7 @@ async def retrieve(
     call: RetrievalCall,
     query: RecommendQuery,
     request: candidate_pb2.RetrieveCandidatesRequest,
-    release: GatewayRelease | None = None,
+    release: GatewayRelease,
 ) -> candidate_pb2.RetrieveCandidatesResponse:
     """Return the candidates for a query, best first.
 
@@ -282,7 +274,7 @@ async def retrieve(
         if error.code is grpc.StatusCode.NOT_FOUND and query.seed_key is not None:
             text = f"{query.seed_named} is not in the release that is served"
             raise not_found(text) from error
-        if error.code is grpc.StatusCode.INVALID_ARGUMENT and release is not None:
+        if error.code is grpc.StatusCode.INVALID_ARGUMENT:
             query.expression(release.declared)
         raise
 

@@ -35,7 +35,6 @@ from vireo.server.gateway.query import DEFAULT_PAGE_SIZE, RecommendQuery
 from vireo.server.gateway.release import FILES, GatewayRelease
 from vireo.server.gateway.rules import RulesFile
 from vireo.server.gateway.settings import GatewaySettings
-from vireo.server.gateway.shadow import POOL, SECONDS, Shadow
 from vireo.server.gateway.slate_log import SlateLog
 from vireo.server.gateway.viewer import CACHED_BYTES, LastFeatures, ReadFeatures
 from vireo.server.live.live import Live
@@ -59,7 +58,6 @@ from vireo.v1.recommendation_pb2_grpc import (
     RecommendationServiceServicer,
     add_RecommendationServiceServicer_to_server,
 )
-from vireo.v1.release_pb2 import GetServingReleaseResponse
 from vireo.v1.release_pb2_grpc import ReleaseServiceStub
 
 NAME = pb.DESCRIPTOR.services_by_name["RecommendationService"].full_name
@@ -201,24 +199,11 @@ def gateway_pod(settings: GatewaySettings) -> Pod[GatewayRelease]:
         lasting_channel(target, settings.tls, "envoy", _CHANNEL_OPTIONS)
         for target in (settings.candidate_target, settings.ranking_target)
     )
-    retrieve, rank = (
-        CandidateServiceStub(candidate).RetrieveCandidates,
-        RankingServiceStub(ranking).RankCandidates,
-    )
-    find: Retrieval = Remote("retrieval", retrieve)
-    order: Ranking = Remote("ranking", rank)
-    shadow = None
-    if settings.shadow_share:
-        find_there: Retrieval = Remote("shadow_retrieval", retrieve)
-        order_there: Ranking = Remote("shadow_ranking", rank)
-        shadow = Shadow(
-            StageCall("shadow_retrieval", find_there, SECONDS, RETRIEVAL_SHARE, pool=POOL),
-            StageCall("shadow_ranking", order_there, SECONDS, pool=POOL),
-            settings.shadow_share,
-        )
+    find: Retrieval = Remote("retrieval", CandidateServiceStub(candidate).RetrieveCandidates)
+    order: Ranking = Remote("ranking", RankingServiceStub(ranking).RankCandidates)
     log = open_log(settings.event_log)
     live = Live(log, settings.live, settings.cache / TAKEDOWNS, videos=False) if log else None
-    pod = slates_of(settings, find, order, log, live, shadow, layout="separate")
+    pod = slates_of(settings, find, order, log, live, layout="separate")
     if target := settings.control_target:  # without a control plane nobody knows the pods
         control = lasting_channel(target, settings.tls, "control", _CHANNEL_OPTIONS)
         ready = partial(pods_serve, ReleaseServiceStub(control), settings.release_swap_timeout)
@@ -232,7 +217,6 @@ def slates_of(
     order: Ranking,
     log: JetStreamLog | None,
     live: Live | None,
-    shadow: Shadow | None = None,
     *,
     layout: str,
 ) -> Pod[GatewayRelease]:
@@ -244,7 +228,6 @@ def slates_of(
         order: where they are ranked.
         log: the log of events; None without one.
         live: what follows it.
-        shadow: repeats requests for comparison.
         layout: see `SlateRecord.layout`.
 
     Raises:
@@ -274,7 +257,6 @@ def slates_of(
         ReadFeatures(settings.features_timeout, last),
         retrieval,
         rank,
-        shadow,
         settings.candidates,
         progress,
         overlay,
@@ -304,11 +286,6 @@ def slates_of(
         position = release.manifest.catalog_log_position
         return replace(release, merged=live.merged(position)) if live else release
 
-    def describe(response: GetServingReleaseResponse) -> None:
-        for each in (shadow, live):
-            if each:
-                each.describe(response)
-
     return Pod(
         kind="gateway",
         service=NAME,
@@ -318,8 +295,8 @@ def slates_of(
         register=register,
         places=places,
         work=lambda loader: partial(request_cost, loader, rules),
-        background=[each.run for each in (shadow, live, progress, rules, room, slates) if each],
-        describe=describe,
+        background=[each.run for each in (live, progress, rules, room, slates) if each],
+        describe=live.describe if live else None,
         facts=lambda release: ReleaseFacts(release.manifest),
         services=lambda server, *_: add_recording(server, settings, log, room, overlay.takedowns),
         event_log=log,

@@ -43,8 +43,6 @@ class GatewaySettings(PodSettings):
     """Maximum seconds to wait for candidates, including Envoy's retries."""
     ranking_timeout: float = Field(default=0.5, gt=0)
     """Maximum seconds to wait for ranking, including Envoy's retries."""
-    shadow_share: float = Field(default=0.0, ge=0, le=1)
-    """Share of answered requests that are mirrored to the shadow pool and compared."""
     slate_share: float = Field(default=0.0, ge=0, le=1)
     """Share of the viewers whose slates are recorded in the log, by a hash of their ids. It needs a
     log, and consumers with the same setting, which archive them."""

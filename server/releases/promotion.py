@@ -16,8 +16,6 @@ from vireo.server.releases.gate import FIRST, GateResult
 from vireo.server.releases.store import ReleaseStore
 
 PRODUCTION = "production"
-SHADOW = "shadow"
-"""The channel of pods that serve no viewer."""
 
 Gate = Callable[[Channel | None, bool], GateResult]
 """Compares the release to promote with the one that a channel names, or without a channel with its
@@ -152,9 +150,7 @@ def promote(
     if before is None or request.channel == CANARY:
         # Without the canary its viewers would get production's release.
         current = store.read_channel(PRODUCTION) or before
-    if request.channel == SHADOW:
-        result = GateResult("nothing to compare", reason="shadow pods serve no viewer")
-    elif current is None and not manifest.measured:
+    if current is None and not manifest.measured:
         result = GateResult("nothing to compare", reason=FIRST)
     elif current is not None and current.release_id == release_id:
         result = GateResult("nothing to compare", reason="production names it already")

@@ -19,7 +19,7 @@ import structlog
 
 from vireo.server.candidate import service as candidate
 from vireo.server.event_log.jetstream import open_log
-from vireo.server.gateway.pods import Pool, StageFailedError
+from vireo.server.gateway.pods import StageFailedError
 from vireo.server.gateway.query import RecommendQuery
 from vireo.server.gateway.release import GatewayRelease
 from vireo.server.gateway.service import slates_of
@@ -78,7 +78,7 @@ class InProcess(Generic[Request, Answer]):
     """The method; set before the first call."""
 
     async def __call__(
-        self, request: Request, _query: RecommendQuery, seconds: float, _pool: Pool, _check: object
+        self, request: Request, _query: RecommendQuery, seconds: float, _check: object
     ) -> Answer:
         """Return the method's response; raise StageFailedError if there is none in time."""
         ends = time.monotonic() + seconds

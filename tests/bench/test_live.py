@@ -124,7 +124,7 @@ def test_slates_are_archived_once_and_made_again_whatever_is_killed_and_swapped(
     figures = {row.measure: row.figure for row in rows}
     assert figures["slates made again, as they were"] > 50
     assert figures["slates answered while consumer, log and S3 are killed in turn"] > 50
-    assert sum(row.bound == 0 for row in rows) == 5
+    assert sum(row.bound == 0 for row in rows) == 6
 
 
 def _describe_videos(home: Home) -> None:

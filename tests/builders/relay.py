@@ -37,8 +37,6 @@ class Relay(CandidateServiceServicer, RankingServiceServicer):
     """Seconds to wait before a request is passed on."""
     code: grpc.StatusCode | None = None
     """With what to refuse calls."""
-    pool: str = ""
-    """To which pool's calls it does all this; to every call if empty."""
     requests: list[Any] = field(default_factory=list)
     """All that came."""
     metadata: list[dict[str, Any]] = field(default_factory=list)
@@ -54,16 +52,14 @@ class Relay(CandidateServiceServicer, RankingServiceServicer):
 
     async def _pass_on(self, stub: Any, method: str, request: Any, context: Any) -> Any:
         self.requests.append(request)
-        self.metadata.append(metadata := dict(context.invocation_metadata()))
+        self.metadata.append(dict(context.invocation_metadata()))
         self.time_left.append(context.time_remaining())
-        meddles = self.pool in ("", metadata.get("x-vireo-pool"))
-        if meddles and self.code is not None:
+        if self.code is not None:
             await context.abort(self.code, "refused")
-        await asyncio.sleep(self.delay if meddles else 0)
+        await asyncio.sleep(self.delay)
         async with grpc.aio.insecure_channel(self.pod) as channel:
             answer = await getattr(stub(channel), method)(request)
-        if meddles:
-            self.change(answer)
+        self.change(answer)
         return answer
 
 

@@ -41,7 +41,7 @@ def test_envoy_accepts_the_bootstrap(changes: dict[str, Any], tmp_path: Path) ->
     "changes",
     [
         {},
-        {"candidate_pods": 10, "ranking_pods": 3, "canary_pods": 2, "shadow_pods": 1},
+        {"candidate_pods": 10, "ranking_pods": 3, "canary_pods": 2},
         {"edge_host": "::1", "cors_origins": "https://it's[.]example"},
     ],
 )

@@ -17,7 +17,6 @@ from vireo.ops.cli.recommend import print_slate
 from vireo.ops.cli.release.promote import print_gate
 from vireo.ops.cli.release.stored import (
     print_channels,
-    print_comparisons,
     print_history,
     print_pods,
     print_releases,
@@ -35,7 +34,7 @@ from vireo.v1.release_pb2 import GetServingReleaseResponse
 WIDTH = 80
 RELEASE = "20261126-125620-1cc2ec42"
 OTHER = "20261127-235959-ffffffff"
-NAMES = ("s3", "control", "gateway-1", "candidate-canary-1", "ranking-shadow-2", "envoy")
+NAMES = ("s3", "control", "gateway-1", "candidate-canary-1", "ranking-canary-2", "envoy")
 WHEN = datetime(2026, 11, 26, 12, 56, tzinfo=UTC)
 
 
@@ -106,10 +105,10 @@ def test_status_marks_a_release_from_the_cache_and_how_old_takedowns_are(
     at = datetime.now(UTC) - timedelta(hours=2, minutes=1)
     old.takedowns_as_of.FromDatetime(at)
     new.takedowns_as_of.GetCurrentTime()
-    print_status(state(), {"gateway-1": old, "ranking-shadow-2": new}, [])
+    print_status(state(), {"gateway-1": old, "ranking-canary-2": new}, [])
     lines = [each for each in lines_of(capsys) if ": " in each]
     as_of = f"{at:%Y-%m-%d %H:%M}"
-    assert any("ranking-shadow-2: its release is from the cache" in each for each in lines)
+    assert any("ranking-canary-2: its release is from the cache" in each for each in lines)
     assert f"gateway-1: takedowns as of {as_of} UTC, 2 h old: the log is away" in lines
     assert not any("takedowns" in each for each in lines if not each.startswith("gateway-1"))
 
@@ -125,7 +124,7 @@ def test_an_envoy_that_has_taken_nothing_yet_says_so() -> None:
 
 def test_a_snapshot_has_a_line_for_each_resource(capsys: pytest.CaptureFixture[str]) -> None:
     of = ("fedcba9876543210", "REQUESTED", "", "")
-    names = ("candidate-canary", "ranking-shadow")
+    names = ("candidate-canary", "ranking-canary")
     print_table(resource_table(envoy(*(ResourceStatus("endpoints", name, *of) for name in names))))
     lines = lines_of(capsys)
     line_with(lines, "endpoints", "0123456789abcdef", names[0], *of[:2])
@@ -172,25 +171,13 @@ def test_pods_have_a_line_each_with_their_load_below(
         "origin": "cache",
         "loading": {"stage": "LOAD_STAGE_FETCHING", "bytesTotal": "7000000", "releaseId": OTHER},
         "lastFailure": "the store can't be reached",
-        "shadow": {
-            "releaseId": OTHER,
-            **dict.fromkeys(("compared", "failed", "dropped"), 1234567),
-            "meanOverlap10": 0.987,
-            "meanScoreShift": -0.0123,
-            "servedTime": "0.0123s",
-            "shadowTime": "0.1234s",
-        },
     }
     pods: Mapping[str, dict[str, Any] | None] = {"candidate-canary-1": pod, "ranking-1": None}
     print_pods(dict(pods), {"production": RELEASE})
-    print_comparisons({"gateway-1": pod})
     lines = lines_of(capsys)
     line_with(lines, "candidate-canary-1", "production", RELEASE, "cache")
     line_with(lines, "ranking-1", "doesn't", "answer")
     assert f"candidate-canary-1: fetching 0.0 of 7.0 MB of {OTHER}" in lines
-    [compared] = [line for line in lines if "shadow pool" in line]
-    assert f"{OTHER}: 1234567 compared, 1234567 failed, 1234567 dropped; " in compared
-    assert "98.7% are the same, scores differ by -0.0123; served in 0.0123s" in compared
 
 
 def test_the_gate_has_a_line_for_each_measure(capsys: pytest.CaptureFixture[str]) -> None:

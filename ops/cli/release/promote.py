@@ -110,8 +110,8 @@ def promote(
     median inference time. It refuses a loss that is shown to exceed its margin, and a release that
     differs from its measured twin more than seeds do; then the exit code is 4 and nothing changes.
     A canary, and the first release of a channel, is compared with production's; the first of all
-    with its measured twin alone. There is no comparison for shadow, which serves no viewer, nor for
-    a release of another data set that replaces one of example data, such as the demo's.
+    with its measured twin alone. There is no comparison for a release of another data set that
+    replaces one of example data, such as the demo's.
 
     With --dry-run only the gate's verdict is printed:
 

@@ -187,7 +187,6 @@ def status(as_json: JsonOption = False) -> None:
         remark(f"no stack runs on {Home.current().root}")
     else:
         print_pods(pods, {name: channel.release_id for name, channel in channels.items()})
-        print_comparisons(pods)
 
 
 def print_channels(channels: dict[str, Channel]) -> None:
@@ -225,20 +224,6 @@ def print_pods(pods: Pods, named: dict[str, str]) -> None:
             typer.echo(f"{name}: {loading}")
         if failure := (pod or {}).get("lastFailure"):
             typer.echo(f"{name}: {failure}")
-
-
-def print_comparisons(pods: Pods) -> None:
-    """Print the shadow pool's comparison for each gateway that mirrors requests to it."""
-    for name, pod in pods.items():
-        if shadow := (pod or {}).get("shadow"):
-            counts = [f"{shadow.get(each, 0)} {each}" for each in ("compared", "failed", "dropped")]
-            served, other = (shadow.get(f"{side}Time", "0s") for side in ("served", "shadow"))
-            typer.echo(
-                f"{name}'s shadow pool, {shadow.get('releaseId') or 'no release yet'}: "
-                f"{', '.join(counts)}; of ten videos {shadow.get('meanOverlap10', 0.0):.1%} are "
-                f"the same, scores differ by {shadow.get('meanScoreShift', 0.0):+.4f}; served in "
-                f"{served}, by the shadow in {other}"
-            )
 
 
 def _loading(loading: dict[str, Any] | None) -> str:

@@ -110,10 +110,9 @@ def test_events_need_a_store_that_consumers_and_gateways_share() -> None:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("side", ["canary", "shadow"])
-def test_beside_slate_pods_a_canary_or_a_shadow_is_refused(layout: str, side: str) -> None:
-    words = refusal(f'layout="{layout}"', f"{side}.enabled=true")
-    assert "set canary.enabled and shadow.enabled to false, or layout to separate" in words
+def test_beside_slate_pods_a_canary_is_refused(layout: str) -> None:
+    words = refusal(f'layout="{layout}"', "canary.enabled=true")
+    assert "set canary.enabled to false, or layout to separate" in words
 
 
 @pytest.mark.parametrize("missing", ["tls.enabled", "tokens.jwksUrl"])

@@ -122,11 +122,11 @@ def test_the_control_plane_finds_the_pods_of_each_pool(
     assert control.discovery == "kubernetes"
     pools = control.kubernetes.pools
     assert set(pools.values()) == {*POOLS, SLATE}
-    side = {"canary", "shadow"} if values == "canary" else set()
+    names = {"production", "canary"} if values == "canary" else {"production"}
     served = {
         name: pool
         for name, pool in pools.items()
-        if pool.name in {"production", *side} and pool.service in kinds(values)
+        if pool.name in names and pool.service in kinds(values)
     }
     others = {name for name in chart.servers() if name.startswith("vireo-con")}
     assert served.keys() == chart.servers().keys() - others

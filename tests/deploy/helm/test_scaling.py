@@ -159,17 +159,14 @@ def test_a_new_version_takes_no_pod_away_before_it_serves(values: str) -> None:
             assert each["spec"]["progressDeadlineSeconds"] > most
 
 
-def test_side_pools_have_pods_of_their_channel_and_perhaps_another_build() -> None:
+def test_a_canary_has_pods_of_its_channel_and_perhaps_another_build() -> None:
     chart = rendered("canary")
-    for pool, replicas in (("canary", 2), ("shadow", 1)):
-        for service in ("candidate", "ranking"):
-            deployment = chart.named("Deployment")[f"vireo-{service}-{pool}"]["spec"]
-            assert deployment["replicas"] == replicas
-            assert deployment["template"]["metadata"]["labels"]["vireo/pool"] == pool
-            image = deployment["template"]["spec"]["containers"][0]["image"]
-            assert image == f"vireo-{service}:{'0.2.0-rc1' if pool == 'canary' else '0.1.0'}"
-    gateway = {each["name"]: each.get("value") for each in chart.servers()["vireo-gateway"]["env"]}
-    assert gateway["VIREO_SHADOW_SHARE"] == "0.1"
+    for service in ("candidate", "ranking"):
+        deployment = chart.named("Deployment")[f"vireo-{service}-canary"]["spec"]
+        assert deployment["replicas"] == 2
+        assert deployment["template"]["metadata"]["labels"]["vireo/pool"] == "canary"
+        image = deployment["template"]["spec"]["containers"][0]["image"]
+        assert image == f"vireo-{service}:0.2.0-rc1"
 
 
 def test_envoy_may_be_the_official_image() -> None:

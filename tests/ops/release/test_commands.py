@@ -45,7 +45,7 @@ def test_one_command_rolls_back_and_the_history_records_it(
     table = vireo("history").stdout
     assert "[red]too slow" in table
     assert "rollback" in table
-    assert "channel shadow was never set" in vireo("history", "--channel", "shadow").stderr
+    assert "channel trial was never set" in vireo("history", "--channel", "trial").stderr
 
 
 def test_list_shows_every_release_and_problems_of_invalid_ones(

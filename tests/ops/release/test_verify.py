@@ -113,6 +113,6 @@ def test_without_an_id_the_releases_of_all_channels_are_verified(
     assert "sound production" in one_line(broken)
     assert vireo("verify", "--channel", "production").exit_code == 0
     assert vireo("verify", "--channel", "canary").exit_code == 1
-    unset = vireo("verify", "--channel", "shadow")
+    unset = vireo("verify", "--channel", "trial")
     assert unset.exit_code == 1
-    assert "channel shadow was never set" in unset.stdout
+    assert "channel trial was never set" in unset.stdout

@@ -24,7 +24,6 @@ from vireo.ops.stack.settings import (
     METRICS_PORT_OFFSET,
     OIP_HTTP_PORT_OFFSET,
     POD_KINDS,
-    PoolName,
     StackSettings,
 )
 from vireo.server.home import Home
@@ -45,8 +44,6 @@ Credential: TypeAlias = Literal[
 ]
 """The credential that a port requires: a certificate is one by the stack's authority, or the S3
 server's own, which no other process has."""
-
-_POOLS: tuple[PoolName, ...] = ("production", "canary", "shadow")
 
 
 @dataclass(frozen=True)
@@ -90,7 +87,7 @@ def listeners(settings: StackSettings, *, embedded_s3: bool = True) -> Iterator[
     )
     yield Listener("control plane", "control", (settings.control_port,), "nothing", "a certificate")
     for kind in POD_KINDS:
-        pods = tuple(port for pool in _POOLS for port in settings.pod_ports(kind, pool))
+        pods = (*settings.pod_ports(kind), *settings.pod_ports(kind, "canary"))
         yield Listener(f"{kind} pods", kind, pods, "nothing", "a certificate")
         yield _metrics(kind, pods)
         if settings.oip_http and kind != "gateway":
@@ -241,7 +238,7 @@ def test_the_edge_has_the_protocol_by_http_for_tokens_of_its_scope_if_it_is_on(
 
 @pytest.mark.parametrize("embedded_s3", [True, False])
 def test_each_declared_port_is_known_to_be_free_before_the_start(embedded_s3: bool) -> None:
-    settings = StackSettings(home=Path("/nowhere"), canary_pods=2, shadow_pods=1, oip_http=True)
+    settings = StackSettings(home=Path("/nowhere"), canary_pods=2, oip_http=True)
     ports = [port for each in listeners(settings, embedded_s3=embedded_s3) for port in each.ports]
     assert sorted(ports) == sorted(settings.ports(embedded_s3=embedded_s3))
 

@@ -59,7 +59,7 @@ async def test_envoys_health_probe_uses_the_edges_address(tmp_path: Path) -> Non
 def test_pods_of_each_pool_follow_its_channel_and_only_productions_are_awaited(
     tmp_path: Path,
 ) -> None:
-    settings = StackSettings(home=tmp_path, port_base=20000, canary_pods=1, shadow_pods=1)
+    settings = StackSettings(home=tmp_path, port_base=20000, canary_pods=1)
     pods = {pod.name: pod for pod in pod_processes(settings, unreachable_s3())}
     assert {
         name: (pod.pool, pod.environment["VIREO_CHANNEL"], pod.port, pod.awaited)
@@ -69,7 +69,6 @@ def test_pods_of_each_pool_follow_its_channel_and_only_productions_are_awaited(
         "ranking-1": ("production", "production", 20030, True),
         "ranking-2": ("production", "production", 20031, True),
         "ranking-canary-1": ("canary", "canary", 20060, False),
-        "ranking-shadow-1": ("shadow", "shadow", 20080, False),
     }
 
 

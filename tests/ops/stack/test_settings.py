@@ -28,12 +28,10 @@ def test_ports_follow_from_the_base(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_all_ports_of_any_number_of_pods_differ() -> None:
-    settings = StackSettings(
-        candidate_pods=10, ranking_pods=10, gateway_pods=10, canary_pods=10, shadow_pods=10
-    )
-    # The edge, admin, two inner listeners; control plane, log, seventy pods, ten consumers and
+    settings = StackSettings(candidate_pods=10, ranking_pods=10, gateway_pods=10, canary_pods=10)
+    # The edge, admin, two inner listeners; control plane, log, fifty pods, ten consumers and
     # the metrics of each; ten for S3.
-    assert len(settings.ports(embedded_s3=True, partitions=10)) == 178
+    assert len(settings.ports(embedded_s3=True, partitions=10)) == 138
 
 
 def test_metrics_ports_equal_pod_ports_of_a_stack_with_a_base_1000_higher() -> None:

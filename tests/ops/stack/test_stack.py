@@ -320,7 +320,7 @@ def test_pods_behind_gateways_leave_them_the_processor(stack: Stack) -> None:
 
 
 def test_control_snapshot_and_status_show_envoys_resources(stack: Stack) -> None:
-    taken = f"{node(stack)}: 8 clusters, 7 endpoints, 3 listeners, 3 routes"
+    taken = f"{node(stack)}: 6 clusters, 5 endpoints, 3 listeners, 3 routes"
     # After another test's restarts, or right after the start, until Envoy has taken it all.
     wait_until(lambda: taken in vireo(stack.environment, "status").stdout)
     table = vireo(stack.environment, "control", "snapshot").stdout

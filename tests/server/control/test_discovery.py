@@ -90,6 +90,13 @@ def test_content_that_is_still_the_same_is_parsed_once(
     assert parsed == [content.encode()]
 
 
+def test_a_pool_of_an_earlier_version_is_ignored(tmp_path: Path) -> None:
+    pools = {"production": ["10.0.0.1:1"], "shadow": ["10.0.0.2:1"]}
+    document = {"candidate": pools, "ranking": pools}
+    found = parse(json.dumps(document).encode(), tmp_path / "endpoints.json")
+    assert {each for pool in found.values() for each in pool} == {Endpoint("10.0.0.1", 1)}
+
+
 def test_yaml_is_read_and_ipv6_hosts_are_in_brackets(tmp_path: Path) -> None:
     found = parse(b"ranking:\n  canary: ['[::1]:80', '10.0.0.1:81']\n", tmp_path)
     assert found[Pool("ranking", "canary")] == {Endpoint("::1", 80), Endpoint("10.0.0.1", 81)}

@@ -74,8 +74,8 @@ async def test_slices_are_listed_again_and_again_and_each_change_is_published_on
     api.listing = recorded("list_later.json")
     await until(lambda: follower.published == [LISTED, LISTED_LATER])
     assert follower.failures == 0
-    services = "gateway,vireo-ranking,vireo-ranking-canary,vireo-ranking-shadow,vireo-slate"
-    names = f"vireo-candidate,vireo-candidate-canary,vireo-candidate-shadow,vireo-{services}"
+    services = "gateway,vireo-ranking,vireo-ranking-canary,vireo-slate"
+    names = f"vireo-candidate,vireo-candidate-canary,vireo-{services}"
     assert (api.asked[-1].namespace, api.asked[-1].token) == ("vireo", "token")
     assert api.asked[-1].query == {
         "labelSelector": f"kubernetes.io/service-name in ({names})",

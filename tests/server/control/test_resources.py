@@ -39,7 +39,7 @@ def test_productions_pods_are_checked_often_before_the_first_call_too() -> None:
     clusters = snapshot(SETTINGS, Mesh({})).resources[CLUSTER]
     for name, resource in clusters.items():
         [check] = Cluster.FromString(resource.body.value).health_checks
-        rarely = name.endswith(("-canary", "-shadow"))
+        rarely = name.endswith("-canary")
         assert check.no_traffic_healthy_interval.seconds == (30 if rarely else 3), name
 
 
@@ -78,18 +78,15 @@ def test_the_edge_bounds_calls_and_streams_in_flight_if_slate_pods_are_all_gatew
 @pytest.mark.parametrize(("share", "end"), [(0.0001, 1), (0.1, 1000), (1.0, 10_000)])
 def test_the_canarys_route_matches_the_buckets_below_its_share(share: float, end: int) -> None:
     mesh = Mesh({CANARY: local(9), CANARY_CANDIDATES: local(8)}, canary_share=share)
-    shadow, canary, production = routes(mesh, "ranking")
+    canary, production = routes(mesh, "ranking")
     [header] = canary.match.headers
     assert (header.name, header.range_match.start, header.range_match.end) == (
         "x-vireo-bucket",
         0,
         end,
     )
-    assert [each.route.cluster for each in (shadow, canary, production)] == [
-        "ranking-shadow",
-        "ranking-canary",
-        "ranking",
-    ]
+    assert canary.route.cluster == "ranking-canary"
+    assert production.route.cluster == "ranking"
 
 
 @pytest.mark.parametrize("service", ["candidate", "ranking"])
@@ -106,7 +103,7 @@ def test_without_a_share_or_pods_of_both_services_the_canary_has_no_route(
     candidates: frozenset[Endpoint], ranking: frozenset[Endpoint], share: float, service: str
 ) -> None:
     mesh = Mesh({CANARY_CANDIDATES: candidates, CANARY: ranking}, canary_share=share)
-    assert [each.name for each in routes(mesh, service)] == ["shadow", "production"]
+    assert [each.name for each in routes(mesh, service)] == ["production"]
 
 
 def test_the_edge_has_clusters_and_routes_of_http_only_with_an_offset() -> None:

@@ -23,12 +23,9 @@ from vireo.server.pod.run_queue import RunQueue
 from vireo.server.ranking.service import RANKING_POD
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
-from vireo.v1.release_pb2 import GetServingReleaseRequest
-from vireo.v1.release_pb2_grpc import ReleaseServiceStub
 
 if TYPE_CHECKING:
     from vireo.v1.recommendation_pb2_grpc import RecommendationServiceAsyncStub
-    from vireo.v1.release_pb2_grpc import ReleaseServiceAsyncStub
 
 REQUEST = pb.RecommendRequest(viewer_id=VIEWER)
 
@@ -38,7 +35,6 @@ class Chain:
     """A gateway, and the queues of both pods."""
 
     stub: RecommendationServiceAsyncStub
-    releases: ReleaseServiceAsyncStub
     candidate: RunQueue
     ranking: RunQueue
 
@@ -56,10 +52,9 @@ async def chain(release: Path, features: Path) -> AsyncIterator[Chain]:
         serving(RANKING_POD, release, queue=ranking) as (rankings, _),
     ):
         targets = [f"127.0.0.1:{server.port}" for server in (candidates, rankings)]
-        settings = gateway_settings(features, *targets, shadow_share=1.0)
+        settings = gateway_settings(features, *targets)
         async with serving(gateway_pod(settings), release) as (_, channel):
-            stub, releases = RecommendationServiceStub(channel), ReleaseServiceStub(channel)
-            yield Chain(stub, releases, candidate, ranking)
+            yield Chain(RecommendationServiceStub(channel), candidate, ranking)
 
 
 @pytest.mark.parametrize("stage", ["candidate", "ranking"])
@@ -78,26 +73,6 @@ async def test_a_cancelled_call_drops_its_waiting_work(chain: Chain, stage: str)
     # What was run is what came before in the chain, and what kept the queue busy.
     ran, abandoned_waiting, _ = work.since
     assert (ran, abandoned_waiting) == (before + 1, 1)
-
-
-async def test_a_call_that_is_cancelled_is_not_repeated_on_the_shadow_pool(chain: Chain) -> None:
-    async with busy(chain.ranking):
-        call = chain.stub.Recommend(REQUEST)
-        waiting = asyncio.ensure_future(call)
-        await until(lambda: chain.ranking.queued == 2)
-        call.cancel()
-        await until(lambda: chain.ranking.queued == 1)  # before the pod has time for it
-        await asyncio.gather(waiting, return_exceptions=True)
-    await chain.stub.Recommend(REQUEST)
-
-    compared = 0
-    async with asyncio.timeout(60):
-        while not compared:
-            state = await chain.releases.GetServingRelease(GetServingReleaseRequest())
-            compared = state.shadow.compared
-    await until(lambda: chain.idle)
-    state = await chain.releases.GetServingRelease(GetServingReleaseRequest())
-    assert (state.shadow.compared, state.shadow.failed) == (1, 0), "the one that was answered"
 
 
 async def test_after_a_deadline_of_5_ms_no_work_continues(chain: Chain) -> None:

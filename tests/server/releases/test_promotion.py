@@ -45,7 +45,6 @@ def own(s3: S3Settings, name: str, tmp_path: Path) -> ReleaseStore:
         ("canary", "a", {"production": "a"}, None),
         ("other", "c", {"production": "a"}, ("a", False)),
         ("other", "c", {"production": "a", "other": "b"}, ("b", True)),
-        ("shadow", "c", {"production": "a", "shadow": "b"}, None),
     ],
 )
 def test_a_release_is_compared_with_the_one_that_its_viewers_would_get(

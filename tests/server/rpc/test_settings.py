@@ -69,9 +69,7 @@ def test_secrets_are_hidden_when_settings_are_shown() -> None:
     assert shown["s3"]["secret_key"] == "**********"
 
 
-@pytest.mark.parametrize(
-    ("channel", "seconds"), [("production", 60.0), ("canary", 10.0), ("shadow", 10.0)]
-)
+@pytest.mark.parametrize(("channel", "seconds"), [("production", 60.0), ("canary", 10.0)])
 def test_a_pod_keeps_the_release_before_for_as_long_as_its_channel_needs(
     channel: str, seconds: float
 ) -> None:

@@ -1,10 +1,9 @@
-"""A stack with a canary and a shadow pool: who is answered by whom, and what a shadow can't do."""
+"""A stack with a canary pool: who is answered by whom."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
 from collections.abc import Iterator
 from typing import Any
@@ -28,28 +27,20 @@ pytestmark = pytest.mark.integration
 
 SHARE = 0.1
 VIEWERS = [f"viewer-{number}" for number in range(200)]
-POOLS = {
-    **ONE_POD_EACH,
-    "VIREO_CANARY_PODS": "1",
-    "VIREO_SHADOW_PODS": "1",
-    "VIREO_SHADOW_SHARE": "1",
-}
-# Made up as they are, the releases can't be tested on the data set.
-FORCE = "--force --reason 'a test'"
 
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    home = build_tiny_home(tmp_path_factory.mktemp("pools"))
+    home = build_tiny_home(tmp_path_factory.mktemp("canary"))
     build_release(home.root / "other", release_id="tiny-2", seed=1)
     staged = home.staged_release(DATASET)
     prepare = f"""
         vireo release publish --data {DATASET}
         rm -r '{staged}' && mv '{home.root / "other"}' '{staged}'
         vireo release publish --data {DATASET} --no-promote
-        vireo release promote tiny-2 --channel shadow {FORCE}
     """
-    with running_stack(home.root, prepare=prepare, settings=POOLS) as stack:
+    settings = {**ONE_POD_EACH, "VIREO_CANARY_PODS": "1"}
+    with running_stack(home.root, prepare=prepare, settings=settings) as stack:
         yield stack
 
 
@@ -88,6 +79,7 @@ def canary(stack: Stack) -> dict[str, tuple[str, str, bool]]:
 def test_a_canary_pool_waits_for_its_channel_and_holds_nothing_up(stack: Stack) -> None:
     wait_until(lambda: set(canary(stack).values()) == {("starting", "canary", True)}, 120)
     promote = ("release", "promote", "tiny-2", "--channel", "canary", "--share", str(SHARE))
+    # Made up as they are, the releases can't be tested on the data set.
     vireo(stack.environment, *promote, "--force", "--reason", "a test")
     wait_until(lambda: set(canary(stack).values()) == {("healthy", "canary", False)}, 120)
 
@@ -111,35 +103,11 @@ async def test_the_canary_answers_exactly_its_share_of_the_viewers_each_time(sta
     assert shown["pods"]["ranking-canary-1"]["releaseId"] == "tiny-2"
 
 
-async def test_killed_shadow_pods_change_no_answer_and_cost_none(stack: Stack) -> None:
-    before = [list(answer.items) for answer in await ask(stack, VIEWERS)]
-
-    def overlap() -> float:
-        """Overlap of the shadow's and the served slates; 1 before any comparison."""
-        shadow = status(stack)["pods"]["gateway-1"]["shadow"]
-        assert shadow.get("releaseId", "tiny-2") == "tiny-2"
-        return float(shadow.get("meanOverlap10", 1))
-
-    # A busy stack compares few answers, and of a few viewers two releases may have the same ten
-    # best; of many they can't.
-    async with asyncio.timeout(60):
-        while overlap() == 1:
-            await ask(stack, VIEWERS)
-    assert 0 <= overlap() < 1
-
-    for name in ("candidate-shadow-1", "ranking-shadow-1"):
-        os.kill(stack.pid(name), signal.SIGKILL)
-    answers = await ask(stack, VIEWERS)
-
-    assert [list(answer.items) for answer in answers] == before
-    assert not any(answer.degradations for answer in answers)
-
-
 def test_ctrl_c_ends_every_process_and_what_it_has_started(stack: Stack) -> None:
     """The last that has this stack. A port that is free then may be another test's at once."""
     supervisor = psutil.Process(stack.process.pid)
     children = supervisor.children(recursive=True)
-    assert len(children) >= 12
+    assert len(children) >= 10
     stack.process.send_signal(signal.SIGINT)
     stack.process.wait(60)
     assert not any(child.is_running() for child in children)
