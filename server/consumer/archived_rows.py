@@ -88,6 +88,8 @@ def _slate_rows(entry: Entry) -> Iterator[Callable[[], Row]]:
 
 def _slate_row(data: bytes, sequence: int) -> Row:
     record = SlateRecord.FromString(data)
+    if not record.slate.request_id:
+        raise ValueError("it is no record of a slate")
     request, retrieval, slate = record.request, record.retrieval, record.slate
     candidates, ranking, viewer = record.candidates, record.ranking, record.retrieval.viewer
     context, ids = request.context, viewer.context
@@ -125,7 +127,7 @@ def _slate_row(data: bytes, sequence: int) -> Row:
         "candidate_sources": np.array(candidates.source_masks, np.uint32),
         "video_ids": [each.video_id for each in slate.items],
         "item_scores": [each.score for each in slate.items],
-        "item_sources": [sum(map((1).__lshift__, each.sources)) for each in slate.items],
+        "item_sources": [sum({1 << source for source in each.sources}) for each in slate.items],
         "placements": [_PLACEMENTS.get(each, str(each)) for each in ranking.placements],
         "propensities": list(ranking.propensities),
         "blocked_keys": np.array(candidates.blocked_keys, np.int64),
@@ -153,11 +155,10 @@ def _slate_row(data: bytes, sequence: int) -> Row:
 
 
 def _align(row: Row, places: Any) -> None:
-    """Bring what is of a page's positions to those of the slate, which lacks unknown videos."""
-    count = len(row["placements"])
-    if count and count != len(row["video_ids"]):
-        shown = [video_key(each) for each in row["video_ids"]]
-        page = row["candidate_keys"][places[:count]].tolist()
+    """Bring a page's columns to the order of its slate, in which others replace unknown videos."""
+    page = row["candidate_keys"][places[: len(row["placements"])]].tolist()
+    shown = [video_key(each) for each in row["video_ids"]]
+    if page and page != shown:
         known = {key: place for place, key in enumerate(page)}
         for name, missing in (("placements", ""), ("propensities", None)):
             values = [*row[name], missing]

@@ -149,14 +149,15 @@ class SlateLog:
             self._messages += _joined(slates)
             some = [self._messages[place] for place in range(min(_PARALLEL, len(self._messages)))]
             outcomes = await asyncio.gather(*(self._append(each) for each in some))
-            for _ in some:
+            left = list[_Message]()
+            for message, stored in zip(some, outcomes, strict=True):
                 self._messages.popleft()
-            left = [each for each, stored in zip(some, outcomes, strict=True) if not stored]
+                if stored:
+                    self._count(-message.size)
+                    RECORDED.inc(message.slates)
+                else:
+                    left.append(message)
             self._messages.extendleft(reversed(left))
-            for each in some:
-                if each not in left:
-                    self._count(-each.size)
-                    RECORDED.inc(each.slates)
             if left and not away:
                 log.warning("slates wait for the log", bytes=self._bytes)
             if away := bool(left):

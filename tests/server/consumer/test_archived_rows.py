@@ -125,16 +125,28 @@ def test_an_event_has_its_fields_and_what_it_lacks_is_null() -> None:
     assert (second["kind"], second["watched_seconds"]) == ("hide", None)
 
 
+def test_what_placed_a_video_stays_with_it_if_another_one_replaces_an_unknown_video() -> None:
+    record = slate("r")
+    record.slate.items[0].video_id = "a"  # the ranking pod doesn't know c, and b is shown instead
+    record.slate.items[1].video_id = "b"
+    found = row(record)
+    assert found["video_ids"] == ["a", "b"]
+    assert found["placements"] == ["diversity", ""]
+    assert found["propensities"] == [0.5, None]
+
+
 def garbled(number: int) -> SlateRecord:
     record = slate(f"bad-{number}")
-    if number:
+    if number == 0:
+        record.answered_at.seconds = 1 << 60
+    elif number == 1:
         record.ranking.places.append(3)  # of three candidates
     else:
-        record.answered_at.seconds = 1 << 60
+        record.slate.ClearField("request_id")
     return record
 
 
-@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("number", [0, 1, 2])
 def test_a_record_that_can_be_no_row_is_left_out_alone(number: int) -> None:
     records = [slate("a"), garbled(number), slate("b")]
     entries = [Entry(1, "0", logged(*records)), Entry(9, "0", b"\xff")]

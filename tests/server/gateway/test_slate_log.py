@@ -48,19 +48,24 @@ async def recording(
         yield stub
 
 
-async def records(nats: RunningNats, count: int) -> list[SlateRecord]:
-    """The first slates of the log."""
+async def messages(nats: RunningNats, count: int) -> list[list[SlateRecord]]:
+    """The first messages of the log that have so many slates, each with those of it."""
     log = JetStreamLog(settings_of(nats))
     try:
-        found, place = list[SlateRecord](), BEGIN
-        while len(found) < count:
+        found, place = list[list[SlateRecord]](), BEGIN
+        while sum(map(len, found)) < count:
             for entry in await take(log, SLATES, after=place, count=1):
                 slates = RecordedSlates.FromString(entry.data).slates
-                found += map(SlateRecord.FromString, slates)
+                found.append([SlateRecord.FromString(each) for each in slates])
                 place = entry.position
         return found
     finally:
         await log.close()
+
+
+async def records(nats: RunningNats, count: int) -> list[SlateRecord]:
+    """The first slates of the log."""
+    return [record for some in await messages(nats, count) for record in some]
 
 
 def counted(name: str, **labels: str) -> float:
@@ -168,6 +173,25 @@ async def test_slates_wait_for_a_log_that_is_away_and_are_stored_once(
         await until(lambda: counted("vireo_slates_waiting_bytes") == 0)
     viewers = [each.request.viewer_id for each in found]
     assert sorted(viewers) == sorted(["first", *(f"viewer-{number}" for number in range(40))])
+
+
+@pytest.mark.parametrize("bytes_together", [1 << 19, 1])
+async def test_slates_of_a_moment_are_one_message_up_to_its_bytes(
+    chain: Chain,
+    nats: RunningNats,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    bytes_together: int,
+) -> None:
+    monkeypatch.setattr(slate_log, "_JOIN_SECONDS", 3600.0)  # they are appended at the stop
+    monkeypatch.setattr(slate_log, "_JOIN_BYTES", bytes_together)
+    async with recording(chain, nats, tmp_path) as stub:
+        for number in range(6):
+            await stub.Recommend(pb.RecommendRequest(viewer_id=f"v-{number}"))
+    found = await messages(nats, 6)
+    viewers = {each.request.viewer_id for some in found for each in some}
+    assert viewers == {f"v-{number}" for number in range(6)}
+    assert len(found) == (1 if bytes_together > 1 else 6)
 
 
 async def test_slates_beyond_the_bound_and_too_large_ones_are_dropped_and_counted(
