@@ -19,6 +19,9 @@ import mmh3
 from google.protobuf.timestamp_pb2 import Timestamp
 from redis import Redis, RedisError, WatchError
 from redis.asyncio import Redis as AsyncRedis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from vireo.server.features.viewer_rows import POSITION, SERVED, Stored, Views
 from vireo.server.features.viewer_store import (
@@ -70,7 +73,9 @@ class RedisStore(ViewerStore):
     @cached_property
     def _redis_async(self) -> Any:
         """The connection of the event loop of the first read in it."""
-        return AsyncRedis.from_url(self._url, **self._options)
+        # A connection that Redis ends in mid-read costs a reconnection, not the viewer's features.
+        once = Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,))
+        return AsyncRedis.from_url(self._url, **{**self._options, "retry": once})
 
     def prepare(self) -> None:
         """Learn which build is announced."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
 import sqlite3
 from collections.abc import Mapping
 from pathlib import Path
@@ -256,6 +258,28 @@ def test_a_store_that_is_away_is_said_to_be(redis: RunningRedis, folder: Path) -
         with pytest.raises(StoreAwayError, match="locked"):
             sqlite.commit(0, BEGIN, Position(1), {})
     sqlite.commit(0, BEGIN, Position(1), {})
+
+
+async def test_a_connection_that_redis_ends_in_mid_read_costs_a_slate_no_features(
+    redis: RunningRedis, folder: Path
+) -> None:
+    rows = open_rows(
+        empty_repository(folder / "a", OnlineStoreSettings(online_store="redis")), timeout=20
+    )
+    assert isinstance(rows, RedisStore)
+    rows.commit(0, BEGIN, Position(1), {"v": watched(7)})
+    before = await rows.fetch_served("v", 20)
+    with socket.create_connection(("127.0.0.1", redis.port)) as admin:
+        admin.sendall(b"CLIENT ID\r\n")
+        assert admin.recv(99)
+        redis.hang()
+        # It comes to the server before the read does, and so ends the connection of that.
+        admin.sendall(b"CLIENT KILL TYPE normal SKIPME yes\r\n")
+        reading = asyncio.create_task(rows.fetch_served("v", 20))
+        await asyncio.sleep(0.2)
+        redis.go_on()
+        assert await reading == before
+        assert int(admin.recv(99)[1:]) >= 1, "no connection was ended"
 
 
 def test_gateways_can_read_while_rows_are_written(folder: Path) -> None:
