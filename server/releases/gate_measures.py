@@ -102,7 +102,7 @@ class Measured:
     best: Int64Array
     """Keys of the top 100, int64[v, 100], best first; the minimum of int64 for none."""
     videos: int
-    """Size of the catalogue."""
+    """Size of the catalogue; for a release that replaces one with a smaller catalogue, of that."""
     predictions: Mapping[str, Predictions]
     """By task: `watch` of each candidate, OUTCOMES of each held-out video."""
     weights: Mapping[str, float]
@@ -143,7 +143,7 @@ def _mean(field: str) -> Statistic:
 
 def _coverage(measured: Measured, times: Int64Array) -> float:
     # One extra entry, for the -1 of short slates.
-    seen = np.zeros(measured.videos + 1, bool)
+    seen = np.zeros(measured.slates.max(initial=-1) + 2, bool)
     seen[measured.slates[times > 0]] = True
     return float(seen[:-1].sum() / measured.videos)
 

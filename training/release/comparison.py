@@ -77,10 +77,11 @@ def measure(
 ) -> list[Measured] | None:
     """Measure releases on the same test viewers, each with its own number of candidates.
 
-    The first two are compared: the log loss of watches is that of candidates which both have. A
-    viewer whose held-out video is missing from any catalogue is excluded: it would count as that
-    release's miss, but says nothing about its models. More than `max_viewers` are sampled
-    deterministically.
+    The first two are compared: the log loss of watches is that of candidates which both have, and
+    coverage is a share of the first one's catalogue at most, since viewers have no more places for
+    one that grows. A viewer whose held-out video is missing from any catalogue is excluded: it
+    would count as that release's miss, but says nothing about its models. More than `max_viewers`
+    are sampled deterministically.
 
     Returns:
         Measurements of each release; None if no viewer is left.
@@ -101,6 +102,7 @@ def measure(
     for each in asked:  # what one of them doesn't predict can't be compared
         outcomes[np.isnan(each.answers.target_outcomes)] = np.nan
     held_out = _fingerprint(test)
+    sizes = [len(each.candidates.keys) for each in releases]
     return [
         Measured(
             held_out=held_out,
@@ -108,7 +110,7 @@ def measure(
             hits=hits(each.ranks, 100),
             slates=each.answers.ranked[:, :10],
             best=each.keys[:, :100],
-            videos=len(each.release.candidates.keys),
+            videos=min(sizes[0], size),
             predictions={
                 "watch": each.watch_predictions(shared),
                 **each.outcome_predictions(outcomes),
@@ -116,7 +118,7 @@ def measure(
             weights=each.release.manifest.score_weights.root,
             seconds=spent,
         )
-        for each, shared, spent in zip(asked, compared, seconds, strict=True)
+        for each, shared, spent, size in zip(asked, compared, seconds, sizes, strict=True)
     ]
 
 
