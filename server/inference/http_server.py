@@ -24,7 +24,7 @@ from vireo.server.inference.http_messages import JSON_LENGTH, InferRequest, as_j
 from vireo.server.rpc import reading
 from vireo.server.rpc.caller import CALLER
 from vireo.server.rpc.errors import RpcError, invalid_argument
-from vireo.server.rpc.guard import REQUEST_ID
+from vireo.server.rpc.guard import REQUEST_ID, Guard
 from vireo.server.rpc.reading import NoMessageError
 from vireo.server.rpc.server import RpcServer
 from vireo.server.rpc.settings import RpcSettings
@@ -120,9 +120,9 @@ class Call:
 class _InferenceHttp:
     """The routes of the protocol, before a pod's server."""
 
-    def __init__(self, server: RpcServer, max_bytes: int) -> None:
-        """Serve the methods of `server`; a body has at most `max_bytes`."""
-        self._server = server
+    def __init__(self, guard: Guard, max_bytes: int) -> None:
+        """Serve the methods of a server by its guard; a body has at most `max_bytes`."""
+        self._guard = guard
         self._max_bytes = max_bytes
 
     def application(self) -> web.Application:
@@ -167,7 +167,7 @@ class _InferenceHttp:
             name, version = _model_and_version(request)
             decode = partial(InferRequest.decode, body, length, name, version)
             caller = request.headers.get(CALLER, "")
-            async with self._server.budget.turn(caller, len(body) * _BYTE_SECONDS):
+            async with self._guard.budget.turn(caller, len(body) * _BYTE_SECONDS):
                 inline = len(body) <= _INLINE_BYTES
                 decoded = decode() if inline else await asyncio.to_thread(decode)
             return decoded.message.SerializeToString()
@@ -214,7 +214,7 @@ class _InferenceHttp:
             TimeoutError: its deadline has passed.
         """
         call = Call(request, read)
-        handler = self._server.guarded(f"/{NAME}/{method}")
+        handler = self._guard.handlers[f"/{NAME}/{method}"]
         async with asyncio.timeout_at(call.ends):
             return await handler.stream_unary(None, call), call
 
@@ -239,7 +239,7 @@ async def http_endpoint(server: RpcServer, settings: RpcSettings, port: int) -> 
         VireoError: the port can't be bound, or a TLS file can't be read.
     """
     runner = web.AppRunner(
-        _InferenceHttp(server, settings.max_message_bytes).application(),
+        _InferenceHttp(server.guard, settings.max_message_bytes).application(),
         access_log=None,
         handle_signals=False,
         handler_cancellation=True,  # nobody reads the response

@@ -39,7 +39,7 @@ from vireo.server.releases.loader import ReleaseLoader
 from vireo.server.releases.s3 import S3Settings
 from vireo.server.releases.store import ReleaseStore
 from vireo.server.rpc.admission import MAX_CALLS, MAX_WAIT, Admission, Slots
-from vireo.server.rpc.guard import ServiceLimits, Work
+from vireo.server.rpc.guard import Guard, ServiceLimits, Work
 from vireo.server.rpc.logs import configure_logs
 from vireo.server.rpc.metrics import export_disk
 from vireo.server.rpc.server import RpcServer, run_process
@@ -61,15 +61,15 @@ _MAX_KEEP_OFF_PRODUCTION = 10.0
 class LoadCollector(Collector):
     """Prometheus metrics of a process's load at the time of a scrape."""
 
-    def __init__(self, slots: Slots, queue: RunQueue, server: RpcServer) -> None:
-        self._slots, self._queue, self._server = slots, queue, server
+    def __init__(self, slots: Slots, queue: RunQueue, guard: Guard) -> None:
+        self._slots, self._queue, self._guard = slots, queue, guard
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Yield the families."""
-        slots, server = self._slots, self._server
-        streams = server.standard_streams.taken
+        slots, guard = self._slots, self._guard
+        streams = guard.standard_streams.taken
         for name, meaning, value in (
-            ("rpcs_in_flight", "Calls in flight, including those being read.", server.under_way),
+            ("rpcs_in_flight", "Calls in flight, including those being read.", guard.under_way),
             ("streams_open", "Open streams: health watches and reflection.", streams),
             ("rpcs_queued", "Calls that wait for a slot.", slots.waiting),
             ("concurrency_limit", "Number of slots.", slots.size),
@@ -203,7 +203,7 @@ async def serve_pod(pod: Pod[Any], settings: PodSettings) -> None:
     queue = RunQueue(MAX_WAIT if settings.shedding else math.inf)
     server, admission = pod_server(pod, loader, queue, settings, name, shedding=settings.shedding)
     REGISTRY.register(ReleaseCollector(loader, pod.files, pod.facts))
-    REGISTRY.register(LoadCollector(admission.slots, queue, server))
+    REGISTRY.register(LoadCollector(admission.slots, queue, server.guard))
     export_disk("cache", settings.cache)
 
     async def on_first() -> None:

@@ -128,6 +128,9 @@ class Guard:
         self._streams = Streams()
         self.limits: dict[str, ServiceLimits] = {}
         """By a service's full name; set before its methods are added."""
+        self.handlers: dict[str, Handler] = {}
+        """The guarded handler of each method of our services, by its path. `stream_unary` of a
+        unary one reads the request's bytes from the context, and returns the response."""
         self.budget = Budget()
         self.under_way = 0
         """Calls of our services in flight."""
@@ -152,7 +155,7 @@ class Guard:
         if method.startswith(standard.PREFIX):
             return standard.explained(handler, self.standard_streams, self.budget)
         if method.startswith(_PACKAGES):
-            return self._guard(method, handler)
+            handler = self.handlers[method] = self._guard(method, handler)
         return handler
 
     def _guard(self, method: str, handler: Handler) -> Handler:
