@@ -82,7 +82,7 @@ class DiscoveryServicer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # typ
         self.snapshot = snapshot
         SNAPSHOTS.inc()
         INFO.clear()
-        for kind, resources in snapshot.resources.items():
+        for kind, resources in snapshot.items():
             version = version_of({name: each.version for name, each in resources.items()})
             INFO.labels(KINDS[kind], version).set(1)
         for wake in self.clients.values():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -12,18 +13,13 @@ from vireo.server.control import resources
 from vireo.server.control.admission import Admission
 from vireo.server.control.ads import add_xds_services
 from vireo.server.control.attempts import Attempts
-from vireo.server.control.channels import (
-    Channels,
-    ChannelWatch,
-    add_channel_service,
-    follow_backups,
-)
+from vireo.server.control.channels import ChannelWatch, add_release_services, follow_backups
 from vireo.server.control.discovery import Discovery, FileDiscovery, StaticDiscovery
 from vireo.server.control.keys import follow_keys
 from vireo.server.control.mesh import Mesh
-from vireo.server.control.releases import add_release_service
 from vireo.server.control.settings import ControlSettings
 from vireo.server.errors import VireoError
+from vireo.server.releases.channels import Channel
 from vireo.server.releases.store import ReleaseStore
 from vireo.server.rpc.logs import configure_logs
 from vireo.server.rpc.server import RpcServer
@@ -41,7 +37,7 @@ class Control:
         self,
         settings: ControlSettings,
         discovery: Discovery,
-        channels: Channels,
+        read_channel: Callable[[str], Channel | None],
         server: RpcServer,
     ) -> None:
         """Start with an empty mesh, and add the services to a server.
@@ -49,7 +45,7 @@ class Control:
         Args:
             settings: the control plane's.
             discovery: the source of endpoints.
-            channels: reads the canary's share and what pods follow.
+            read_channel: reads the canary's share and what pods follow; see `ChannelWatch`.
             server: reports SERVING from the first snapshot on.
         """
         self._settings = settings
@@ -61,13 +57,9 @@ class Control:
         self._admission = Admission(
             settings, discovery, lambda members: self._change(members=members)
         )
-        self._channels = ChannelWatch(
-            channels,
-            lambda share: self._change(canary_share=share),
-        )
+        self._channels = ChannelWatch(read_channel, lambda share: self._change(canary_share=share))
         self.servicer = add_xds_services(server)
-        add_channel_service(server, self._channels)
-        add_release_service(server, lambda: self.mesh, settings.tls)
+        add_release_services(server, self._channels, lambda: self.mesh, settings.tls)
 
     async def run(self) -> None:
         """Run until cancelled."""
@@ -148,5 +140,5 @@ async def serve_control(settings: ControlSettings) -> None:
     server = RpcServer(settings)
     # Channels are read again soon: no read is worth a long wait.
     store = ReleaseStore(settings.s3.with_short_timeouts())
-    control = Control(settings, discovery_of(settings), store, server)
+    control = Control(settings, discovery_of(settings), store.read_channel, server)
     await server.run(control.run(), follow_backups(store.bucket))

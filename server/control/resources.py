@@ -26,7 +26,7 @@ from vireo.server.control.mesh import (
     Service,
 )
 from vireo.server.control.settings import ControlSettings
-from vireo.server.control.snapshot import Resource, Snapshot
+from vireo.server.control.snapshot import Resource, Snapshot, by_kind
 from vireo.server.control.templates import FOLDER, filled, resource
 from vireo.server.rpc.errors import RpcError
 from vireo.server.rpc.settings import COLLECTOR
@@ -54,7 +54,7 @@ _TOO_MANY_STREAMS = "limit of health checks, watches or reflection streams excee
 
 def snapshot(settings: ControlSettings, mesh: Mesh) -> Snapshot:
     """Return the snapshot of all resources of a mesh."""
-    return Snapshot.of(
+    return by_kind(
         [
             *_pools(settings, mesh),
             *_pools_by_http(settings, mesh),
