@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -20,6 +20,7 @@ from prometheus_client import Counter, Gauge
 from vireo.server.control.clients import Client, ClientLimitError, Push
 from vireo.server.control.snapshot import KINDS, WARMING_ORDER, Snapshot, version_of
 from vireo.server.rpc.errors import RpcError
+from vireo.server.rpc.reading import Context
 from vireo.server.rpc.server import RpcServer
 from vireo.server.rpc.streams import STREAM_RETRY, Places
 
@@ -49,7 +50,6 @@ _MAX_STREAMS = 750
 """Maximum streams; when all are open, the address with the most yields to one with fewer."""
 _FIRST_REQUEST_SECONDS = 10.0
 """Maximum seconds until a stream's first request, which identifies its client."""
-Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
 
 class DiscoveryServicer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignore[misc]
@@ -115,6 +115,7 @@ class DiscoveryServicer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # typ
         log.info("stream started", node=node.id, agent=client.user_agent)
         wake = self.clients[client] = asyncio.Event()
         reader = asyncio.create_task(_read(client, first, requests, wake))
+        reader.add_done_callback(lambda _: wake.set())
         try:
             while not reader.done():
                 push = client.next(self.snapshot) if self.snapshot else None
@@ -141,27 +142,22 @@ async def _first(requests: AsyncIterator[Any], context: Context) -> Any:
             grpc.StatusCode.DEADLINE_EXCEEDED,
             f"no request was received in {_FIRST_REQUEST_SECONDS:g} s",
         )
-    if first is not None and not (0 < len(first.node.id) <= MAX_NODE_LENGTH):
+    if first is not None and not (first.node.id and _shown(first.node.id) == first.node.id):
         await context.abort(
             grpc.StatusCode.INVALID_ARGUMENT,
-            f"the first request's node.id must have 1 to {MAX_NODE_LENGTH} characters",
+            f"the first request's node.id must have 1 to {MAX_NODE_LENGTH} printable characters",
         )
-    if first is not None and not first.node.id.isprintable():
-        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "node.id must be printable")
     return first
 
 
 async def _read(
     client: Client, first: Any, requests: AsyncIterator[Any], wake: asyncio.Event
 ) -> None:
-    """Apply every request of a stream, and wake the sender after each and at the end."""
-    try:
-        _apply(client, first)
-        wake.set()
-        async for request in requests:
-            _apply(client, request)
-            wake.set()
-    finally:
+    """Apply every request of a stream, and wake the sender after each."""
+    _apply(client, first)
+    wake.set()
+    async for request in requests:
+        _apply(client, request)
         wake.set()
 
 

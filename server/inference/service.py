@@ -206,9 +206,7 @@ def add_inference_service(
     servicer = InferenceServicer(loader, queue, models_of, lambda: server.serving)
     server.add(
         NAME,
-        lambda grpc_server: open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(
-            servicer, grpc_server
-        ),
+        partial(open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server, servicer),
         limits=ServiceLimits(admission, work=_cost, admitted=frozenset({"ModelInfer"})),
     )
 

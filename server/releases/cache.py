@@ -148,13 +148,12 @@ class ReleaseCache:
         progress.stage = Stage.VERIFYING
         with _disk_errors_explained(self.root):
             self._touch(release_id)
-            absent = _absent(folder, entries, progress)
-            if absent and store is None:
-                raise CacheError(
-                    f"{next(iter(absent))} of release {release_id} is missing or damaged in the "
-                    f"cache {self.root}"
-                )
-            if absent and store is not None:
+            if absent := _absent(folder, entries, progress):
+                if store is None:
+                    raise CacheError(
+                        f"{next(iter(absent))} of release {release_id} is missing or damaged in "
+                        f"the cache {self.root}"
+                    )
                 progress.stage = Stage.DOWNLOADING
                 files_there = partial(_files_in, folder)
                 with _locked(folder, _STALLED_SECONDS, progress, files_there) as alone:
@@ -166,15 +165,9 @@ class ReleaseCache:
                     # All of them: what was there may have been pruned during the wait.
                     rest = _absent(folder, entries, progress, mark=True)
                     self._make_space(folder, rest)
+                    get = partial(download, store, release_id, folder, progress)
                     with ThreadPoolExecutor(_PARALLEL) as threads:
-                        list(
-                            threads.map(
-                                lambda path: download(
-                                    store, release_id, path, rest[path], folder / path, progress
-                                ),
-                                rest,
-                            )
-                        )
+                        list(threads.map(get, rest, rest.values()))
             # Without its manifest a folder is no release.
             _write(folder / MANIFEST_NAME, manifest.model_dump_json(indent=2).encode())
             return folder
@@ -277,12 +270,12 @@ class ReleaseCache:
 def download(
     store: ReleaseStore,
     release_id: str,
+    folder: Path,
+    progress: LoadProgress,
     path: str,
     entry: FileEntry,
-    target: Path,
-    progress: LoadProgress,
 ) -> None:
-    """Download a file of a release to `target`, by way of `<target>.part`, and verify its digest.
+    """Download a file of a release into `folder`, by way of `<path>.part`, and verify its digest.
 
     Raises:
         ReleaseError: the store's content doesn't match the manifest; what arrived was deleted.
@@ -290,6 +283,7 @@ def download(
         LoadStoppedError: `progress` says so; what arrived is kept, too.
         OSError: the disk can't hold it; what arrived was deleted to free the space.
     """
+    target = folder / path
     part = target.with_name(target.name + _PART)
     target.parent.mkdir(parents=True, exist_ok=True)
 

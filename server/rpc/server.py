@@ -22,7 +22,7 @@ from vireo.server.errors import VireoError
 from vireo.server.rpc.budget import WAITING
 from vireo.server.rpc.guard import Guard, ServiceLimits
 from vireo.server.rpc.logs import flush_all
-from vireo.server.rpc.metrics import MetricsEndpoint, measure_lag, probe_pages
+from vireo.server.rpc.metrics import LAG, MetricsEndpoint, lag, probe_pages
 from vireo.server.rpc.reading import Handler
 from vireo.server.rpc.settings import RpcSettings
 from vireo.server.rpc.spans import end_export
@@ -121,7 +121,7 @@ class RpcServer:
         self.port = self._bind()
         if settings.metrics_port:
             loop = asyncio.get_running_loop()
-            measure_lag(loop)
+            LAG.set_function(lambda: lag(loop))
             pages = probe_pages(loop, lambda: self.serving)
             self._metrics = MetricsEndpoint(
                 settings.metrics_port, host=settings.metrics_host, probes=pages

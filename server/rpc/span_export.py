@@ -55,25 +55,21 @@ _KINDS: Mapping[Kind, SpanKind] = {
     "client": SpanKind.CLIENT,
     "producer": SpanKind.PRODUCER,
 }
-_FAILURES = frozenset(
-    {
-        grpc.StatusCode.UNKNOWN,
-        grpc.StatusCode.DEADLINE_EXCEEDED,
-        grpc.StatusCode.INTERNAL,
-        grpc.StatusCode.UNAVAILABLE,
-        grpc.StatusCode.DATA_LOSS,
-    }
-)
-"""Statuses that OpenTelemetry's conventions call errors of a server; without UNIMPLEMENTED, which
-here is an operator's choice. Calls that are shed aren't among them: there are many, and they have
-done nothing."""
 
 
 class SpanExport:
     """The spans of this process, and their way to a collector."""
 
-    failures = _FAILURES
-    """Statuses of failed calls, which are exported though they aren't sampled."""
+    failures = (
+        grpc.StatusCode.UNKNOWN,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.INTERNAL,
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.DATA_LOSS,
+    )
+    """Statuses of failed calls, which are exported though they aren't sampled: those that
+    OpenTelemetry's conventions call errors of a server, without UNIMPLEMENTED, which here is an
+    operator's choice. Calls that are shed aren't among them: they have done nothing."""
 
     def __init__(self, endpoint: str, tls: TlsFiles | None, kind: str, instance: str) -> None:
         """Export to a collector, which needn't be there.
