@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Sequence
+import asyncio
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from typing import Any, Generic, TypeVar
 
 import grpc
+import structlog
 from google.protobuf.message import Message
 
 from vireo.inference import model_config_pb2 as config_pb
@@ -27,6 +29,8 @@ from vireo.server.rpc.guard import ServiceLimits
 from vireo.server.rpc.reading import Context
 from vireo.server.rpc.server import RpcServer
 from vireo.server.rpc.settings import RpcSettings
+
+log = structlog.get_logger()
 
 PLATFORM = "onnxruntime_onnx"
 _BACKEND = "onnxruntime"
@@ -217,18 +221,19 @@ def _cost(request: Message) -> float:
     return _CALL_SECONDS + bytes_read * _BYTE_SECONDS
 
 
-def serve_inference_http(
-    server: RpcServer, settings: RpcSettings, port: int
-) -> Callable[[], Coroutine[Any, Any, None]]:
-    """Return what serves the service of `server` by HTTP until cancelled.
+async def serve_inference_http(server: RpcServer, settings: RpcSettings, port: int) -> None:
+    """Serve the service of `server` by HTTP until cancelled; see `http_endpoint`.
 
     Raises:
-        VireoError: aiohttp isn't installed, which pods without HTTP do without.
+        VireoError: aiohttp isn't installed, which pods without HTTP do without; the port can't be
+            bound, or a TLS file can't be read.
     """
     try:
-        from vireo.server.inference.http_server import serve_http
+        from vireo.server.inference.http_server import http_endpoint
     except ModuleNotFoundError as error:
         raise VireoError(
             "VIREO_OIP_HTTP_PORT needs aiohttp: pip install 'vireo[http]', or set it to 0"
         ) from error
-    return partial(serve_http, server, settings, port)
+    async with http_endpoint(server, settings, port) as bound:
+        log.info("listening", protocol="HTTP", host=settings.host, port=bound)
+        await asyncio.Event().wait()

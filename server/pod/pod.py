@@ -139,9 +139,8 @@ class Pod(Generic[T]):
     answered without a run: then the run queue gives the wait."""
     services: Callable[[RpcServer, Releases[T], RunQueue, Admission], None] | None = None
     """Adds further services, given the admission of the first; None if there are none."""
-    inference_http: Callable[[RpcServer, RpcSettings, int], Background] | None = None
-    """Serves the Open Inference Protocol by HTTP at a port, if the pod has a model; raises
-    VireoError if it can't be."""
+    inference_http: Callable[[RpcServer, RpcSettings, int], Coroutine[Any, Any, None]] | None = None
+    """Serves the Open Inference Protocol by HTTP at a port, if the pod has a model."""
     replay: Callable[[T], None] | None = None
     """Raises unless what was built reproduces the recorded golden outputs."""
     ready: Callable[[str], Awaitable[None]] | None = None
@@ -215,7 +214,7 @@ async def serve_pod(pod: Pod[Any], settings: PodSettings) -> None:
 
     background = [*pod.background]
     if settings.oip_http_port and pod.inference_http is not None:
-        background.append(pod.inference_http(server, settings, settings.oip_http_port))
+        background.append(partial(pod.inference_http, server, settings, settings.oip_http_port))
     try:
         await server.run(loader.run(on_first), *(run() for run in background))
     finally:
