@@ -26,7 +26,7 @@ from vireo.server.control.attempts import Attempts
 from vireo.server.control.mesh import INNER, Endpoint, Mesh, Pool, Service
 from vireo.server.errors import VireoError
 from vireo.server.releases.bucket import Bucket
-from vireo.server.releases.channels import Channel
+from vireo.server.releases.channels import CANARY, Channel
 from vireo.server.releases.manifest import CHANNEL_NAME
 from vireo.server.releases.s3 import BackupSettings
 from vireo.server.rpc.errors import RpcError, invalid_argument, unavailable
@@ -39,7 +39,6 @@ log = structlog.get_logger()
 
 NAME = pb.DESCRIPTOR.services_by_name["ChannelService"].full_name
 RELEASES_NAME = release_pb2.DESCRIPTOR.services_by_name["ReleaseService"].full_name
-CANARY = "canary"
 MAX_CHANNELS = 16
 """Maximum channels that are read for pods."""
 _POLL_SECONDS = 2.0
