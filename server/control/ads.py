@@ -52,8 +52,11 @@ _FIRST_REQUEST_SECONDS = 10.0
 """Maximum seconds until a stream's first request, which identifies its client."""
 
 
-class DiscoveryServicer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignore[misc]
-    """Keeps every client up to date with the newest snapshot."""
+class DiscoveryServicer(  # type: ignore[misc]
+    ads_pb2_grpc.AggregatedDiscoveryServiceServicer,
+    csds_pb2_grpc.ClientStatusDiscoveryServiceServicer,
+):
+    """Keeps every client up to date with the newest snapshot, and serves the status of all."""
 
     def __init__(self) -> None:
         """Start without a snapshot, and export what clients have."""
@@ -131,6 +134,18 @@ class DiscoveryServicer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # typ
             reader.cancel()
             await asyncio.gather(reader, return_exceptions=True)
 
+    async def FetchClientStatus(self, request: Any, context: Context) -> Any:  # noqa: N802
+        """Return the status of all clients: what each has accepted and rejected, and why.
+
+        It has no contents of resources.
+        """
+        if request.node_matchers:
+            await context.abort(
+                grpc.StatusCode.INVALID_ARGUMENT, "node_matchers aren't supported; leave them out"
+            )
+        clients = sorted(self.clients, key=lambda each: each.identity)
+        return csds_pb2.ClientStatusResponse(config=map(_status, clients))
+
 
 async def _first(requests: AsyncIterator[Any], context: Context) -> Any:
     """Return the first request, which identifies the node; None if the client has left."""
@@ -202,23 +217,6 @@ def _shown(text: str) -> str:
     return "".join(filter(str.isprintable, text[:MAX_NODE_LENGTH]))
 
 
-class StatusServicer(csds_pb2_grpc.ClientStatusDiscoveryServiceServicer):  # type: ignore[misc]
-    """Serves the status of clients: what each has accepted and rejected, and why."""
-
-    def __init__(self, servicer: DiscoveryServicer) -> None:
-        """Serve the status of its clients."""
-        self._servicer = servicer
-
-    async def FetchClientStatus(self, request: Any, context: Context) -> Any:  # noqa: N802
-        """Return the status of all clients, without the resources' contents."""
-        if request.node_matchers:
-            await context.abort(
-                grpc.StatusCode.INVALID_ARGUMENT, "node_matchers aren't supported; leave them out"
-            )
-        clients = sorted(self._servicer.clients, key=lambda each: each.identity)
-        return csds_pb2.ClientStatusResponse(config=map(_status, clients))
-
-
 def _status(client: Client) -> Any:
     node = Node(id=client.identity, cluster=client.cluster, user_agent_name=client.user_agent)
     config = csds_pb2.ClientConfig(node=node)
@@ -251,5 +249,5 @@ def add_xds_services(server: RpcServer) -> DiscoveryServicer:
     add_ads = ads_pb2_grpc.add_AggregatedDiscoveryServiceServicer_to_server
     add_status = csds_pb2_grpc.add_ClientStatusDiscoveryServiceServicer_to_server
     server.add(NAME, partial(add_ads, servicer))
-    server.add(_STATUS, partial(add_status, StatusServicer(servicer)))
+    server.add(_STATUS, partial(add_status, servicer))
     return servicer

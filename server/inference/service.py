@@ -99,26 +99,18 @@ class ServedModel:
         return response
 
 
+@dataclass(frozen=True, eq=False)
 class InferenceServicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer, Generic[T]):
     """Serves the models of the loader's current release."""
 
-    def __init__(
-        self,
-        loader: Releases[T],
-        queue: RunQueue,
-        models_of: Callable[[T], Sequence[ServedModel]],
-        ready: Callable[[], bool],
-    ) -> None:
-        """Make a servicer.
-
-        Args:
-            loader: has the pod's releases.
-            queue: the pod's queue, in which models take their turn.
-            models_of: returns the models of a release's content.
-            ready: whether the pod is SERVING.
-        """
-        self._loader, self._queue = loader, queue
-        self._models_of, self._ready = models_of, ready
+    loader: Releases[T]
+    """Has the pod's releases."""
+    queue: RunQueue
+    """The pod's queue, in which models take their turn."""
+    models_of: Callable[[T], Sequence[ServedModel]]
+    """Returns the models of a release's content."""
+    ready: Callable[[], bool]
+    """Whether the pod is SERVING."""
 
     async def ServerLive(self, _: pb.ServerLiveRequest, _context: Any) -> pb.ServerLiveResponse:  # noqa: N802
         """Return true: the server responds."""
@@ -128,7 +120,7 @@ class InferenceServicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer, Ge
         self, _: pb.ServerReadyRequest, _context: Any
     ) -> pb.ServerReadyResponse:
         """Return the same as the health service."""
-        return pb.ServerReadyResponse(ready=self._ready())
+        return pb.ServerReadyResponse(ready=self.ready())
 
     async def ModelReady(  # noqa: N802
         self, request: pb.ModelReadyRequest, _context: Any
@@ -138,7 +130,7 @@ class InferenceServicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer, Ge
             self._find(request.name, request.version)
         except RpcError:
             return pb.ModelReadyResponse(ready=False)
-        return pb.ModelReadyResponse(ready=self._ready())
+        return pb.ModelReadyResponse(ready=self.ready())
 
     async def ServerMetadata(  # noqa: N802
         self, _: pb.ServerMetadataRequest, _context: Any
@@ -166,7 +158,7 @@ class InferenceServicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer, Ge
     ) -> pb.ModelInferResponse:
         """Run the model once, in a thread: a large batch takes tens of milliseconds."""
         model, release_id = self._find(request.model_name, request.model_version)
-        return await self._queue.run_in_thread(
+        return await self.queue.run_in_thread(
             lambda: model.infer(request, release_id), Caller(context.time_remaining())
         )
 
@@ -183,8 +175,8 @@ class InferenceServicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer, Ge
         Raises:
             RpcError: NOT_FOUND for an unknown model, UNAVAILABLE while no release is loaded.
         """
-        serving = served(self._loader)
-        models = {each.model.name: each for each in self._models_of(serving.content)}
+        serving = served(self.loader)
+        models = {each.model.name: each for each in self.models_of(serving.content)}
         found = models.get(name)
         if found is None:
             known = " and ".join(map(repr, models))
