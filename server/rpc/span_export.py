@@ -50,11 +50,6 @@ _BATCH_SECONDS = 2.0
 """Maximum seconds for which a span waits for others to be sent with."""
 _SEND_SECONDS = 5.0
 """Maximum seconds to send a batch, with retries."""
-_KINDS: Mapping[Kind, SpanKind] = {
-    "internal": SpanKind.INTERNAL,
-    "client": SpanKind.CLIENT,
-    "producer": SpanKind.PRODUCER,
-}
 
 
 class SpanExport:
@@ -135,7 +130,7 @@ class SpanExport:
     def span(self, name: str, kind: Kind) -> AbstractContextManager[Any]:
         """Return a context whose work is a span within the current one."""
         return self._tracer.start_as_current_span(
-            name, kind=_KINDS[kind], record_exception=False, set_status_on_exception=True
+            name, kind=SpanKind[kind.upper()], record_exception=False, set_status_on_exception=True
         )
 
     def ended(self, name: str, seconds: float) -> None:
