@@ -66,25 +66,29 @@ _REUSE_SECONDS = 0.5
 """Seconds for which a response is reused: many gateways ask as often as one."""
 
 
-class ChannelWatch:
-    """The canary's share, and the release that each channel names for which calls ask.
+class ChannelWatch(channel_pb2_grpc.ChannelServiceServicer):
+    """The canary's share, and the release that each channel names for which pods ask.
 
-    Use it from one event loop. Times are of the monotonic clock.
+    They are answered as soon as it changes. Use it from one event loop. Times are of the monotonic clock.
     """
 
     def __init__(
-        self, read: Callable[[str], Channel | None], changed: Callable[[float], None]
+        self,
+        read: Callable[[str], Channel | None],
+        changed: Callable[[float], None],
+        serving: Callable[[], bool],
     ) -> None:
         """Start without channels.
 
         Args:
             read: returns a channel by its name, or None if it was never set.
             changed: called with the canary's share, 0 to 1, once it is known and on each change.
+            serving: whether the control plane serves: calls aren't held while it doesn't.
         """
         self.attempts = Attempts("channels")
         """Attempts to read channels; one fails if no channel can be read."""
         self._read_channel = read
-        self._changed = changed
+        self._changed, self._serving = changed, serving
         self._share: float | None = None
         self._asked_at: dict[str, float] = {}
         """When each channel was last asked for."""
@@ -128,6 +132,28 @@ class ChannelWatch:
             async with asyncio.timeout(seconds):
                 await self._read.wait()
 
+    async def AwaitRelease(  # noqa: N802
+        self, request: pb.AwaitReleaseRequest, _context: Any
+    ) -> pb.AwaitReleaseResponse:
+        """Return the release that a channel names, once it is another or the wait is over."""
+        if not re.fullmatch(CHANNEL_NAME, request.channel):
+            raise invalid_argument([("channel", f"{request.channel!r} can't be a channel")])
+        loop = asyncio.get_running_loop()
+        end = loop.time() + request.max_wait_milliseconds / 1000
+        release_id = self.release_id(request.channel)
+        for _ in range(2):  # a new one is read at once, if not by the read that is under way
+            if release_id is None:
+                await self.next_read(_STALE_SECONDS)
+                release_id = self.release_id(request.channel)
+        while release_id == request.known_release_id and loop.time() < end and self._serving():
+            await self.next_read(end - loop.time())
+            release_id = self.release_id(request.channel)
+        if release_id is None:
+            raise unavailable(f"channel {request.channel} can't be read", _RETRY_AFTER)
+        if not self._serving():
+            raise unavailable("the control plane starts or shuts down", _RETRY_AFTER)
+        return pb.AwaitReleaseResponse(release_id=release_id)
+
     async def _read_all(self) -> None:
         began = time.monotonic()
         self._asked_at = {
@@ -161,36 +187,6 @@ class ChannelWatch:
                 self._changed(share)
                 self._share = share
                 log.info("canary share", share=share)
-
-
-class ChannelServicer(channel_pb2_grpc.ChannelServiceServicer):
-    """Answers pods as soon as their channel changes."""
-
-    def __init__(self, watch: ChannelWatch, server: RpcServer) -> None:
-        """Answer by `watch`, while `server` serves."""
-        self._watch, self._server = watch, server
-
-    async def AwaitRelease(  # noqa: N802
-        self, request: pb.AwaitReleaseRequest, _context: Any
-    ) -> pb.AwaitReleaseResponse:
-        """Return the release that a channel names, once it is another or the wait is over."""
-        if not re.fullmatch(CHANNEL_NAME, request.channel):
-            raise invalid_argument([("channel", f"{request.channel!r} can't be a channel")])
-        loop = asyncio.get_running_loop()
-        end = loop.time() + request.max_wait_milliseconds / 1000
-        release_id = self._watch.release_id(request.channel)
-        for _ in range(2):  # a new one is read at once, if not by the read that is under way
-            if release_id is None:
-                await self._watch.next_read(_STALE_SECONDS)
-                release_id = self._watch.release_id(request.channel)
-        while release_id == request.known_release_id and loop.time() < end and self._server.serving:
-            await self._watch.next_read(end - loop.time())
-            release_id = self._watch.release_id(request.channel)
-        if release_id is None:
-            raise unavailable(f"channel {request.channel} can't be read", _RETRY_AFTER)
-        if not self._server.serving:
-            raise unavailable("the control plane starts or shuts down", _RETRY_AFTER)
-        return pb.AwaitReleaseResponse(release_id=release_id)
 
 
 class PodReleases(release_pb2_grpc.ReleaseServiceServicer):
@@ -268,7 +264,7 @@ def add_release_services(
 ) -> None:
     """Add ChannelService and ReleaseService to the control plane's server."""
     add_channels = channel_pb2_grpc.add_ChannelServiceServicer_to_server
-    server.add(NAME, partial(add_channels, ChannelServicer(watch, server)))
+    server.add(NAME, partial(add_channels, watch))
     add_releases = release_pb2_grpc.add_ReleaseServiceServicer_to_server
     server.add(RELEASES_NAME, partial(add_releases, PodReleases(mesh, tls)))
 

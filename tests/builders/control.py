@@ -16,8 +16,8 @@ import pytest
 from envoy.service.status.v3 import csds_pb2, csds_pb2_grpc
 
 from tests.builders.s3 import unreachable_s3
-from vireo.server.control import admission
 from vireo.server.control import channels as channels_module
+from vireo.server.control import control as control_module
 from vireo.server.control.ads import DiscoveryServicer
 from vireo.server.control.control import Control
 from vireo.server.control.discovery import Discovery
@@ -139,7 +139,7 @@ async def control_of(
     with pytest.MonkeyPatch.context() as patch:
         control = Control(used, discovery, channels.read_channel, server)
         await server.start()
-        patch.setattr(admission, "_INTERVAL_SECONDS", 0.05)
+        patch.setattr(control_module, "_INTERVAL_SECONDS", 0.05)
         patch.setattr(channels_module, "_POLL_SECONDS", 0.05)
         running = asyncio.ensure_future(control.run())
         try:

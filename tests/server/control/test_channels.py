@@ -143,7 +143,7 @@ class Shares(list[float]):
 
 @asynccontextmanager
 async def following(channels: SetChannels, shares: Shares) -> AsyncIterator[ChannelWatch]:
-    watch = ChannelWatch(channels.read_channel, shares.accept)
+    watch = ChannelWatch(channels.read_channel, shares.accept, lambda: True)
     task = asyncio.create_task(watch.run())
     try:
         yield watch
