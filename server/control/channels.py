@@ -69,7 +69,8 @@ _REUSE_SECONDS = 0.5
 class ChannelWatch(channel_pb2_grpc.ChannelServiceServicer):
     """The canary's share, and the release that each channel names for which pods ask.
 
-    They are answered as soon as it changes. Use it from one event loop. Times are of the monotonic clock.
+    They are answered as soon as it changes. Use it from one event loop. Times are of the monotonic
+    clock.
     """
 
     def __init__(

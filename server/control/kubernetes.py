@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import urllib3
 from kubernetes import client, config
@@ -90,13 +90,8 @@ class _Status(_Part):
     message: str
 
 
-class Found(NamedTuple):
-    """What a list of slices comes to."""
-
-    endpoints: Endpoints
-    """The pods that take traffic, by pool."""
-    flaws: frozenset[str] = frozenset()
-    """Descriptions of the invalid parts, which are left out."""
+Found: TypeAlias = tuple[Endpoints, frozenset[str]]
+"""The pods that take traffic, by pool, and descriptions of the invalid parts, which are left out."""
 
 
 class KubernetesDiscovery:
@@ -108,7 +103,7 @@ class KubernetesDiscovery:
         self._settings = settings
         self._list: Callable[[], urllib3.HTTPResponse] | None = None
         """Requests the list on a connection that is kept; None after a failure."""
-        self._latest: tuple[bytes | None, Found] = None, Found({})
+        self._latest: tuple[bytes | None, Found] = None, ({}, frozenset())
         """The items of the latest list, and what they came to."""
 
     async def follow(self, changed: Callable[[Endpoints], None]) -> None:
@@ -198,7 +193,7 @@ def found(body: bytes, pools: Mapping[str, Pool]) -> Found:
         pool: frozenset(endpoint for entries in each.values() for endpoint in _preferred(entries))
         for pool, each in pods.items()
     }
-    return Found(with_slates(endpoints), frozenset(flaws))
+    return with_slates(endpoints), frozenset(flaws)
 
 
 class _Entry(NamedTuple):
