@@ -91,7 +91,7 @@ class _Status(_Part):
 
 
 Found: TypeAlias = tuple[Endpoints, frozenset[str]]
-"""The pods that take traffic, by pool, and descriptions of the invalid parts, which are left out."""
+"""The pods that take traffic, by pool, and what is invalid, which is left out."""
 
 
 class KubernetesDiscovery:
