@@ -9,6 +9,7 @@ import asyncio
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
@@ -77,17 +78,17 @@ class Call:
         return max(0.0, self.ends - asyncio.get_running_loop().time())
 
 
+@dataclass(frozen=True)
 class _InferenceHttp:
     """The routes of the protocol, before a pod's server."""
 
-    def __init__(self, guard: Guard, max_bytes: int) -> None:
-        """Serve the methods of a server by its guard; a body has at most `max_bytes`."""
-        self._guard = guard
-        self._max_bytes = max_bytes
+    guard: Guard
+    max_bytes: int
+    """Maximum bytes of a body."""
 
     def application(self) -> web.Application:
         """Return the application with all routes."""
-        app = web.Application(client_max_size=self._max_bytes, middlewares=[_errors_in_json])
+        app = web.Application(client_max_size=self.max_bytes, middlewares=[_errors_in_json])
         routes: dict[str, type[Message]] = {
             "/v2": pb.ServerMetadataRequest,
             "/v2/health/live": pb.ServerLiveRequest,
@@ -126,7 +127,7 @@ class _InferenceHttp:
             name, version = _model_and_version(request)
             decode = partial(InferRequest.decode, body, length, name, version)
             caller = request.headers.get(CALLER, "")
-            async with self._guard.budget.turn(caller, len(body) * _BYTE_SECONDS):
+            async with self.guard.budget.turn(caller, len(body) * _BYTE_SECONDS):
                 inline = len(body) <= _INLINE_BYTES
                 decoded = decode() if inline else await asyncio.to_thread(decode)
             return decoded.message.SerializeToString()
@@ -150,7 +151,7 @@ class _InferenceHttp:
             raise NoMessageError(f"no message arrived within {seconds} s of the call") from error
         except web.HTTPRequestEntityTooLarge as error:
             raise RpcError(
-                grpc.StatusCode.RESOURCE_EXHAUSTED, f"the body exceeds {self._max_bytes:,} bytes"
+                grpc.StatusCode.RESOURCE_EXHAUSTED, f"the body exceeds {self.max_bytes:,} bytes"
             ) from error
         except (web.RequestPayloadError, ConnectionError) as error:
             raise invalid_argument([("", "the body is incomplete, or not as declared")]) from error
@@ -174,7 +175,7 @@ class _InferenceHttp:
         """
         call = Call(request, read)
         async with asyncio.timeout_at(call.ends):
-            return await self._guard.answers[f"/{NAME}/{method}"](cast("Context", call))
+            return await self.guard.answers[f"/{NAME}/{method}"](cast("Context", call))
 
 
 @asynccontextmanager

@@ -99,19 +99,15 @@ class CacheError(VireoError):
     """The cache can't hold or return a release; the message names the cause and the fix."""
 
 
+@dataclass(frozen=True)
 class ReleaseCache:
     """Releases below one folder: `releases/<id>/…`, and `last/<pod>/<channel>`."""
 
-    def __init__(self, root: Path, keep: int = 3) -> None:
-        """Start with `root`; nothing is read or written yet.
-
-        Args:
-            root: the folder; it is made when something is fetched.
-            keep: number of releases to keep, the most recently used, besides those that pods of
-                this machine serve or served last.
-        """
-        self.root = root
-        self._keep = keep
+    root: Path
+    """The folder; it is made when something is fetched."""
+    keep: int = 3
+    """Number of releases to keep, the most recently used, besides those that pods of this machine
+    serve or served last."""
 
     def fetch(
         self,
@@ -211,7 +207,7 @@ class ReleaseCache:
             others = [each for each in self.root.glob("releases/*") if each.name not in served]
             others.sort(key=_unused_seconds)
             gone = []
-            for folder in others[self._keep :]:
+            for folder in others[self.keep :]:
                 if _unused_seconds(folder) <= _IN_USE_SECONDS:
                     continue
                 # Another pod may prune too, and a file that can't be deleted now is the next time.
