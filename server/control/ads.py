@@ -52,9 +52,9 @@ _FIRST_REQUEST_SECONDS = 10.0
 """Maximum seconds until a stream's first request, which identifies its client."""
 
 
-class DiscoveryServicer(  # type: ignore[misc]
-    ads_pb2_grpc.AggregatedDiscoveryServiceServicer,
-    csds_pb2_grpc.ClientStatusDiscoveryServiceServicer,
+class DiscoveryServicer(
+    ads_pb2_grpc.AggregatedDiscoveryServiceServicer,  # type: ignore[misc]
+    csds_pb2_grpc.ClientStatusDiscoveryServiceServicer,  # type: ignore[misc]
 ):
     """Keeps every client up to date with the newest snapshot, and serves the status of all."""
 
