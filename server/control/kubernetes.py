@@ -6,9 +6,11 @@ and no connection that may be lost in silence.
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
@@ -84,10 +86,6 @@ class _Slice(_Part):
 
 class _List(_Part):
     items: tuple[_Slice, ...] | None
-
-
-class _Status(_Part):
-    message: str
 
 
 Found: TypeAlias = tuple[Endpoints, frozenset[str]]
@@ -236,8 +234,6 @@ def _preferred(entries: list[_Entry]) -> Iterable[Endpoint]:
 
 def _words(body: str) -> str:
     """Return a Status's message, or the whole body if it isn't one, for example a proxy's."""
-    try:
-        words = _Status.model_validate_json(body).message
-    except ValidationError:
-        words = " ".join(body.split())
-    return words[:_MAX_WORDS]
+    with suppress(ValueError, TypeError, KeyError, RecursionError):
+        body = str(json.loads(body)["message"])
+    return " ".join(body.split())[:_MAX_WORDS]
