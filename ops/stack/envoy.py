@@ -9,7 +9,6 @@ from pathlib import Path
 import yaml
 
 from vireo.ops.stack.settings import StackSettings
-from vireo.server.control.access import upstream_tls
 from vireo.server.control.templates import filled
 from vireo.server.errors import VireoError
 from vireo.server.security.folder import SecurityFolder
@@ -35,7 +34,9 @@ def bootstrap(settings: StackSettings) -> str:
     )
     if settings.secure:
         [control] = document["static_resources"]["clusters"]
-        control["transport_socket"] = upstream_tls(str(settings.security.secrets), "control")
+        control["transport_socket"] = filled(
+            "upstream_tls", {"secrets": settings.security.secrets, "role": "control"}
+        )
     if settings.admin_port:
         document["admin"]["allow_paths"] = [{"safe_regex": {"regex": _ADMIN_PATHS}}]
     else:

@@ -7,11 +7,5 @@ from vireo.server.control.settings import ControlSettings
 from vireo.server.rpc.server import run_process
 from vireo.server.rpc.settings import load_settings
 
-
-async def main() -> None:
-    """Serve until SIGTERM or Ctrl-C."""
-    await serve_control(load_settings(ControlSettings, sys.argv[1:]))
-
-
 if __name__ == "__main__":
-    run_process(main)
+    run_process(lambda: serve_control(load_settings(ControlSettings, sys.argv[1:])))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -20,6 +20,7 @@ from prometheus_client import Counter, Gauge
 from vireo.server.control.clients import Client, ClientLimitError, Push
 from vireo.server.control.snapshot import KINDS, WARMING_ORDER, Snapshot, version_of
 from vireo.server.rpc.errors import RpcError
+from vireo.server.rpc.reading import Context
 from vireo.server.rpc.server import RpcServer
 from vireo.server.rpc.streams import STREAM_RETRY, Places
 
@@ -49,11 +50,13 @@ _MAX_STREAMS = 750
 """Maximum streams; when all are open, the address with the most yields to one with fewer."""
 _FIRST_REQUEST_SECONDS = 10.0
 """Maximum seconds until a stream's first request, which identifies its client."""
-Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
 
-class DiscoveryServicer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignore[misc]
-    """Keeps every client up to date with the newest snapshot."""
+class DiscoveryServicer(
+    ads_pb2_grpc.AggregatedDiscoveryServiceServicer,  # type: ignore[misc]
+    csds_pb2_grpc.ClientStatusDiscoveryServiceServicer,  # type: ignore[misc]
+):
+    """Keeps every client up to date with the newest snapshot, and serves the status of all."""
 
     def __init__(self) -> None:
         """Start without a snapshot, and export what clients have."""
@@ -82,7 +85,7 @@ class DiscoveryServicer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # typ
         self.snapshot = snapshot
         SNAPSHOTS.inc()
         INFO.clear()
-        for kind, resources in snapshot.resources.items():
+        for kind, resources in snapshot.items():
             version = version_of({name: each.version for name, each in resources.items()})
             INFO.labels(KINDS[kind], version).set(1)
         for wake in self.clients.values():
@@ -115,6 +118,7 @@ class DiscoveryServicer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # typ
         log.info("stream started", node=node.id, agent=client.user_agent)
         wake = self.clients[client] = asyncio.Event()
         reader = asyncio.create_task(_read(client, first, requests, wake))
+        reader.add_done_callback(lambda _: wake.set())
         try:
             while not reader.done():
                 push = client.next(self.snapshot) if self.snapshot else None
@@ -130,6 +134,18 @@ class DiscoveryServicer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # typ
             reader.cancel()
             await asyncio.gather(reader, return_exceptions=True)
 
+    async def FetchClientStatus(self, request: Any, context: Context) -> Any:  # noqa: N802
+        """Return the status of all clients: what each has accepted and rejected, and why.
+
+        It has no contents of resources.
+        """
+        if request.node_matchers:
+            await context.abort(
+                grpc.StatusCode.INVALID_ARGUMENT, "node_matchers aren't supported; leave them out"
+            )
+        clients = sorted(self.clients, key=lambda each: each.identity)
+        return csds_pb2.ClientStatusResponse(config=map(_status, clients))
+
 
 async def _first(requests: AsyncIterator[Any], context: Context) -> Any:
     """Return the first request, which identifies the node; None if the client has left."""
@@ -141,27 +157,22 @@ async def _first(requests: AsyncIterator[Any], context: Context) -> Any:
             grpc.StatusCode.DEADLINE_EXCEEDED,
             f"no request was received in {_FIRST_REQUEST_SECONDS:g} s",
         )
-    if first is not None and not (0 < len(first.node.id) <= MAX_NODE_LENGTH):
+    if first is not None and not (first.node.id and _shown(first.node.id) == first.node.id):
         await context.abort(
             grpc.StatusCode.INVALID_ARGUMENT,
-            f"the first request's node.id must have 1 to {MAX_NODE_LENGTH} characters",
+            f"the first request's node.id must have 1 to {MAX_NODE_LENGTH} printable characters",
         )
-    if first is not None and not first.node.id.isprintable():
-        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "node.id must be printable")
     return first
 
 
 async def _read(
     client: Client, first: Any, requests: AsyncIterator[Any], wake: asyncio.Event
 ) -> None:
-    """Apply every request of a stream, and wake the sender after each and at the end."""
-    try:
-        _apply(client, first)
-        wake.set()
-        async for request in requests:
-            _apply(client, request)
-            wake.set()
-    finally:
+    """Apply every request of a stream, and wake the sender after each."""
+    _apply(client, first)
+    wake.set()
+    async for request in requests:
+        _apply(client, request)
         wake.set()
 
 
@@ -206,23 +217,6 @@ def _shown(text: str) -> str:
     return "".join(filter(str.isprintable, text[:MAX_NODE_LENGTH]))
 
 
-class StatusServicer(csds_pb2_grpc.ClientStatusDiscoveryServiceServicer):  # type: ignore[misc]
-    """Serves the status of clients: what each has accepted and rejected, and why."""
-
-    def __init__(self, servicer: DiscoveryServicer) -> None:
-        """Serve the status of its clients."""
-        self._servicer = servicer
-
-    async def FetchClientStatus(self, request: Any, context: Context) -> Any:  # noqa: N802
-        """Return the status of all clients, without the resources' contents."""
-        if request.node_matchers:
-            await context.abort(
-                grpc.StatusCode.INVALID_ARGUMENT, "node_matchers aren't supported; leave them out"
-            )
-        clients = sorted(self._servicer.clients, key=lambda each: each.identity)
-        return csds_pb2.ClientStatusResponse(config=map(_status, clients))
-
-
 def _status(client: Client) -> Any:
     node = Node(id=client.identity, cluster=client.cluster, user_agent_name=client.user_agent)
     config = csds_pb2.ClientConfig(node=node)
@@ -255,5 +249,5 @@ def add_xds_services(server: RpcServer) -> DiscoveryServicer:
     add_ads = ads_pb2_grpc.add_AggregatedDiscoveryServiceServicer_to_server
     add_status = csds_pb2_grpc.add_ClientStatusDiscoveryServiceServicer_to_server
     server.add(NAME, partial(add_ads, servicer))
-    server.add(_STATUS, partial(add_status, StatusServicer(servicer)))
+    server.add(_STATUS, partial(add_status, servicer))
     return servicer

@@ -85,7 +85,7 @@ class Attempts:
         self._reason = ""
         self._flaws: frozenset[str] = frozenset()
         self._counter = FAILURES.labels(source)
-        AGE.labels(source).set_function(lambda: self.age)
+        AGE.labels(source).set_function(lambda: time.monotonic() - self._succeeded_at)
 
     @contextmanager
     def contained(self) -> Iterator[None]:
@@ -140,11 +140,6 @@ class Attempts:
             return usual
         longest = max(usual, _MAX_PAUSE_SECONDS) if self._has_succeeded else _MAX_PAUSE_SECONDS
         return backoff(self._in_a_row, min(usual, _MAX_PAUSE_SECONDS / 4), longest)
-
-    @property
-    def age(self) -> float:
-        """Seconds since the last success, or since the start if there was none."""
-        return time.monotonic() - self._succeeded_at
 
 
 async def follow(

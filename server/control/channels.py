@@ -1,6 +1,7 @@
-"""What the control plane reads from the bucket of releases: channels, the canary's share, backups.
+"""What the control plane tells of releases, and reads from their bucket.
 
-Pods are told as soon as their channel changes, by ChannelService.
+ChannelService tells pods as soon as their channel changes, and ReleaseService tells gateways which
+release all candidate and ranking pods serve. Besides, the canary's share and backups are read.
 """
 
 from __future__ import annotations
@@ -9,31 +10,35 @@ import asyncio
 import math
 import re
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import grpc
+import grpc.aio
 import structlog
 from prometheus_client import Gauge
 
 from vireo.server.control.attempts import Attempts
+from vireo.server.control.mesh import INNER, Endpoint, Mesh, Pool, Service
 from vireo.server.errors import VireoError
 from vireo.server.releases.bucket import Bucket
-from vireo.server.releases.channels import Channel
+from vireo.server.releases.channels import CANARY, Channel
 from vireo.server.releases.manifest import CHANNEL_NAME
 from vireo.server.releases.s3 import BackupSettings
 from vireo.server.rpc.errors import RpcError, invalid_argument, unavailable
 from vireo.server.rpc.server import RpcServer
+from vireo.server.rpc.tls import TlsFiles, open_channel
 from vireo.v1 import channel_pb2 as pb
-from vireo.v1 import channel_pb2_grpc
+from vireo.v1 import channel_pb2_grpc, release_pb2, release_pb2_grpc
 
 log = structlog.get_logger()
 
 NAME = pb.DESCRIPTOR.services_by_name["ChannelService"].full_name
-CANARY = "canary"
+RELEASES_NAME = release_pb2.DESCRIPTOR.services_by_name["ReleaseService"].full_name
 MAX_CHANNELS = 16
 """Maximum channels that are read for pods."""
 _POLL_SECONDS = 2.0
@@ -54,31 +59,37 @@ BACKUP_BEGAN.set(math.nan)
 _BACKUP_POLL_SECONDS = 60.0
 
 
-class Channels(Protocol):
-    """Interface of the release store for reading channels."""
+_POD_SECONDS = 1.0
+"""Maximum seconds for a pod's response; one that hangs doesn't serve the release."""
+_PARALLEL_CALLS = 64
+_REUSE_SECONDS = 0.5
+"""Seconds for which a response is reused: many gateways ask as often as one."""
 
-    def read_channel(self, name: str) -> Channel | None:
-        """Return the channel, or None if it was never set."""
-        ...
 
+class ChannelWatch(channel_pb2_grpc.ChannelServiceServicer):
+    """The canary's share, and the release that each channel names for which pods ask.
 
-class ChannelWatch:
-    """The canary's share, and the release that each channel names for which calls ask.
-
-    Use it from one event loop. Times are of the monotonic clock.
+    They are answered as soon as it changes. Use it from one event loop. Times are of the monotonic
+    clock.
     """
 
-    def __init__(self, channels: Channels, changed: Callable[[float], None]) -> None:
+    def __init__(
+        self,
+        read: Callable[[str], Channel | None],
+        changed: Callable[[float], None],
+        serving: Callable[[], bool],
+    ) -> None:
         """Start without channels.
 
         Args:
-            channels: reads them.
+            read: returns a channel by its name, or None if it was never set.
             changed: called with the canary's share, 0 to 1, once it is known and on each change.
+            serving: whether the control plane serves: calls aren't held while it doesn't.
         """
         self.attempts = Attempts("channels")
         """Attempts to read channels; one fails if no channel can be read."""
-        self._channels = channels
-        self._changed = changed
+        self._read_channel = read
+        self._changed, self._serving = changed, serving
         self._share: float | None = None
         self._asked_at: dict[str, float] = {}
         """When each channel was last asked for."""
@@ -122,6 +133,28 @@ class ChannelWatch:
             async with asyncio.timeout(seconds):
                 await self._read.wait()
 
+    async def AwaitRelease(  # noqa: N802
+        self, request: pb.AwaitReleaseRequest, _context: Any
+    ) -> pb.AwaitReleaseResponse:
+        """Return the release that a channel names, once it is another or the wait is over."""
+        if not re.fullmatch(CHANNEL_NAME, request.channel):
+            raise invalid_argument([("channel", f"{request.channel!r} can't be a channel")])
+        loop = asyncio.get_running_loop()
+        end = loop.time() + request.max_wait_milliseconds / 1000
+        release_id = self.release_id(request.channel)
+        for _ in range(2):  # a new one is read at once, if not by the read that is under way
+            if release_id is None:
+                await self.next_read(_STALE_SECONDS)
+                release_id = self.release_id(request.channel)
+        while release_id == request.known_release_id and loop.time() < end and self._serving():
+            await self.next_read(end - loop.time())
+            release_id = self.release_id(request.channel)
+        if release_id is None:
+            raise unavailable(f"channel {request.channel} can't be read", _RETRY_AFTER)
+        if not self._serving():
+            raise unavailable("the control plane starts or shuts down", _RETRY_AFTER)
+        return pb.AwaitReleaseResponse(release_id=release_id)
+
     async def _read_all(self) -> None:
         began = time.monotonic()
         self._asked_at = {
@@ -129,7 +162,7 @@ class ChannelWatch:
         }
         names = {CANARY, *self._asked_at}
         failures: list[Exception] = []
-        reads = (asyncio.to_thread(self._channels.read_channel, name) for name in names)
+        reads = (asyncio.to_thread(self._read_channel, name) for name in names)
         results = await asyncio.gather(*reads, return_exceptions=True)
         for name, result in zip(names, results, strict=True):
             # Declared policy: whatever can't be read or used, the last known share stays, and pods
@@ -157,40 +190,84 @@ class ChannelWatch:
                 log.info("canary share", share=share)
 
 
-class ChannelServicer(channel_pb2_grpc.ChannelServiceServicer):
-    """Answers pods as soon as their channel changes."""
+class PodReleases(release_pb2_grpc.ReleaseServiceServicer):
+    """Serves the release of production's pods, which gateways follow; it asks pods when called."""
 
-    def __init__(self, watch: ChannelWatch, server: RpcServer) -> None:
-        """Answer by `watch`, while `server` serves."""
-        self._watch, self._server = watch, server
+    def __init__(self, mesh: Callable[[], Mesh], tls: TlsFiles | None) -> None:
+        """Ask the pods of the current `mesh`, by mutual TLS with these files if there are any."""
+        self._mesh, self._tls = mesh, tls
+        self._asking = asyncio.Lock()
+        self._parallel = asyncio.Semaphore(_PARALLEL_CALLS)
+        self._latest = release_pb2.GetServingReleaseResponse()
+        self._reused_until = float("-inf")
 
-    async def AwaitRelease(  # noqa: N802
-        self, request: pb.AwaitReleaseRequest, _context: Any
-    ) -> pb.AwaitReleaseResponse:
-        """Return the release that a channel names, once it is another or the wait is over."""
-        if not re.fullmatch(CHANNEL_NAME, request.channel):
-            raise invalid_argument([("channel", f"{request.channel!r} can't be a channel")])
-        loop = asyncio.get_running_loop()
-        end = loop.time() + request.max_wait_milliseconds / 1000
-        release_id = self._watch.release_id(request.channel)
-        for _ in range(2):  # a new one is read at once, if not by the read that is under way
-            if release_id is None:
-                await self._watch.next_read(_STALE_SECONDS)
-                release_id = self._watch.release_id(request.channel)
-        while release_id == request.known_release_id and loop.time() < end and self._server.serving:
-            await self._watch.next_read(end - loop.time())
-            release_id = self._watch.release_id(request.channel)
-        if release_id is None:
-            raise unavailable(f"channel {request.channel} can't be read", _RETRY_AFTER)
-        if not self._server.serving:
-            raise unavailable("the control plane starts or shuts down", _RETRY_AFTER)
-        return pb.AwaitReleaseResponse(release_id=release_id)
+    async def GetServingRelease(  # noqa: N802
+        self, _: release_pb2.GetServingReleaseRequest, _context: Any
+    ) -> release_pb2.GetServingReleaseResponse:
+        """Return the release that all pods serve; without its id while they differ.
+
+        `loading` has a release that a pod loads.
+        """
+        clock = asyncio.get_running_loop().time
+        async with self._asking:
+            if clock() >= self._reused_until:
+                self._latest = await self._ask_all()
+                self._reused_until = clock() + _REUSE_SECONDS
+            return self._latest
+
+    async def _ask_all(self) -> release_pb2.GetServingReleaseResponse:
+        mesh = self._mesh()
+        pods = [(service, pod) for service in INNER for pod in mesh.of(Pool(service))]
+        responses = await asyncio.gather(*(self._ask(*pod) for pod in pods))
+        # A pod that can't be connected to takes no calls, and loads the newest release when it
+        # starts. So it delays no gateway.
+        found = [(pod[0], each) for pod, each in zip(pods, responses, strict=True) if each]
+        served = {each.release_id for _, each in found}
+        summary = release_pb2.GetServingReleaseResponse(
+            state=release_pb2.RELEASE_STATE_LOADING, channel="production", pod="all"
+        )
+        if len(served) == 1 and {service for service, _ in found} == {*INNER}:
+            summary.release_id = served.pop()
+        if summary.release_id:
+            summary.state = release_pb2.RELEASE_STATE_SERVING
+        loading = Counter(each.loading.release_id for _, each in found if each.HasField("loading"))
+        if loading:
+            summary.loading.release_id = loading.most_common(1)[0][0]
+        return summary
+
+    async def _ask(
+        self, service: Service, pod: Endpoint
+    ) -> release_pb2.GetServingReleaseResponse | None:
+        """Return a pod's response, an empty one if it has none; None if it can't be reached."""
+        async with self._parallel:
+            try:
+                async with open_channel(str(pod), self._tls, service) as channel:
+                    stub = release_pb2_grpc.ReleaseServiceStub(channel)
+                    response: (
+                        release_pb2.GetServingReleaseResponse | None
+                    ) = await stub.GetServingRelease(
+                        release_pb2.GetServingReleaseRequest(), timeout=_POD_SECONDS
+                    )
+            except grpc.aio.AioRpcError as error:
+                if error.code() is grpc.StatusCode.UNAVAILABLE:
+                    return None
+                response = None
+            except VireoError as error:
+                log.warning("pods can't be asked for their release", reason=str(error))
+                response = None
+        return (
+            response or release_pb2.GetServingReleaseResponse()
+        )  # gRPC has None for an invalid response
 
 
-def add_channel_service(server: RpcServer, watch: ChannelWatch) -> None:
-    """Add ChannelService to a server."""
-    add = channel_pb2_grpc.add_ChannelServiceServicer_to_server
-    server.add(NAME, partial(add, ChannelServicer(watch, server)))
+def add_release_services(
+    server: RpcServer, watch: ChannelWatch, mesh: Callable[[], Mesh], tls: TlsFiles | None
+) -> None:
+    """Add ChannelService and ReleaseService to the control plane's server."""
+    add_channels = channel_pb2_grpc.add_ChannelServiceServicer_to_server
+    server.add(NAME, partial(add_channels, watch))
+    add_releases = release_pb2_grpc.add_ReleaseServiceServicer_to_server
+    server.add(RELEASES_NAME, partial(add_releases, PodReleases(mesh, tls)))
 
 
 async def follow_backups(bucket: Bucket) -> None:

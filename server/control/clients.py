@@ -210,7 +210,7 @@ class Client:
             return None
         current = {
             name: each
-            for name, each in snapshot.resources[kind].items()
+            for name, each in snapshot[kind].items()
             if kind in _WILDCARD or name in known.names
         }
         for name, nack in [*known.nacks.items()]:  # what has changed since is sent again

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Protocol
 
@@ -31,16 +32,15 @@ class Discovery(Protocol):
         ...
 
 
+@dataclass(frozen=True)
 class StaticDiscovery:
     """The pods that a setting lists."""
 
-    def __init__(self, endpoints: Endpoints) -> None:
-        """Hold the pods."""
-        self._endpoints = endpoints
+    endpoints: Endpoints
 
     async def follow(self, changed: Callable[[Endpoints], None]) -> None:
         """Call `changed` with the pods, once."""
-        changed(self._endpoints)
+        changed(self.endpoints)
         await asyncio.Event().wait()
 
 

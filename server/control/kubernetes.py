@@ -6,11 +6,13 @@ and no connection that may be lost in silence.
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import urllib3
 from kubernetes import client, config
@@ -86,17 +88,8 @@ class _List(_Part):
     items: tuple[_Slice, ...] | None
 
 
-class _Status(_Part):
-    message: str
-
-
-class Found(NamedTuple):
-    """What a list of slices comes to."""
-
-    endpoints: Endpoints
-    """The pods that take traffic, by pool."""
-    flaws: frozenset[str] = frozenset()
-    """Descriptions of the invalid parts, which are left out."""
+Found: TypeAlias = tuple[Endpoints, frozenset[str]]
+"""The pods that take traffic, by pool, and what is invalid, which is left out."""
 
 
 class KubernetesDiscovery:
@@ -108,7 +101,7 @@ class KubernetesDiscovery:
         self._settings = settings
         self._list: Callable[[], urllib3.HTTPResponse] | None = None
         """Requests the list on a connection that is kept; None after a failure."""
-        self._latest: tuple[bytes | None, Found] = None, Found({})
+        self._latest: tuple[bytes | None, Found] = None, ({}, frozenset())
         """The items of the latest list, and what they came to."""
 
     async def follow(self, changed: Callable[[Endpoints], None]) -> None:
@@ -198,7 +191,7 @@ def found(body: bytes, pools: Mapping[str, Pool]) -> Found:
         pool: frozenset(endpoint for entries in each.values() for endpoint in _preferred(entries))
         for pool, each in pods.items()
     }
-    return Found(with_slates(endpoints), frozenset(flaws))
+    return with_slates(endpoints), frozenset(flaws)
 
 
 class _Entry(NamedTuple):
@@ -241,8 +234,6 @@ def _preferred(entries: list[_Entry]) -> Iterable[Endpoint]:
 
 def _words(body: str) -> str:
     """Return a Status's message, or the whole body if it isn't one, for example a proxy's."""
-    try:
-        words = _Status.model_validate_json(body).message
-    except ValidationError:
-        words = " ".join(body.split())
-    return words[:_MAX_WORDS]
+    with suppress(ValueError, TypeError, KeyError, RecursionError):
+        body = str(json.loads(body)["message"])
+    return " ".join(body.split())[:_MAX_WORDS]

@@ -9,12 +9,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from string import Template
 from typing import Any
 
+import grpc
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
+from google.rpc import error_details_pb2
 
-from vireo.server.control import access
 from vireo.server.control.mesh import (
     GRPC_SERVICES,
     INNER,
@@ -25,8 +26,9 @@ from vireo.server.control.mesh import (
     Service,
 )
 from vireo.server.control.settings import ControlSettings
-from vireo.server.control.snapshot import Resource, Snapshot
+from vireo.server.control.snapshot import Resource, Snapshot, by_kind
 from vireo.server.control.templates import FOLDER, filled, resource
+from vireo.server.rpc.errors import RpcError
 from vireo.server.rpc.settings import COLLECTOR
 from vireo.server.rpc.settings import Endpoint as CollectorEndpoint
 
@@ -40,17 +42,19 @@ _MAX_REQUESTS_OF_SLATE_POD, _MAX_STREAMS_OF_SLATE_POD = 32, 60
 """A gateway refuses a flood itself, fairly by caller. A slate pod makes slates besides, and gRPC
 hands calls over one by one: it would never see most of them before they are late. So Envoy refuses
 what doesn't fit into a pod's slots and queue, with room for the calls that are soon answered."""
-_STREAMS = ("batch", "rest_batch", "stream_events")
-"""Routes of streams, which are counted apart from calls then."""
 _RARELY = "30s"
 """Interval of health checks of canary pools before their first call: most get none, and they
 contain production's pods too, which are checked in their own."""
-_HTTP_PROTOCOL = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+_RETRY_SECONDS = 1
+"""Seconds after which a caller's token bucket has refilled."""
+_WATCH_SECONDS = 30
+"""Seconds after which an address may open another health watch; see `edge_routes.yaml`."""
+_TOO_MANY_STREAMS = "limit of health checks, watches or reflection streams exceeded"
 
 
 def snapshot(settings: ControlSettings, mesh: Mesh) -> Snapshot:
     """Return the snapshot of all resources of a mesh."""
-    return Snapshot.of(
+    return by_kind(
         [
             *_pools(settings, mesh),
             *_pools_by_http(settings, mesh),
@@ -64,23 +68,32 @@ def snapshot(settings: ControlSettings, mesh: Mesh) -> Snapshot:
 def _pools(settings: ControlSettings, mesh: Mesh) -> Iterator[Resource]:
     """Yield the cluster and the endpoints of each pool; a canary fails over to production."""
     for pool in POOLS:
-        values: dict[str, object] = {
-            "name": pool.cluster,
-            "service": GRPC_SERVICES[pool.service],
-            "no_traffic_healthy_interval": "3s" if pool.name == "production" else _RARELY,
-            "max_requests": _MAX_REQUESTS,
-            "max_streams": _MAX_STREAMS,
-        }
+        values: dict[str, object] = {"grpc_check": {"service_name": GRPC_SERVICES[pool.service]}}
+        if pool.name == "canary":
+            values["no_traffic_healthy_interval"] = _RARELY
         if pool.service == "gateway" and (slate_pods := _slate_pods(mesh)):
             values["max_requests"] = slate_pods * _MAX_REQUESTS_OF_SLATE_POD
             values["max_streams"] = _MAX_STREAMS + slate_pods * _MAX_STREAMS_OF_SLATE_POD
-        cluster = filled("cluster", values)
-        access.guard_cluster(cluster, pool.service, settings)
-        yield resource(Cluster, cluster)
+        yield _cluster(pool.cluster, values, _tls("upstream_tls", settings, role=pool.service))
         if pool.name == "canary":
             yield _assignment(pool.cluster, mesh.of(pool), mesh.of(Pool(pool.service)))
         else:
             yield _assignment(pool.cluster, mesh.of(pool))
+
+
+def _cluster(name: str, values: Mapping[str, object], tls: Document | None) -> Resource:
+    """Return a cluster of pods that are reached by gRPC, unless `values` say otherwise."""
+    usual = {
+        "name": name,
+        "tls": tls,
+        "http1": None,
+        "grpc_check": None,
+        "http_check": None,
+        "no_traffic_healthy_interval": "3s",
+        "max_requests": _MAX_REQUESTS,
+        "max_streams": _MAX_STREAMS,
+    }
+    return resource(Cluster, filled("cluster", {**usual, **values}))
 
 
 def _slate_pods(mesh: Mesh) -> int:
@@ -114,42 +127,27 @@ def _pools_by_http(settings: ControlSettings, mesh: Mesh) -> Iterator[Resource]:
     """Yield production's pools by HTTP/1.1, for the Open Inference Protocol, if it is enabled."""
     if not settings.oip_http_offset:
         return
+    by_http = {"http1": {}, "http2_to_pods": None, "http_check": {"path": "/v2/health/ready"}}
     for service in INNER:
         name = f"{service}-http"
-        values: dict[str, object] = {"name": name, "service": "", "max_requests": _MAX_REQUESTS}
-        values |= {"no_traffic_healthy_interval": "3s", "max_streams": _MAX_STREAMS}
-        cluster = filled("cluster", values)
-        options = cluster["typed_extension_protocol_options"][_HTTP_PROTOCOL]
-        options["explicit_http_config"] = {"http_protocol_options": {}}
-        for check in cluster["health_checks"]:
-            del check["grpc_health_check"]
-            check["http_health_check"] = {"path": "/v2/health/ready"}
-        access.guard_cluster(cluster, service, settings)
-        if "transport_socket" in cluster:
-            tls = cluster["transport_socket"]["typed_config"]["common_tls_context"]
-            tls["alpn_protocols"] = ["http/1.1"]
-        yield resource(Cluster, cluster)
+        yield _cluster(name, by_http, _tls("upstream_tls", settings, role=service, alpn="http/1.1"))
         at = ((each.host, each.port + settings.oip_http_offset) for each in mesh.of(Pool(service)))
         yield _assignment(name, [Endpoint(host, port) for host, port in at if port < 65536])
 
 
+def _tls(template: str, settings: ControlSettings, **values: object) -> Document | None:
+    """Return a transport socket for TLS, or mutual TLS, as a template says, if it is enabled."""
+    if settings.envoy_secrets is None:
+        return None
+    return filled(template, {"secrets": settings.envoy_secrets, **values})
+
+
 def _edge(settings: ControlSettings, mesh: Mesh) -> Iterator[Resource]:
     """Yield the edge's listener and routes."""
-    values = _edge_values(settings)
-    listener, routes = filled("edge_listener", values), filled("edge_routes", values)
-    manager = _trace(listener, settings, settings.trace_share)
-    if settings.otlp_endpoint and not settings.trace_callers:
-        mutations = _tracing(settings, 0.0)["foreign_traces"]
-        manager["early_header_mutation_extensions"] = mutations
-    access.guard_edge(listener, settings, mesh.jwks)
-    if settings.oip_http_offset:
-        access.open_inference(listener, routes)
-    yield resource(Listener, listener)
-    access.guard_edge_routes(routes, settings)
-    for route in routes["virtual_hosts"][0]["routes"] if _slate_pods(mesh) else ():
-        if route["name"] in _STREAMS:
-            route["route"]["priority"] = "HIGH"
-    yield resource(RouteConfiguration, routes)
+    values = {**_edge_values(settings), **_access(settings, mesh.jwks)}
+    values["stream_priority"] = "HIGH" if _slate_pods(mesh) else None
+    yield resource(Listener, filled("edge_listener", values))
+    yield resource(RouteConfiguration, filled("edge_routes", values))
 
 
 def _edge_values(settings: ControlSettings) -> dict[str, object]:
@@ -158,6 +156,7 @@ def _edge_values(settings: ControlSettings) -> dict[str, object]:
         rest_methods="\n  ".join(_rest_methods(json.loads(openapi))),
         viewer_claim=settings.viewer_claim,
     )
+    traced = _tracing(settings, settings.trace_share)
     return {
         "edge_host": settings.edge_host,
         "edge_port": settings.edge_port,
@@ -170,8 +169,55 @@ def _edge_values(settings: ControlSettings) -> dict[str, object]:
         "bad_request_script": (FOLDER / "bad_request.lua").read_text(),
         "edge_request_script": request_script,
         "trusted_hops": settings.trusted_hops,
-        **access.stream_refusals(),
+        "tracing": traced.get("tracing"),
+        "foreign_traces": None if settings.trace_callers else traced.get("foreign_traces"),
     }
+
+
+def _access(settings: ControlSettings, jwks: str) -> dict[str, object]:
+    """Return the edge's TLS, tokens, scopes and rate limits, and what depends on them.
+
+    Args:
+        settings: which of them are enabled.
+        jwks: the public keys that tokens are verified with.
+    """
+    rate = settings.rate_limit
+    exceeded = f"rate limit of {rate} calls per second exceeded; retry in {_RETRY_SECONDS} s"
+    later = _refusal(exceeded, _RETRY_SECONDS)
+    buckets = {"rate": rate, "burst": settings.rate_burst or rate, "later": later}
+    limits = filled("edge_rate_limit", buckets)
+    by_caller = limits["by_subject" if settings.jwks else "by_address"] if rate else None
+    inference: Document = {}
+    if settings.oip_http_offset:
+        inference = filled("edge_inference", {"rate_limits": by_caller})
+    words = {"rate_exceeded": exceeded, "too_many_streams": _TOO_MANY_STREAMS}
+    names = {"issuer": settings.jwt_issuer, "audience": settings.jwt_audience, "jwks": jwks}
+    scopes = {"inference": inference.get("scope")}
+    return {
+        "tls": _tls("edge_tls", settings),
+        "tokens": filled("edge_tokens", names) if settings.jwks else None,
+        "scopes": filled("edge_scopes", scopes) if settings.jwks else None,
+        "rate_limit": limits["filter" if rate else "filter_of_routes"],
+        "rate_limits": by_caller,
+        "exposed": ", retry-after" if rate else "",
+        "replies": filled("edge_replies", words)["replies"],
+        "inference_replies": inference.get("replies"),
+        "inference_routes": inference.get("routes"),
+        "later": _refusal(_TOO_MANY_STREAMS, _RETRY_SECONDS),
+        "much_later": _refusal(_TOO_MANY_STREAMS, _WATCH_SECONDS),
+    }
+
+
+def _refusal(message: str, seconds: int) -> list[Document]:
+    """Return the headers with the retry delay, for REST and for gRPC callers."""
+    retry = error_details_pb2.RetryInfo(retry_delay={"seconds": seconds})
+    status = RpcError(grpc.StatusCode.RESOURCE_EXHAUSTED, message, [retry]).status()
+    # Unpadded, as gRPC encodes binary metadata.
+    details = base64.b64encode(status).decode().rstrip("=")
+    return [
+        {"header": {"key": key, "value": text}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
+        for key, text in (("retry-after", str(seconds)), ("grpc-status-details-bin", details))
+    ]
 
 
 def _packaged(name: str) -> bytes:
@@ -192,11 +238,13 @@ def _rest_methods(openapi: Mapping[str, Any]) -> Iterator[str]:
 def _inner(settings: ControlSettings, mesh: Mesh) -> Iterator[Resource]:
     """Yield the listener and routes of each service that gateways call."""
     for service in INNER:
-        port = getattr(settings, f"{service}_port")
-        listener = filled("inner_listener", {"name": service, "port": port})
-        access.use_tls(listener, "inner_tls", settings)
-        _trace(listener, settings, 0.0)  # calls that the edge has sampled
-        yield resource(Listener, listener)
+        values = {
+            "name": service,
+            "port": getattr(settings, f"{service}_port"),
+            "tls": _tls("inner_tls", settings),
+            "tracing": _tracing(settings, 0.0).get("tracing"),  # of calls that the edge has sampled
+        }
+        yield resource(Listener, filled("inner_listener", values))
         yield _inner_routes(service, mesh)
 
 
@@ -212,27 +260,20 @@ def _inner_routes(service: Service, mesh: Mesh) -> Resource:
 
 def _collector(settings: ControlSettings) -> Iterator[Resource]:
     """Yield the cluster of the collector of spans, if there is one."""
-    if settings.otlp_endpoint:
-        cluster = _tracing(settings, 0.0)["cluster"]
-        if CollectorEndpoint.of(settings.otlp_endpoint).secure:
-            access.guard_cluster(cluster, COLLECTOR, settings)
+    if cluster := _tracing(settings, 0.0).get("cluster"):
         yield resource(Cluster, cluster)
 
 
-def _trace(listener: Document, settings: ControlSettings, share: float) -> Document:
-    """Trace a listener's calls, if there is a collector; return its connection manager.
-
-    `share` is that of the calls of callers who don't trace themselves.
-    """
-    manager: Document = listener["filter_chains"][0]["filters"][0]["typed_config"]
-    if settings.otlp_endpoint:
-        manager["tracing"] = _tracing(settings, share)["tracing"]
-    return manager
-
-
 def _tracing(settings: ControlSettings, share: float) -> Document:
+    """Return what is configured for tracing; nothing without a collector of spans.
+
+    `share` is that of the calls that are traced, of callers who don't trace themselves.
+    """
+    if not settings.otlp_endpoint:
+        return {}
     collector = CollectorEndpoint.of(settings.otlp_endpoint)
     values = {
+        "tls": _tls("upstream_tls", settings, role=COLLECTOR) if collector.secure else None,
         "collector_host": collector.host,
         "collector_port": collector.port,
         "sampled_per_million": round(share * 1e6),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
+from typing import TypeAlias
 
 import xxhash
 from google.protobuf import any_pb2
@@ -53,27 +53,16 @@ class Resource:
         return Resource(name, xxhash.xxh3_64_hexdigest(content or body.value), body)
 
 
-@dataclass(frozen=True)
-class Snapshot:
-    """The resources of each kind, by name."""
+Snapshot: TypeAlias = Mapping[str, Mapping[str, Resource]]
+"""All resources, by type URL, then name."""
 
-    resources: Mapping[str, Mapping[str, Resource]]
-    """Resources by type URL, then name."""
 
-    @staticmethod
-    def of(found: Iterable[Resource]) -> Snapshot:
-        """Return the snapshot of these resources.
-
-        Raises:
-            ValueError: two of a kind have the same name, or a kind isn't served.
-        """
-        resources: dict[str, dict[str, Resource]] = {kind: {} for kind in WARMING_ORDER}
-        for each in found:
-            kind = each.body.type_url
-            if kind not in resources or each.name in resources[kind]:
-                raise ValueError(f"{kind} {each.name!r} is duplicate or of an unknown kind")
-            resources[kind][each.name] = each
-        return Snapshot(MappingProxyType(resources))
+def by_kind(found: Iterable[Resource]) -> Snapshot:
+    """Return the snapshot of these resources, which are of kinds that are served."""
+    resources: dict[str, dict[str, Resource]] = {kind: {} for kind in KINDS}
+    for each in found:
+        resources[each.body.type_url][each.name] = each
+    return resources
 
 
 def version_of(versions: Mapping[str, str]) -> str:

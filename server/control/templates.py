@@ -26,8 +26,9 @@ _TYPE = re.compile(r"type\.googleapis\.com/(envoy\.[\w.]+)\.\w+")
 def filled(name: str, values: Mapping[str, object]) -> dict[str, Any]:
     """Return the document `envoy/<name>.yaml` with each `${placeholder}` replaced.
 
-    A string that consists of a placeholder only becomes the value itself, of any type. The parts
-    of `envoy/shared.yaml` are values, too.
+    A string that consists of a placeholder only becomes the value itself, of any type: without a
+    value, None, its field or item is left out, and a list in a list becomes items of that. The
+    parts of `envoy/shared.yaml` are values, too.
 
     Raises:
         KeyError: a placeholder has no value.
@@ -63,9 +64,14 @@ def _parsed(name: str) -> dict[str, Any]:
 
 def _replaced(node: Any, values: Mapping[str, object]) -> Any:
     if isinstance(node, dict):
-        return {key: _replaced(each, values) for key, each in node.items()}
+        found = ((key, _replaced(each, values)) for key, each in node.items())
+        return {key: value for key, value in found if value is not None}
     if isinstance(node, list):
-        return [_replaced(each, values) for each in node]
+        items: list[Any] = []
+        for item in (_replaced(each, values) for each in node):
+            if item is not None:
+                items.extend(item if isinstance(item, list) else [item])
+        return items
     if not isinstance(node, str):
         return node
     whole = _PLACEHOLDER.fullmatch(node)

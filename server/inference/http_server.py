@@ -9,14 +9,14 @@ import asyncio
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any, cast
 
 import grpc
-import structlog
 from aiohttp import hdrs, web
 from google.protobuf.message import Message
-from google.rpc import error_details_pb2, status_pb2
+from google.rpc import error_details_pb2
 
 from vireo.inference import open_inference_pb2 as pb
 from vireo.server.errors import VireoError
@@ -24,12 +24,10 @@ from vireo.server.inference.http_messages import JSON_LENGTH, InferRequest, as_j
 from vireo.server.rpc import reading
 from vireo.server.rpc.caller import CALLER
 from vireo.server.rpc.errors import RpcError, invalid_argument
-from vireo.server.rpc.guard import REQUEST_ID
-from vireo.server.rpc.reading import NoMessageError
+from vireo.server.rpc.guard import REQUEST_ID, Guard, request_id
+from vireo.server.rpc.reading import Context, NoMessageError
 from vireo.server.rpc.server import RpcServer
 from vireo.server.rpc.settings import RpcSettings
-
-log = structlog.get_logger()
 
 NAME = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
 MAX_SECONDS = 10.0
@@ -59,31 +57,6 @@ _MODELS = (_MODEL, _MODEL + "/versions/{version}")
 _Read = Callable[[], Awaitable[bytes]]
 
 
-class RefusedError(Exception):
-    """How a call ended that the guard, or its handler, refused."""
-
-    def __init__(self, code: grpc.StatusCode, message: str, metadata: dict[str, Any]) -> None:
-        super().__init__(message)
-        self.code, self.message, self.metadata = code, message, metadata
-
-    def response(self) -> web.Response:
-        """Return the error as HTTP has it."""
-        status = _STATUS.get(self.code, 500)
-        headers = {REQUEST_ID: self.metadata[REQUEST_ID]}
-        retry, has_retry = error_details_pb2.RetryInfo(), False
-        for detail in status_pb2.Status.FromString(
-            self.metadata["grpc-status-details-bin"]
-        ).details:
-            has_retry = has_retry or detail.Unpack(retry)
-        if has_retry:
-            seconds = retry.retry_delay.ToTimedelta().total_seconds()
-            headers[hdrs.RETRY_AFTER] = str(math.ceil(seconds))
-        if self.code is grpc.StatusCode.RESOURCE_EXHAUSTED:
-            # Without a time to retry it is too large, and would be again.
-            status = 429 if has_retry else 413
-        return _error(status, self.message, headers)
-
-
 class Call:
     """A request by HTTP, as the guard and handlers see calls: in place of gRPC's context."""
 
@@ -91,8 +64,6 @@ class Call:
         """Start the call's deadline; `read` reads its message, once it is admitted."""
         self.ends = asyncio.get_running_loop().time() + MAX_SECONDS
         """When the deadline is, by the loop's clock."""
-        self.headers: dict[str, str] = {}
-        """Headers for the response."""
         self.read = read
         self.read_seconds = None
         """No bound of its own on `read`."""
@@ -106,28 +77,18 @@ class Call:
         """Return the seconds until the deadline."""
         return max(0.0, self.ends - asyncio.get_running_loop().time())
 
-    def set_trailing_metadata(self, metadata: Iterable[tuple[str, Any]]) -> None:
-        """Set what the response's headers are taken from."""
-        self.headers = {REQUEST_ID: dict(metadata)[REQUEST_ID]}
 
-    async def abort(
-        self, code: grpc.StatusCode, message: str, metadata: Iterable[tuple[str, Any]]
-    ) -> NoReturn:
-        """Raise RefusedError."""
-        raise RefusedError(code, message, dict(metadata))
-
-
+@dataclass(frozen=True)
 class _InferenceHttp:
     """The routes of the protocol, before a pod's server."""
 
-    def __init__(self, server: RpcServer, max_bytes: int) -> None:
-        """Serve the methods of `server`; a body has at most `max_bytes`."""
-        self._server = server
-        self._max_bytes = max_bytes
+    guard: Guard
+    max_bytes: int
+    """Maximum bytes of a body."""
 
     def application(self) -> web.Application:
         """Return the application with all routes."""
-        app = web.Application(client_max_size=self._max_bytes, middlewares=[_errors_in_json])
+        app = web.Application(client_max_size=self.max_bytes, middlewares=[_errors_in_json])
         routes: dict[str, type[Message]] = {
             "/v2": pb.ServerMetadataRequest,
             "/v2/health/live": pb.ServerLiveRequest,
@@ -144,8 +105,7 @@ class _InferenceHttp:
 
     async def _describe(self, kind: type[Message], request: web.Request) -> web.Response:
         """Return the response to a message that has no more than a model and version."""
-        found, call = await self._ask(request, kind)
-        document, status = as_json(found), 200
+        document, status = as_json(await self._ask(request, kind)), 200
         if kind is pb.ServerMetadataRequest:
             document["extensions"].append(_BINARY_EXTENSION)
         elif kind is pb.ModelConfigRequest:
@@ -156,7 +116,7 @@ class _InferenceHttp:
                 await self._ask(request, pb.ModelMetadataRequest)  # 404 if unknown
         if kind is pb.ModelReadyRequest:
             document = {"name": request.match_info["name"], **document}
-        return web.json_response(document, status=status, headers=call.headers)
+        return web.json_response(document, status=status, headers=_headers())
 
     async def _infer(self, request: web.Request) -> web.Response:
         decoded: InferRequest
@@ -167,14 +127,14 @@ class _InferenceHttp:
             name, version = _model_and_version(request)
             decode = partial(InferRequest.decode, body, length, name, version)
             caller = request.headers.get(CALLER, "")
-            async with self._server.budget.turn(caller, len(body) * _BYTE_SECONDS):
+            async with self.guard.budget.turn(caller, len(body) * _BYTE_SECONDS):
                 inline = len(body) <= _INLINE_BYTES
                 decoded = decode() if inline else await asyncio.to_thread(decode)
             return decoded.message.SerializeToString()
 
-        response, call = await self._call(request, "ModelInfer", read)
+        response = await self._call(request, "ModelInfer", read)
         body, json_length = encode(response, decoded)
-        kind, headers = "application/json", call.headers
+        kind, headers = "application/json", _headers()
         if json_length is not None:
             kind, headers = "application/octet-stream", {**headers, JSON_LENGTH: str(json_length)}
         return web.Response(body=body, content_type=kind, headers=headers)
@@ -191,12 +151,12 @@ class _InferenceHttp:
             raise NoMessageError(f"no message arrived within {seconds} s of the call") from error
         except web.HTTPRequestEntityTooLarge as error:
             raise RpcError(
-                grpc.StatusCode.RESOURCE_EXHAUSTED, f"the body exceeds {self._max_bytes:,} bytes"
+                grpc.StatusCode.RESOURCE_EXHAUSTED, f"the body exceeds {self.max_bytes:,} bytes"
             ) from error
         except (web.RequestPayloadError, ConnectionError) as error:
             raise invalid_argument([("", "the body is incomplete, or not as declared")]) from error
 
-    async def _ask(self, request: web.Request, kind: type[Message]) -> tuple[Any, Call]:
+    async def _ask(self, request: web.Request, kind: type[Message]) -> Any:
         """Return the response to a message of this kind about the model in the path, if any."""
         values = dict(zip(("name", "version"), _model_and_version(request), strict=True))
         message = kind(**{name: values[name] for name in kind.DESCRIPTOR.fields_by_name})
@@ -206,24 +166,16 @@ class _InferenceHttp:
 
         return await self._call(request, kind.DESCRIPTOR.name.removesuffix("Request"), read)
 
-    async def _call(self, request: web.Request, method: str, read: _Read) -> tuple[Any, Call]:
+    async def _call(self, request: web.Request, method: str, read: _Read) -> Any:
         """Return a method's response.
 
         Raises:
-            RefusedError: the call has failed.
+            RpcError: the call has failed.
             TimeoutError: its deadline has passed.
         """
         call = Call(request, read)
-        handler = self._server.guarded(f"/{NAME}/{method}")
         async with asyncio.timeout_at(call.ends):
-            return await handler.stream_unary(None, call), call
-
-
-async def serve_http(server: RpcServer, settings: RpcSettings, port: int) -> None:
-    """Serve the inference service of `server` by HTTP until cancelled; see `http_endpoint`."""
-    async with http_endpoint(server, settings, port) as bound:
-        log.info("listening", protocol="HTTP", host=settings.host, port=bound)
-        await asyncio.Event().wait()
+            return await self.guard.answers[f"/{NAME}/{method}"](cast("Context", call))
 
 
 @asynccontextmanager
@@ -239,7 +191,7 @@ async def http_endpoint(server: RpcServer, settings: RpcSettings, port: int) -> 
         VireoError: the port can't be bound, or a TLS file can't be read.
     """
     runner = web.AppRunner(
-        _InferenceHttp(server, settings.max_message_bytes).application(),
+        _InferenceHttp(server.guard, settings.max_message_bytes).application(),
         access_log=None,
         handle_signals=False,
         handler_cancellation=True,  # nobody reads the response
@@ -270,14 +222,32 @@ async def _errors_in_json(
     """Return every error as the protocol has it."""
     try:
         return await handler(request)
-    except RefusedError as refusal:
-        return refusal.response()
+    except RpcError as error:
+        return _refusal(error)
     except TimeoutError:
         return _error(504, "the deadline has passed")
     except web.HTTPException as error:
         allowed = error.headers.get(hdrs.ALLOW)
         why = f"{request.method} {request.path!a}: {error.reason}"
         return _error(error.status, why, {hdrs.ALLOW: allowed} if allowed else {})
+
+
+def _refusal(error: RpcError) -> web.Response:
+    """Return an error of the guard, or of a handler, as HTTP has it."""
+    status, headers = _STATUS.get(error.code, 500), _headers()
+    infos = [each for each in error.details if isinstance(each, error_details_pb2.RetryInfo)]
+    for retry in infos:
+        seconds = retry.retry_delay.ToTimedelta().total_seconds()
+        headers[hdrs.RETRY_AFTER] = str(math.ceil(seconds))
+    if error.code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        # Without a time to retry it is too large, and would be again.
+        status = 429 if infos else 413
+    return _error(status, error.message, headers)
+
+
+def _headers() -> dict[str, str]:
+    """Return the headers of the response to a call."""
+    return {REQUEST_ID: request_id()}
 
 
 def _error(status: int, message: str, headers: Mapping[str, str] | None = None) -> web.Response:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Sequence
+import asyncio
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from typing import Any, Generic, TypeVar
 
 import grpc
+import structlog
 from google.protobuf.message import Message
 
 from vireo.inference import model_config_pb2 as config_pb
@@ -27,6 +29,8 @@ from vireo.server.rpc.guard import ServiceLimits
 from vireo.server.rpc.reading import Context
 from vireo.server.rpc.server import RpcServer
 from vireo.server.rpc.settings import RpcSettings
+
+log = structlog.get_logger()
 
 PLATFORM = "onnxruntime_onnx"
 _BACKEND = "onnxruntime"
@@ -95,26 +99,18 @@ class ServedModel:
         return response
 
 
+@dataclass(frozen=True, eq=False)
 class InferenceServicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer, Generic[T]):
     """Serves the models of the loader's current release."""
 
-    def __init__(
-        self,
-        loader: Releases[T],
-        queue: RunQueue,
-        models_of: Callable[[T], Sequence[ServedModel]],
-        ready: Callable[[], bool],
-    ) -> None:
-        """Make a servicer.
-
-        Args:
-            loader: has the pod's releases.
-            queue: the pod's queue, in which models take their turn.
-            models_of: returns the models of a release's content.
-            ready: whether the pod is SERVING.
-        """
-        self._loader, self._queue = loader, queue
-        self._models_of, self._ready = models_of, ready
+    loader: Releases[T]
+    """Has the pod's releases."""
+    queue: RunQueue
+    """The pod's queue, in which models take their turn."""
+    models_of: Callable[[T], Sequence[ServedModel]]
+    """Returns the models of a release's content."""
+    ready: Callable[[], bool]
+    """Whether the pod is SERVING."""
 
     async def ServerLive(self, _: pb.ServerLiveRequest, _context: Any) -> pb.ServerLiveResponse:  # noqa: N802
         """Return true: the server responds."""
@@ -124,7 +120,7 @@ class InferenceServicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer, Ge
         self, _: pb.ServerReadyRequest, _context: Any
     ) -> pb.ServerReadyResponse:
         """Return the same as the health service."""
-        return pb.ServerReadyResponse(ready=self._ready())
+        return pb.ServerReadyResponse(ready=self.ready())
 
     async def ModelReady(  # noqa: N802
         self, request: pb.ModelReadyRequest, _context: Any
@@ -134,7 +130,7 @@ class InferenceServicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer, Ge
             self._find(request.name, request.version)
         except RpcError:
             return pb.ModelReadyResponse(ready=False)
-        return pb.ModelReadyResponse(ready=self._ready())
+        return pb.ModelReadyResponse(ready=self.ready())
 
     async def ServerMetadata(  # noqa: N802
         self, _: pb.ServerMetadataRequest, _context: Any
@@ -162,7 +158,7 @@ class InferenceServicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer, Ge
     ) -> pb.ModelInferResponse:
         """Run the model once, in a thread: a large batch takes tens of milliseconds."""
         model, release_id = self._find(request.model_name, request.model_version)
-        return await self._queue.run_in_thread(
+        return await self.queue.run_in_thread(
             lambda: model.infer(request, release_id), Caller(context.time_remaining())
         )
 
@@ -179,8 +175,8 @@ class InferenceServicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer, Ge
         Raises:
             RpcError: NOT_FOUND for an unknown model, UNAVAILABLE while no release is loaded.
         """
-        serving = served(self._loader)
-        models = {each.model.name: each for each in self._models_of(serving.content)}
+        serving = served(self.loader)
+        models = {each.model.name: each for each in self.models_of(serving.content)}
         found = models.get(name)
         if found is None:
             known = " and ".join(map(repr, models))
@@ -206,9 +202,7 @@ def add_inference_service(
     servicer = InferenceServicer(loader, queue, models_of, lambda: server.serving)
     server.add(
         NAME,
-        lambda grpc_server: open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(
-            servicer, grpc_server
-        ),
+        partial(open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server, servicer),
         limits=ServiceLimits(admission, work=_cost, admitted=frozenset({"ModelInfer"})),
     )
 
@@ -219,18 +213,19 @@ def _cost(request: Message) -> float:
     return _CALL_SECONDS + bytes_read * _BYTE_SECONDS
 
 
-def serve_inference_http(
-    server: RpcServer, settings: RpcSettings, port: int
-) -> Callable[[], Coroutine[Any, Any, None]]:
-    """Return what serves the service of `server` by HTTP until cancelled.
+async def serve_inference_http(server: RpcServer, settings: RpcSettings, port: int) -> None:
+    """Serve the service of `server` by HTTP until cancelled; see `http_endpoint`.
 
     Raises:
-        VireoError: aiohttp isn't installed, which pods without HTTP do without.
+        VireoError: aiohttp isn't installed, which pods without HTTP do without; the port can't be
+            bound, or a TLS file can't be read.
     """
     try:
-        from vireo.server.inference.http_server import serve_http
+        from vireo.server.inference.http_server import http_endpoint
     except ModuleNotFoundError as error:
         raise VireoError(
             "VIREO_OIP_HTTP_PORT needs aiohttp: pip install 'vireo[http]', or set it to 0"
         ) from error
-    return partial(serve_http, server, settings, port)
+    async with http_endpoint(server, settings, port) as bound:
+        log.info("listening", protocol="HTTP", host=settings.host, port=bound)
+        await asyncio.Event().wait()

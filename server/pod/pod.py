@@ -39,7 +39,7 @@ from vireo.server.releases.loader import ReleaseLoader
 from vireo.server.releases.s3 import S3Settings
 from vireo.server.releases.store import ReleaseStore
 from vireo.server.rpc.admission import MAX_CALLS, MAX_WAIT, Admission, Slots
-from vireo.server.rpc.guard import ServiceLimits, Work
+from vireo.server.rpc.guard import Guard, ServiceLimits, Work
 from vireo.server.rpc.logs import configure_logs
 from vireo.server.rpc.metrics import export_disk
 from vireo.server.rpc.server import RpcServer, run_process
@@ -61,15 +61,15 @@ _MAX_KEEP_OFF_PRODUCTION = 10.0
 class LoadCollector(Collector):
     """Prometheus metrics of a process's load at the time of a scrape."""
 
-    def __init__(self, slots: Slots, queue: RunQueue, server: RpcServer) -> None:
-        self._slots, self._queue, self._server = slots, queue, server
+    def __init__(self, slots: Slots, queue: RunQueue, guard: Guard) -> None:
+        self._slots, self._queue, self._guard = slots, queue, guard
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Yield the families."""
-        slots, server = self._slots, self._server
-        streams = server.standard_streams.taken
+        slots, guard = self._slots, self._guard
+        streams = guard.standard_streams.taken
         for name, meaning, value in (
-            ("rpcs_in_flight", "Calls in flight, including those being read.", server.under_way),
+            ("rpcs_in_flight", "Calls in flight, including those being read.", guard.under_way),
             ("streams_open", "Open streams: health watches and reflection.", streams),
             ("rpcs_queued", "Calls that wait for a slot.", slots.waiting),
             ("concurrency_limit", "Number of slots.", slots.size),
@@ -139,9 +139,8 @@ class Pod(Generic[T]):
     answered without a run: then the run queue gives the wait."""
     services: Callable[[RpcServer, Releases[T], RunQueue, Admission], None] | None = None
     """Adds further services, given the admission of the first; None if there are none."""
-    inference_http: Callable[[RpcServer, RpcSettings, int], Background] | None = None
-    """Serves the Open Inference Protocol by HTTP at a port, if the pod has a model; raises
-    VireoError if it can't be."""
+    inference_http: Callable[[RpcServer, RpcSettings, int], Coroutine[Any, Any, None]] | None = None
+    """Serves the Open Inference Protocol by HTTP at a port, if the pod has a model."""
     replay: Callable[[T], None] | None = None
     """Raises unless what was built reproduces the recorded golden outputs."""
     ready: Callable[[str], Awaitable[None]] | None = None
@@ -203,7 +202,7 @@ async def serve_pod(pod: Pod[Any], settings: PodSettings) -> None:
     queue = RunQueue(MAX_WAIT if settings.shedding else math.inf)
     server, admission = pod_server(pod, loader, queue, settings, name, shedding=settings.shedding)
     REGISTRY.register(ReleaseCollector(loader, pod.files, pod.facts))
-    REGISTRY.register(LoadCollector(admission.slots, queue, server))
+    REGISTRY.register(LoadCollector(admission.slots, queue, server.guard))
     export_disk("cache", settings.cache)
 
     async def on_first() -> None:
@@ -215,7 +214,7 @@ async def serve_pod(pod: Pod[Any], settings: PodSettings) -> None:
 
     background = [*pod.background]
     if settings.oip_http_port and pod.inference_http is not None:
-        background.append(pod.inference_http(server, settings, settings.oip_http_port))
+        background.append(partial(pod.inference_http, server, settings, settings.oip_http_port))
     try:
         await server.run(loader.run(on_first), *(run() for run in background))
     finally:

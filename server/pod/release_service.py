@@ -24,28 +24,26 @@ NAME = release_pb2.DESCRIPTOR.services_by_name["ReleaseService"].full_name
 _RETRY_AFTER = timedelta(seconds=1)
 
 
+@dataclass(frozen=True, eq=False)
 class ReleaseServicer(release_pb2_grpc.ReleaseServiceServicer):
     """Serves the state of a loader."""
 
-    def __init__(
-        self,
-        loader: ReleaseLoader[Any],
-        pod_name: str,
-        describe: Callable[[release_pb2.GetServingReleaseResponse], None] | None = None,
-    ) -> None:
-        """Serve the state of `loader` under this process's name; `describe` adds to responses."""
-        self._loader, self._pod_name, self._describe = loader, pod_name, describe
+    loader: ReleaseLoader[Any]
+    pod_name: str
+    """Name of this process."""
+    describe: Callable[[release_pb2.GetServingReleaseResponse], None] | None = None
+    """Adds to responses."""
 
     async def GetServingRelease(  # noqa: N802
         self, _: release_pb2.GetServingReleaseRequest, _context: Any
     ) -> release_pb2.GetServingReleaseResponse:
         """Return the state of the release on this process."""
-        loader = self._loader
+        loader = self.loader
         response = release_pb2.GetServingReleaseResponse(
             state=release_pb2.RELEASE_STATE_LOADING,
             channel=loader.channel,
             last_failure=loader.failures.reason,
-            pod=self._pod_name,
+            pod=self.pod_name,
         )
         if (serving := loader.serving) is not None:
             response.state = release_pb2.RELEASE_STATE_SERVING
@@ -64,8 +62,8 @@ class ReleaseServicer(release_pb2_grpc.ReleaseServiceServicer):
             response.latest_failure.stage = _stage(failure.stage)
             response.latest_failure.release_id = failure.release_id
             response.latest_failure.time.FromDatetime(failure.at)
-        if self._describe is not None:
-            self._describe(response)
+        if self.describe is not None:
+            self.describe(response)
         return response
 
 
@@ -134,29 +132,22 @@ class ReleaseFacts:
     """Bytes of each cache that belongs to the release, by its name."""
 
 
+@dataclass(frozen=True, eq=False)
 class ReleaseCollector(Collector):
     """The releases that a process holds and loads, at the time of a scrape."""
 
-    def __init__(
-        self,
-        loader: ReleaseLoader[Any],
-        files: Sequence[str] = (),
-        facts: Callable[[Any], ReleaseFacts] | None = None,
-    ) -> None:
-        """Read these on each scrape.
-
-        Args:
-            loader: has the releases.
-            files: files of a release that the process needs.
-            facts: returns what is told of a release's content.
-        """
-        self._loader, self._files, self._facts = loader, files, facts
+    loader: ReleaseLoader[Any]
+    """Has the releases."""
+    files: Sequence[str] = ()
+    """Files of a release that the process needs."""
+    facts: Callable[[Any], ReleaseFacts] | None = None
+    """Returns what is told of a release's content."""
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Yield the families, some of them without samples."""
-        loader = self._loader
+        loader = self.loader
         serving, load, failing = loader.serving, loader.progress, bool(loader.failures.reason)
-        facts = self._facts(serving.content) if self._facts and serving else None
+        facts = self.facts(serving.content) if self.facts and serving else None
         info = GaugeMetricFamily(
             "vireo_release_info",
             "1 for each release in memory, by its role: serving or previous.",
@@ -192,7 +183,7 @@ class ReleaseCollector(Collector):
     def _of_served(self, manifest: Manifest) -> Iterator[tuple[str, str, float | None]]:
         """Yield metrics of the files that this process has, as far as they are known."""
         entries = manifest.files
-        sizes = {path: entries[path].size for path in self._files if path in entries}
+        sizes = {path: entries[path].size for path in self.files if path in entries}
         models = [size for path, size in sizes.items() if path.endswith(".onnx")]
         created, data_end = manifest.created_at.timestamp(), manifest.metrics.get(DATA_END)
         yield "release_created_timestamp_seconds", "When it was trained.", created

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass, field
 from functools import cache
 
 import structlog
@@ -41,31 +42,28 @@ class ExpectedFailureError(Exception):
     """Level at which it is logged."""
 
 
+@dataclass(frozen=True)
 class StageMetrics(Observer):
     """Counts and times the stages of one service."""
 
-    def __init__(self, service: str, *, timed: bool = True, traced: bool = False) -> None:
-        """Observe the stages of `service`.
-
-        Args:
-            service: the service.
-            timed: whether times are observed.
-            traced: whether each stage is a span; stages that call others make their own.
-        """
-        self._service, self._timed, self._traced = service, timed, traced
+    service: str
+    timed: bool = field(default=True, kw_only=True)
+    """Whether times are observed."""
+    traced: bool = field(default=False, kw_only=True)
+    """Whether each stage is a span; stages that call others make their own."""
 
     def ended(self, stage: str, seconds: float) -> None:
         """Observe a stage's time."""
-        if self._timed:
-            _seconds(self._service, stage).observe(seconds)
-        if self._traced:
+        if self.timed:
+            _seconds(self.service, stage).observe(seconds)
+        if self.traced:
             spans.ended(stage, seconds)
 
     def failed(self, stage: str, error: Exception, seconds: float) -> None:
         """Log and count that a stage failed; what is expected is noted in the call's trace."""
         expected = error if isinstance(error, ExpectedFailureError) else None
         reason = expected.reason if expected else "error"
-        FAILURES.labels(self._service, stage, reason).inc()
+        FAILURES.labels(self.service, stage, reason).inc()
         if expected:
             note_failure("stage failed", stage=stage, reason=str(error))
         log.log(

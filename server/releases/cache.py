@@ -99,19 +99,15 @@ class CacheError(VireoError):
     """The cache can't hold or return a release; the message names the cause and the fix."""
 
 
+@dataclass(frozen=True)
 class ReleaseCache:
     """Releases below one folder: `releases/<id>/…`, and `last/<pod>/<channel>`."""
 
-    def __init__(self, root: Path, keep: int = 3) -> None:
-        """Start with `root`; nothing is read or written yet.
-
-        Args:
-            root: the folder; it is made when something is fetched.
-            keep: number of releases to keep, the most recently used, besides those that pods of
-                this machine serve or served last.
-        """
-        self.root = root
-        self._keep = keep
+    root: Path
+    """The folder; it is made when something is fetched."""
+    keep: int = 3
+    """Number of releases to keep, the most recently used, besides those that pods of this machine
+    serve or served last."""
 
     def fetch(
         self,
@@ -148,13 +144,12 @@ class ReleaseCache:
         progress.stage = Stage.VERIFYING
         with _disk_errors_explained(self.root):
             self._touch(release_id)
-            absent = _absent(folder, entries, progress)
-            if absent and store is None:
-                raise CacheError(
-                    f"{next(iter(absent))} of release {release_id} is missing or damaged in the "
-                    f"cache {self.root}"
-                )
-            if absent and store is not None:
+            if absent := _absent(folder, entries, progress):
+                if store is None:
+                    raise CacheError(
+                        f"{next(iter(absent))} of release {release_id} is missing or damaged in "
+                        f"the cache {self.root}"
+                    )
                 progress.stage = Stage.DOWNLOADING
                 files_there = partial(_files_in, folder)
                 with _locked(folder, _STALLED_SECONDS, progress, files_there) as alone:
@@ -166,15 +161,9 @@ class ReleaseCache:
                     # All of them: what was there may have been pruned during the wait.
                     rest = _absent(folder, entries, progress, mark=True)
                     self._make_space(folder, rest)
+                    get = partial(download, store, release_id, folder, progress)
                     with ThreadPoolExecutor(_PARALLEL) as threads:
-                        list(
-                            threads.map(
-                                lambda path: download(
-                                    store, release_id, path, rest[path], folder / path, progress
-                                ),
-                                rest,
-                            )
-                        )
+                        list(threads.map(get, rest, rest.values()))
             # Without its manifest a folder is no release.
             _write(folder / MANIFEST_NAME, manifest.model_dump_json(indent=2).encode())
             return folder
@@ -218,7 +207,7 @@ class ReleaseCache:
             others = [each for each in self.root.glob("releases/*") if each.name not in served]
             others.sort(key=_unused_seconds)
             gone = []
-            for folder in others[self._keep :]:
+            for folder in others[self.keep :]:
                 if _unused_seconds(folder) <= _IN_USE_SECONDS:
                     continue
                 # Another pod may prune too, and a file that can't be deleted now is the next time.
@@ -277,12 +266,12 @@ class ReleaseCache:
 def download(
     store: ReleaseStore,
     release_id: str,
+    folder: Path,
+    progress: LoadProgress,
     path: str,
     entry: FileEntry,
-    target: Path,
-    progress: LoadProgress,
 ) -> None:
-    """Download a file of a release to `target`, by way of `<target>.part`, and verify its digest.
+    """Download a file of a release into `folder`, by way of `<path>.part`, and verify its digest.
 
     Raises:
         ReleaseError: the store's content doesn't match the manifest; what arrived was deleted.
@@ -290,6 +279,7 @@ def download(
         LoadStoppedError: `progress` says so; what arrived is kept, too.
         OSError: the disk can't hold it; what arrived was deleted to free the space.
     """
+    target = folder / path
     part = target.with_name(target.name + _PART)
     target.parent.mkdir(parents=True, exist_ok=True)
 

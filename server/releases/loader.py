@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-import threading
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
@@ -44,7 +43,6 @@ _NICE = 19
 T = TypeVar("T")
 R = TypeVar("R")
 Origin = Literal["s3", "cache"]
-_thread = threading.local()
 
 
 class ChannelUnsetError(ReleaseError):
@@ -403,10 +401,9 @@ class ReleaseLoader(Generic[T]):
         low_priority = self.serving is not None and sys.platform == "linux"
 
         def prioritized() -> R:
-            # On Linux each thread has a priority of its own.
-            if low_priority and not getattr(_thread, "lowered", False):
+            # On Linux each thread has a priority of its own, and none is below this one.
+            if low_priority:
                 os.nice(_NICE)
-                _thread.lowered = True
             return work()
 
         return await self._in_thread(prioritized)

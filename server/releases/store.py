@@ -136,9 +136,13 @@ class ReleaseStore:
 
         Raises:
             NotInStoreError: there is no such release.
-            ReleaseError: its manifest is unfit.
+            ReleaseError: its manifest is unfit, or another release's.
         """
-        return _parsed(release_id, self._manifest_body(release_id))
+        body, place = self._manifest_body(release_id), manifest_place(release_id)
+        manifest = Manifest.parse(body, place)
+        if manifest.release_id != release_id:
+            raise ReleaseError(f"{place}: is the manifest of release {manifest.release_id!r}")
+        return manifest
 
     def dataset(self, release_id: str) -> str:
         """Return the data set of a release, also of one that this build can't serve.
@@ -241,15 +245,6 @@ def manifest_place(release_id: str) -> str:
 def release_object(release_id: str, path: str) -> str:
     """Return the name of the object that holds a file of a release."""
     return f"releases/{release_id}/{path}"
-
-
-def _parsed(release_id: str, body: bytes) -> Manifest:
-    """Return the manifest of a release; raise ReleaseError if it is unfit or another release's."""
-    place = manifest_place(release_id)
-    manifest = Manifest.parse(body, place)
-    if manifest.release_id != release_id:
-        raise ReleaseError(f"{place}: is the manifest of release {manifest.release_id!r}")
-    return manifest
 
 
 def check_release_id(release_id: str) -> None:

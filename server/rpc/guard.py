@@ -63,6 +63,9 @@ _RESTS = {ShedReason.BUDGET: REFUSAL_SECONDS, ShedReason.LIMIT: 0.05}
 would otherwise make refusals the flood."""
 _CALL_SECONDS = 2e-4
 """Cost of a call of a service that states none."""
+Answer: TypeAlias = Callable[[Context], Awaitable[Message | None]]
+"""Returns the response to a call whose message is read from its context, None once those of a
+stream are sent. The call has failed if it raises RpcError."""
 Work: TypeAlias = Callable[[Message], float]
 """Returns what the work on a request costs in seconds of the event loop, all that it causes
 elsewhere included. It must take next to none itself, and 0 if it isn't worth a charge."""
@@ -128,6 +131,8 @@ class Guard:
         self._streams = Streams()
         self.limits: dict[str, ServiceLimits] = {}
         """By a service's full name; set before its methods are added."""
+        self.answers: dict[str, Answer] = {}
+        """What answers a method of our services, by its path."""
         self.budget = Budget()
         self.under_way = 0
         """Calls of our services in flight."""
@@ -169,7 +174,7 @@ class Guard:
         work, places = limits.work or _by_call, limits.places
         admission = limits.admission if name in (limits.admitted or {name}) else None
 
-        async def call(_: object, context: Context) -> Message | None:
+        async def answer(context: Context) -> Message | None:
             metadata = context.invocation_metadata() or ()
 
             def parse(raw: bytes) -> Message:
@@ -211,11 +216,7 @@ class Guard:
                     error.__traceback__ = error.__context__ = None
                     # Not all at the same moment.
                     await asyncio.sleep(random.uniform(0.5, 1.5) * rest)  # noqa: S311
-                await context.abort(
-                    error.code,
-                    error.message,
-                    ((REQUEST_ID, identity), ("grpc-status-details-bin", error.status())),
-                )
+                raise
             except asyncio.CancelledError:
                 # The caller has gone, or its deadline has passed.
                 RPCS.labels(method, grpc.StatusCode.CANCELLED.name).inc()
@@ -233,9 +234,20 @@ class Guard:
                     seconds.observe(took, exemplar())
             answered.inc()
             self._log_access(method, grpc.StatusCode.OK, started)
-            context.set_trailing_metadata(((REQUEST_ID, identity),))
             return response
 
+        async def call(_: object, context: Context) -> Message | None:
+            try:
+                response = await answer(context)
+            except RpcError as error:
+                details = ("grpc-status-details-bin", error.status())
+                await context.abort(
+                    error.code, error.message, ((REQUEST_ID, request_id()), details)
+                )
+            context.set_trailing_metadata(((REQUEST_ID, request_id()),))
+            return response
+
+        self.answers[method] = answer
         if handler.response_streaming:
             return grpc.stream_stream_rpc_method_handler(call, None, handler.response_serializer)
         return grpc.stream_unary_rpc_method_handler(call, None, handler.response_serializer)

@@ -175,11 +175,6 @@ LAG = Gauge(
 )
 
 
-def measure_lag(loop: asyncio.AbstractEventLoop) -> None:
-    """Have every scrape measure the lag of `loop`; without scrapes it costs nothing."""
-    LAG.set_function(partial(lag, loop))
-
-
 def lag(loop: asyncio.AbstractEventLoop) -> float:
     """Return the seconds until `loop` runs a callback from another thread, at most MAX_LAG.
 

@@ -19,15 +19,15 @@ from grpc_channelz.v1._async import ChannelzServicer
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from vireo.server.errors import VireoError
-from vireo.server.rpc.budget import WAITING, Budget
+from vireo.server.rpc.budget import WAITING
 from vireo.server.rpc.guard import Guard, ServiceLimits
 from vireo.server.rpc.logs import flush_all
-from vireo.server.rpc.metrics import MetricsEndpoint, measure_lag, probe_pages
+from vireo.server.rpc.metrics import LAG, MetricsEndpoint, lag, probe_pages
 from vireo.server.rpc.reading import Handler
 from vireo.server.rpc.settings import RpcSettings
 from vireo.server.rpc.spans import end_export
 from vireo.server.rpc.standard import HealthServicer, add_reflection
-from vireo.server.rpc.streams import MAX_STREAM_SECONDS, Places
+from vireo.server.rpc.streams import MAX_STREAM_SECONDS
 
 log = structlog.get_logger()
 
@@ -56,10 +56,9 @@ class RpcServer:
     def __init__(self, settings: RpcSettings) -> None:
         """Create the server; nothing is bound yet."""
         self._settings = settings
-        self._guard = Guard(settings.access_log_share, settings.max_message_bytes)
-        WAITING.set_function(lambda: self.budget.waiting)
+        self.guard = Guard(settings.access_log_share, settings.max_message_bytes)
+        WAITING.set_function(lambda: self.guard.budget.waiting)
         self._server = grpc_server(settings)
-        self._methods = Methods(self._server, self._guard.guarded)
         self._health = HealthServicer()
         self._names: list[str] = []
         self._metrics: MetricsEndpoint | None = None
@@ -67,28 +66,6 @@ class RpcServer:
         """The port that it listens on, once started."""
         self.serving = False
         """Whether it reports its services as SERVING."""
-
-    @property
-    def under_way(self) -> int:
-        """Calls of our services in flight."""
-        return self._guard.under_way
-
-    @property
-    def standard_streams(self) -> Places:
-        """Places of the streams of health and reflection."""
-        return self._guard.standard_streams
-
-    @property
-    def budget(self) -> Budget:
-        """What callers may use of this process."""
-        return self._guard.budget
-
-    def guarded(self, method: str) -> Handler:
-        """Return the guarded handler of a unary method, by its path: for calls by HTTP.
-
-        Its `stream_unary` reads the request's bytes from the context, and returns the response.
-        """
-        return self._methods.guarded[method]
 
     def add(
         self,
@@ -103,9 +80,19 @@ class RpcServer:
             register: adds its servicer, with generated code.
             limits: what limits its calls; by default only what limits those of all services.
         """
-        self._guard.limits[service] = limits or ServiceLimits()
-        register(self._methods)
+        self.guard.limits[service] = limits or ServiceLimits()
+        register(self)
         self._names.append(service)
+
+    def add_generic_rpc_handlers(self, _: Sequence[grpc.GenericRpcHandler]) -> None:
+        """Ignore them: generated code registers each method by its name too."""
+
+    def add_registered_method_handlers(self, service: str, methods: Mapping[str, Handler]) -> None:
+        """Add the methods of a service by their names; for generated code, which `add` calls."""
+        guarded = {
+            name: self.guard.guarded(f"/{service}/{name}", each) for name, each in methods.items()
+        }
+        self._server.add_registered_method_handlers(service, guarded)
 
     async def set_serving(self, serving: bool) -> None:
         """Report every service, and the server as a whole, as SERVING or NOT_SERVING."""
@@ -122,19 +109,19 @@ class RpcServer:
                 TLS file can't be read.
         """
         await self.set_serving(self.serving)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._methods)  # type: ignore[no-untyped-call]
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self)  # type: ignore[no-untyped-call]
         shown = [*self._names, health.SERVICE_NAME]
         if self._settings.reflection:
             channelz_pb2_grpc.add_ChannelzServicer_to_server(  # type: ignore[no-untyped-call]
-                ChannelzServicer(), self._methods
+                ChannelzServicer(), self
             )
             shown.append(channelz_pb2.DESCRIPTOR.services_by_name["Channelz"].full_name)
-            add_reflection(self._methods, shown)
+            add_reflection(self, shown)
         settings = self._settings
         self.port = self._bind()
         if settings.metrics_port:
             loop = asyncio.get_running_loop()
-            measure_lag(loop)
+            LAG.set_function(lambda: lag(loop))
             pages = probe_pages(loop, lambda: self.serving)
             self._metrics = MetricsEndpoint(
                 settings.metrics_port, host=settings.metrics_host, probes=pages
@@ -169,10 +156,10 @@ class RpcServer:
         last = min(_LAST_CALLS_SECONDS, grace)
         # The guard refuses calls, not an early stop() of gRPC's server: that would wait all the
         # grace for health watches, and a second stop() to end it sooner can crash the process.
-        self._guard.close()
+        self.guard.close()
         try:
             async with asyncio.timeout(grace - last):
-                await self._guard.idle.wait()
+                await self.guard.idle.wait()
         except TimeoutError:
             log.warning("calls still in flight", seconds_left=last)
         await self._server.stop(last)
@@ -252,36 +239,6 @@ def run_process(serve: Callable[[], Coroutine[Any, Any, None]]) -> NoReturn:
     # Without waiting for a thread that may be in the middle of a download: files reach their
     # final names by rename.
     os._exit(code)
-
-
-class Methods:
-    """Adds methods to a server, each with a guard around it.
-
-    Generated code registers a service with it as with a grpc.aio.Server.
-    """
-
-    def __init__(self, server: grpc.aio.Server, guard: Callable[[str, Handler], Handler]) -> None:
-        """Add to this server.
-
-        Args:
-            server: where methods are added.
-            guard: returns the handler to serve instead of a method's own. That of a unary method
-                may be one of a stream, to read the message itself by `only_message`.
-        """
-        self._server, self._guard = server, guard
-        self.guarded: dict[str, Handler] = {}
-        """The guarded handler of each method, by its path."""
-
-    def add_generic_rpc_handlers(self, _: Sequence[grpc.GenericRpcHandler]) -> None:
-        """Ignore them: generated code registers each method by its name too."""
-
-    def add_registered_method_handlers(self, service: str, methods: Mapping[str, Handler]) -> None:
-        """Add the methods of a service by their names."""
-        guarded = {
-            name: self._guard(f"/{service}/{name}", handler) for name, handler in methods.items()
-        }
-        self.guarded.update({f"/{service}/{name}": each for name, each in guarded.items()})
-        self._server.add_registered_method_handlers(service, guarded)
 
 
 def grpc_server(settings: RpcSettings) -> grpc.aio.Server:

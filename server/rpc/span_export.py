@@ -50,30 +50,21 @@ _BATCH_SECONDS = 2.0
 """Maximum seconds for which a span waits for others to be sent with."""
 _SEND_SECONDS = 5.0
 """Maximum seconds to send a batch, with retries."""
-_KINDS: Mapping[Kind, SpanKind] = {
-    "internal": SpanKind.INTERNAL,
-    "client": SpanKind.CLIENT,
-    "producer": SpanKind.PRODUCER,
-}
-_FAILURES = frozenset(
-    {
-        grpc.StatusCode.UNKNOWN,
-        grpc.StatusCode.DEADLINE_EXCEEDED,
-        grpc.StatusCode.INTERNAL,
-        grpc.StatusCode.UNAVAILABLE,
-        grpc.StatusCode.DATA_LOSS,
-    }
-)
-"""Statuses that OpenTelemetry's conventions call errors of a server; without UNIMPLEMENTED, which
-here is an operator's choice. Calls that are shed aren't among them: there are many, and they have
-done nothing."""
 
 
 class SpanExport:
     """The spans of this process, and their way to a collector."""
 
-    failures = _FAILURES
-    """Statuses of failed calls, which are exported though they aren't sampled."""
+    failures = (
+        grpc.StatusCode.UNKNOWN,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.INTERNAL,
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.DATA_LOSS,
+    )
+    """Statuses of failed calls, which are exported though they aren't sampled: those that
+    OpenTelemetry's conventions call errors of a server, without UNIMPLEMENTED, which here is an
+    operator's choice. Calls that are shed aren't among them: they have done nothing."""
 
     def __init__(self, endpoint: str, tls: TlsFiles | None, kind: str, instance: str) -> None:
         """Export to a collector, which needn't be there.
@@ -139,7 +130,7 @@ class SpanExport:
     def span(self, name: str, kind: Kind) -> AbstractContextManager[Any]:
         """Return a context whose work is a span within the current one."""
         return self._tracer.start_as_current_span(
-            name, kind=_KINDS[kind], record_exception=False, set_status_on_exception=True
+            name, kind=SpanKind[kind.upper()], record_exception=False, set_status_on_exception=True
         )
 
     def ended(self, name: str, seconds: float) -> None:

@@ -28,7 +28,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from vireo.server.rpc.budget import Budget
 from vireo.server.rpc.caller import caller_of
-from vireo.server.rpc.errors import RpcError
+from vireo.server.rpc.errors import RpcError, invalid_argument
 from vireo.server.rpc.reading import Context, Handler, NoMessageError, decompressed, only_message
 from vireo.server.rpc.streams import MAX_STREAM_SECONDS, Places
 
@@ -46,17 +46,13 @@ some ten."""
 
 
 @asynccontextmanager
-async def _open_stream(context: Context, places: Places) -> AsyncIterator[None]:
-    """Hold a place for a stream until the block ends; end it with OK once its time is over.
-
-    A stream that has no place is aborted with RESOURCE_EXHAUSTED, or UNAVAILABLE if another
-    caller needs its place.
-    """
+async def _errors_sent(context: Context) -> AsyncIterator[None]:
+    """Abort a call with the error of the block, if it is one for the caller."""
     try:
-        async with places.place(caller_of(context)):
-            with suppress(TimeoutError):
-                async with asyncio.timeout(MAX_STREAM_SECONDS):
-                    yield
+        try:
+            yield
+        except NoMessageError as error:
+            raise invalid_argument([("", str(error))]) from error
     except RpcError as error:
         details = (("grpc-status-details-bin", error.status()),)
         await context.abort(error.code, error.message, details)
@@ -75,20 +71,12 @@ def explained(handler: Handler, places: Places, budget: Budget) -> Handler:
         budget: charges the caller with each message of a stream of them.
     """
 
-    async def parsed(raw: bytes, context: Context) -> Message:
+    def parsed(raw: bytes) -> Message:
         try:
             message: Message = handler.request_deserializer(raw)
         except DecodeError as error:
-            reason = f"the request can't be parsed: {error}"
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, reason)
+            raise invalid_argument([("", f"the request can't be parsed: {error}")]) from error
         return message
-
-    async def only(context: Context) -> Message:
-        try:
-            raw = await only_message(context)
-        except NoMessageError as error:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
-        return await parsed(raw, context)
 
     async def messages(context: Context) -> AsyncIterator[Message]:
         """Yield messages until the caller ends its side; the first must arrive within seconds."""
@@ -100,20 +88,24 @@ def explained(handler: Handler, places: Places, budget: Budget) -> Handler:
         while raw is not grpc.aio.EOF:
             async with budget.turn(caller, _MESSAGE_SECONDS):
                 pass
-            yield await parsed(raw, context)
+            yield parsed(raw)
             raw = await context.read()
 
     async def answer(_: object, context: Context) -> Message:
-        response: Message = await handler.unary_unary(await only(context), context)
+        async with _errors_sent(context):
+            request = parsed(await only_message(context))
+            response: Message = await handler.unary_unary(request, context)
         return response
 
     async def stream(_: object, context: Context) -> None:
-        async with _open_stream(context, places):
-            if handler.unary_stream is not None:  # health's, which writes to the context
-                await handler.unary_stream(await only(context), context)
-                return
-            async for response in handler.stream_stream(messages(context), context):
-                await context.write(response)
+        async with _errors_sent(context), places.place(caller_of(context)):
+            with suppress(TimeoutError):  # it ends with OK once its time is over
+                async with asyncio.timeout(MAX_STREAM_SECONDS):
+                    if handler.unary_stream is not None:  # health's, which writes to the context
+                        await handler.unary_stream(parsed(await only_message(context)), context)
+                        return
+                    async for response in handler.stream_stream(messages(context), context):
+                        await context.write(response)
 
     read = partial(decompressed, max_bytes=_MAX_BYTES)
     if handler.unary_unary is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, MutableMapping
 from contextvars import ContextVar
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeGuard
 
 _PARENT = re.compile(
@@ -24,33 +25,22 @@ Kind = Literal["internal", "client", "producer"]
 """What a span within a call is."""
 
 
+@dataclass(slots=True, eq=False)
 class CallTrace:
-    """The trace that a call belongs to."""
+    """The trace that a call belongs to; none if its id is empty."""
 
-    __slots__ = ("headers", "notes", "parent_id", "sampled", "span", "trace_id")
-
-    def __init__(
-        self,
-        trace_id: str = "",
-        parent_id: str = "",
-        headers: Headers = (),
-        *,
-        sampled: bool = False,
-    ) -> None:
-        """Belong to a trace, or to none if its id is empty.
-
-        Args:
-            trace_id: 32 hexadecimal digits.
-            parent_id: 16 of the caller's span.
-            headers: `traceparent` and `tracestate` for the calls made on this call's behalf.
-            sampled: whether the caller records spans of the trace.
-        """
-        self.trace_id, self.parent_id, self.headers = trace_id, parent_id, headers
-        self.sampled = sampled
-        self.span: Any = None
-        """The call's span, if this process exports one; see `vireo.server.rpc.spans`."""
-        self.notes: list[tuple[str, dict[str, str]]] = []
-        """What went wrong in the call, and the details of each."""
+    trace_id: str = ""
+    """32 hexadecimal digits."""
+    parent_id: str = ""
+    """16 of the caller's span."""
+    headers: Headers = ()
+    """`traceparent` and `tracestate` for the calls made on this call's behalf."""
+    sampled: bool = False
+    """Whether the caller records spans of the trace."""
+    span: Any = None
+    """The call's span, if this process exports one; see `vireo.server.rpc.spans`."""
+    notes: list[tuple[str, dict[str, str]]] = field(default_factory=list)
+    """What went wrong in the call, and the details of each."""
 
     @staticmethod
     def of(metadata: Metadata | None) -> CallTrace:

@@ -16,16 +16,16 @@ import pytest
 from envoy.service.status.v3 import csds_pb2, csds_pb2_grpc
 
 from tests.builders.s3 import unreachable_s3
-from vireo.server.control import admission
 from vireo.server.control import channels as channels_module
+from vireo.server.control import control as control_module
 from vireo.server.control.ads import DiscoveryServicer
-from vireo.server.control.channels import Channels
 from vireo.server.control.control import Control
 from vireo.server.control.discovery import Discovery
 from vireo.server.control.mesh import Endpoint, Endpoints, Mesh, Pool
 from vireo.server.control.settings import ControlSettings
 from vireo.server.releases.bucket import StoreUnavailableError
 from vireo.server.releases.channels import Channel
+from vireo.server.releases.store import ReleaseStore
 from vireo.server.rpc.server import RpcServer
 
 
@@ -125,7 +125,7 @@ async def running_control(endpoints: Endpoints, **settings: Any) -> AsyncIterato
 
 @asynccontextmanager
 async def control_of(
-    discovery: Discovery, channels: Channels, **settings: Any
+    discovery: Discovery, channels: SetChannels | ReleaseStore, **settings: Any
 ) -> AsyncIterator[tuple[int, Control]]:
     """The same with any source of endpoints: its port, and what makes snapshots."""
     quick = {
@@ -137,9 +137,9 @@ async def control_of(
     used = ControlSettings(**{**quick, **settings})
     server = RpcServer(used)
     with pytest.MonkeyPatch.context() as patch:
-        control = Control(used, discovery, channels, server)
+        control = Control(used, discovery, channels.read_channel, server)
         await server.start()
-        patch.setattr(admission, "_INTERVAL_SECONDS", 0.05)
+        patch.setattr(control_module, "_INTERVAL_SECONDS", 0.05)
         patch.setattr(channels_module, "_POLL_SECONDS", 0.05)
         running = asyncio.ensure_future(control.run())
         try:

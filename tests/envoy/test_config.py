@@ -50,7 +50,7 @@ async def test_envoy_accepts_every_resource(changes: dict[str, Any], tmp_path: P
         assert edge.control.servicer.snapshot is not None
         wanted = {
             (kind.rpartition(".")[2], name): resource.version
-            for kind, resources in edge.control.servicer.snapshot.resources.items()
+            for kind, resources in edge.control.servicer.snapshot.items()
             for name, resource in resources.items()
         }
 
@@ -71,7 +71,7 @@ def rendered(kind: str, name: str) -> Any:
     """A resource as Envoy gets it, as JSON."""
     [resources] = [
         each
-        for url, each in snapshot(ControlSettings(s3=unreachable_s3()), Mesh()).resources.items()
+        for url, each in snapshot(ControlSettings(s3=unreachable_s3()), Mesh()).items()
         if url.endswith(f".{kind}")
     ]
     return json_format.MessageToDict(resources[name].body)

@@ -6,7 +6,6 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +106,7 @@ async def test_a_configuration_that_envoy_rejects_is_shown_and_the_last_good_one
                     break
                 await asyncio.sleep(0.05)
         assert "missing )" in shown.error_state.details
-        assert shown.version_info == good.resources[ROUTES]["candidate"].version
+        assert shown.version_info == good[ROUTES]["candidate"].version
         assert {await caller.call() for _ in range(10)} <= {"candidate-0", "candidate-1"}
         # The rest goes on, and what was refused is sent once it has changed.
         edge.control.discovery.set(CANDIDATE, edge.settings.pod_ports("candidate")[0])
@@ -116,10 +115,10 @@ async def test_a_configuration_that_envoy_rejects_is_shown_and_the_last_good_one
 
 def with_bad_regex(snapshot: Snapshot) -> Snapshot:
     """The snapshot with candidate routes that hold no regular expression."""
-    routes = RouteConfiguration.FromString(snapshot.resources[ROUTES]["candidate"].body.value)
+    routes = RouteConfiguration.FromString(snapshot[ROUTES]["candidate"].body.value)
     routes.virtual_hosts[0].routes[0].match.safe_regex.regex = "("
-    changed = {**snapshot.resources[ROUTES], "candidate": Resource.of(routes)}
-    return replace(snapshot, resources={**snapshot.resources, ROUTES: changed})
+    changed = {**snapshot[ROUTES], "candidate": Resource.of(routes)}
+    return {**snapshot, ROUTES: changed}
 
 
 async def test_the_canary_gets_its_share_of_the_buckets_and_a_viewer_stays_on_one_side(

@@ -161,7 +161,7 @@ async def counted(edge: Edge) -> Counter[str]:
 async def test_slates_that_no_gateway_answers_are_counted_with_those_that_one_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vireo.server.control.admission._EMPTY_SECONDS", 0.1)
+    monkeypatch.setattr("vireo.server.control.control._EMPTY_SECONDS", 0.1)
     async with (
         running_edge(tmp_path, 1) as edge,
         grpc.aio.insecure_channel(edge.address) as channel,

@@ -80,7 +80,7 @@ def verify_release(store: ReleaseStore, release_id: str, scratch: Path) -> Verif
 
     def damage(path: str, entry: FileEntry) -> str:
         try:
-            download(store, release_id, path, entry, scratch / path, LoadProgress())
+            download(store, release_id, scratch, LoadProgress(), path, entry)
         except (NotInStoreError, ReleaseError) as error:
             return str(error)
         return ""

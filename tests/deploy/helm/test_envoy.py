@@ -27,7 +27,6 @@ from vireo.ops.doctor.deployment import reach
 from vireo.ops.stack.envoy import envoy_command, tool, write_envoy_secrets
 from vireo.ops.stack.ports import free_port_base
 from vireo.ops.stack.settings import StackSettings
-from vireo.server.control.access import upstream_tls
 from vireo.server.control.settings import ControlSettings
 from vireo.server.control.templates import filled
 from vireo.server.security.folder import SecurityFolder
@@ -65,7 +64,9 @@ def test_the_bootstrap_is_that_of_the_stack_beside_metrics_and_draining(values: 
     )
     if values in SECURED:
         [control] = expected["static_resources"]["clusters"]
-        control["transport_socket"] = upstream_tls("/etc/envoy/secrets", "control")
+        control["transport_socket"] = filled(
+            "upstream_tls", {"secrets": "/etc/envoy/secrets", "role": "control"}
+        )
     assert given == expected
     [host] = listener["filter_chains"][0]["filters"][0]["typed_config"]["route_config"][
         "virtual_hosts"

@@ -119,5 +119,5 @@ async def test_a_request_that_makes_no_sense_is_refused_by_its_field(
     async with serving(CANDIDATE_POD, release_folder) as (server, channel):
         call = CandidateServiceStub(channel).RetrieveCandidates(asked, metadata=METADATA)
         failure = await failure_of(call)
-        assert server.budget.used("page") > 0.0005, "it costs more than a valid one"
+        assert server.guard.budget.used("page") > 0.0005, "it costs more than a valid one"
     assert (failure.code, failure.fields) == (grpc.StatusCode.INVALID_ARGUMENT, (field,))

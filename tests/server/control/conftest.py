@@ -11,7 +11,7 @@ from tests.builders.rpc import rpc_settings, running_server
 from vireo.server.control import ads, attempts, discovery
 from vireo.server.control.ads import DiscoveryServicer, add_xds_services
 from vireo.server.control.clients import Client, Push
-from vireo.server.control.snapshot import KINDS, Resource, Snapshot
+from vireo.server.control.snapshot import KINDS, Resource, Snapshot, by_kind
 from vireo.server.rpc.server import RpcServer
 
 MAX_STREAMS = 3
@@ -32,7 +32,7 @@ def snapshot_of(contents: Mapping[str, str]) -> Snapshot:
             messages.append(Listener(name=name, stat_prefix=content))
         else:
             messages.append(RouteConfiguration(name=name, response_headers_to_remove=[content]))
-    return Snapshot.of(map(Resource.of, messages))
+    return by_kind(map(Resource.of, messages))
 
 
 class Envoy:

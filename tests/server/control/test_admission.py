@@ -14,8 +14,8 @@ from tests.builders.rpc import answering_bytes
 from tests.builders.s3 import unreachable_s3
 from tests.builders.waiting import until
 from vireo.ops.stack.ports import free_port_base
-from vireo.server.control import admission as module
-from vireo.server.control.admission import Admission, Membership
+from vireo.server.control import control as module
+from vireo.server.control.control import Admission, Membership
 from vireo.server.control.mesh import Endpoints, Pool
 from vireo.server.control.settings import ControlSettings
 

@@ -15,9 +15,10 @@ import pytest
 from tests.builders.control import SetChannels, control_of
 from tests.builders.waiting import until
 from vireo.server.control import channels as module
-from vireo.server.control.channels import CANARY, MAX_CHANNELS, Channels, ChannelWatch
+from vireo.server.control.channels import MAX_CHANNELS, ChannelWatch
 from vireo.server.control.discovery import StaticDiscovery
 from vireo.server.releases.bucket import StoreUnavailableError
+from vireo.server.releases.channels import CANARY
 from vireo.v1.channel_pb2 import AwaitReleaseRequest
 from vireo.v1.channel_pb2_grpc import ChannelServiceStub
 
@@ -141,8 +142,8 @@ class Shares(list[float]):
 
 
 @asynccontextmanager
-async def following(channels: Channels, shares: Shares) -> AsyncIterator[ChannelWatch]:
-    watch = ChannelWatch(channels, shares.accept)
+async def following(channels: SetChannels, shares: Shares) -> AsyncIterator[ChannelWatch]:
+    watch = ChannelWatch(channels.read_channel, shares.accept, lambda: True)
     task = asyncio.create_task(watch.run())
     try:
         yield watch

@@ -14,7 +14,7 @@ from vireo.server.control.clients import (
     ClientLimitError,
     Push,
 )
-from vireo.server.control.snapshot import CLUSTER, ENDPOINTS, LISTENER, ROUTES, Snapshot
+from vireo.server.control.snapshot import CLUSTER, ENDPOINTS, LISTENER, ROUTES
 
 
 @pytest.fixture
@@ -98,7 +98,7 @@ def test_an_envoy_that_reconnects_is_sent_only_what_it_lacks_and_its_endpoints()
     following = Envoy()
     following.publish(c_a="1", c_b="1")
     versions = {
-        kind: {name: each.version for name, each in following.snapshot.resources[kind].items()}
+        kind: {name: each.version for name, each in following.snapshot[kind].items()}
         for kind in (CLUSTER, ENDPOINTS)
     }
     following.ask(CLUSTER, has={"c-a": versions[CLUSTER]["c-a"], "c-b": "old", "c-gone": "1"})
@@ -124,12 +124,6 @@ def test_what_an_envoy_may_say_is_bounded(envoy: Envoy) -> None:
     envoy.publish(c_a="2", c_b="1", l="1", r="1")
     envoy.refuse(envoy.receive(), "no " * 500_000)
     assert len(envoy.client.subscriptions[CLUSTER].nacks["c-a"].message) == MAX_MESSAGE_LENGTH
-
-
-def test_a_snapshot_has_each_name_once() -> None:
-    [resource] = snapshot_of({"r": "1"}).resources[ROUTES].values()
-    with pytest.raises(ValueError, match="duplicate"):
-        Snapshot.of([resource, resource])
 
 
 class Following(RuleBasedStateMachine):
@@ -214,7 +208,7 @@ class Following(RuleBasedStateMachine):
         for kind, has in self.has.items():
             wanted = {
                 (name, each.version)
-                for name, each in self.envoy.snapshot.resources[kind].items()
+                for name, each in self.envoy.snapshot[kind].items()
                 if kind != ROUTES or name in self.routes
             }
             refused = {(name, version) for of, name, version in self.refused if of == kind}

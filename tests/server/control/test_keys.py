@@ -70,7 +70,7 @@ async def following(
         (jwks({"kty": "oct", "k": "c2VjcmV0"}), "isn't public"),
         (jwks({**KEY, "d": "private"}), "isn't public"),
         ("[" * 100_000, "not a JSON Web Key Set"),
-        ('{"keys": [{"kty": "EC", "x": NaN}]}', "not a JSON Web Key Set"),
+        ('{"keys": [{"kty": "EC", "x": NaN}]}', "key 1 is invalid"),
         (jwks({"kty": "RSA"}), "key 1 is invalid"),
         (jwks(KEY, {**KEY, "x": 7}), "key 2 is invalid"),
         (jwks({**KEY, "kid": ["a"]}), "key 1 is invalid"),

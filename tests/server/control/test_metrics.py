@@ -63,7 +63,7 @@ async def test_each_kind_has_the_version_of_the_newest_snapshot() -> None:
 
         def version() -> str:
             assert control.servicer.snapshot is not None
-            resources = control.servicer.snapshot.resources[ENDPOINTS].values()
+            resources = control.servicer.snapshot[ENDPOINTS].values()
             return version_of({each.name: each.version for each in resources})
 
         first = version()

@@ -10,9 +10,9 @@ from typing import Any
 import grpc.aio
 import pytest
 
-from vireo.server.control import releases
+from vireo.server.control import channels
+from vireo.server.control.channels import PodReleases
 from vireo.server.control.mesh import Endpoint, Mesh, Pool, Service
-from vireo.server.control.releases import PodReleases
 from vireo.v1.release_pb2 import GetServingReleaseRequest, GetServingReleaseResponse, ReleaseLoad
 from vireo.v1.release_pb2_grpc import (
     ReleaseServiceServicer,
@@ -67,7 +67,7 @@ async def ask(control: PodReleases) -> tuple[str, str]:
 async def test_a_release_counts_once_every_pod_of_both_services_serves_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(releases, "_REUSE_SECONDS", 0)
+    monkeypatch.setattr(channels, "_REUSE_SECONDS", 0)
     last, ranking = ScriptedPod("old"), ScriptedPod("new")
     candidates = [*(ScriptedPod("new") for _ in range(4)), last]
     async with running_pods({"candidate": candidates, "ranking": [ranking]}) as control:
@@ -91,7 +91,7 @@ async def test_a_service_without_pods_serves_nothing(pods: dict[Service, list[st
 async def test_a_pod_that_cannot_be_reached_delays_nobody_and_one_that_hangs_serves_nothing(
     monkeypatch: pytest.MonkeyPatch, release: str, *, hangs: bool
 ) -> None:
-    monkeypatch.setattr(releases, "_POD_SECONDS", 0.1 if hangs else 60)
+    monkeypatch.setattr(channels, "_POD_SECONDS", 0.1 if hangs else 60)
     pods: dict[Service, list[ScriptedPod]] = {
         "candidate": [ScriptedPod("new", hangs=hangs), ScriptedPod("new")],
         "ranking": [ScriptedPod("new")],
@@ -104,7 +104,7 @@ async def test_a_pod_that_cannot_be_reached_delays_nobody_and_one_that_hangs_ser
 async def test_gateways_that_ask_together_have_each_pod_asked_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(releases, "_REUSE_SECONDS", 1e6)
+    monkeypatch.setattr(channels, "_REUSE_SECONDS", 1e6)
     pod = ScriptedPod("new")
     async with running_pods({"candidate": [pod], "ranking": [ScriptedPod("new")]}) as control:
         assert await asyncio.gather(*(ask(control) for _ in range(20))) == [("new", "")] * 20

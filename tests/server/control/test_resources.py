@@ -23,7 +23,7 @@ CANARY_CANDIDATES = Pool("candidate", "canary")
 
 def ports(found: Snapshot, cluster: str) -> list[list[int]]:
     """Return the ports of the pods by priority."""
-    body = found.resources[ENDPOINTS][cluster].body
+    body = found[ENDPOINTS][cluster].body
     return [
         [each.endpoint.address.socket_address.port_value for each in place.lb_endpoints]
         for place in ClusterLoadAssignment.FromString(body.value).endpoints
@@ -31,12 +31,12 @@ def ports(found: Snapshot, cluster: str) -> list[list[int]]:
 
 
 def routes(mesh: Mesh, name: str) -> list[Any]:
-    body = snapshot(SETTINGS, mesh).resources[ROUTES][name].body
+    body = snapshot(SETTINGS, mesh)[ROUTES][name].body
     return list(RouteConfiguration.FromString(body.value).virtual_hosts[0].routes)
 
 
 def test_productions_pods_are_checked_often_before_the_first_call_too() -> None:
-    clusters = snapshot(SETTINGS, Mesh({})).resources[CLUSTER]
+    clusters = snapshot(SETTINGS, Mesh({}))[CLUSTER]
     for name, resource in clusters.items():
         [check] = Cluster.FromString(resource.body.value).health_checks
         rarely = name.endswith("-canary")
@@ -64,7 +64,7 @@ def test_the_edge_bounds_calls_and_streams_in_flight_if_slate_pods_are_all_gatew
     apart: bool,
 ) -> None:
     mesh = Mesh(with_slates({Pool("gateway"): gateways, SLATE: slates}))
-    cluster = snapshot(SETTINGS, mesh).resources[CLUSTER]["gateway"].body.value
+    cluster = snapshot(SETTINGS, mesh)[CLUSTER]["gateway"].body.value
     calls, streams = Cluster.FromString(cluster).circuit_breakers.thresholds
     assert (calls.max_requests.value, streams.max_requests.value) == limits
     priorities = {each.name: each.route.priority for each in routes(mesh, "edge")}
@@ -108,11 +108,10 @@ def test_without_a_share_or_pods_of_both_services_the_canary_has_no_route(
 
 def test_the_edge_has_clusters_and_routes_of_http_only_with_an_offset() -> None:
     mesh = Mesh({PRODUCTION: local(8130, 65000, 8131), CANARY: local(9)})
-    found = [
+    off, on = (
         snapshot(SETTINGS.model_copy(update={"oip_http_offset": offset}), mesh)
         for offset in (0, 2000)
-    ]
-    off, on = (each.resources for each in found)
+    )
     assert not [name for kind in off.values() for name in kind if name.endswith("-http")]
     assert b"/v2" not in off[ROUTES]["edge"].body.value
     assert b"/v2" in on[ROUTES]["edge"].body.value
@@ -120,7 +119,7 @@ def test_the_edge_has_clusters_and_routes_of_http_only_with_an_offset() -> None:
     cluster = Cluster.FromString(on[CLUSTER]["ranking-http"].body.value)
     assert cluster.health_checks[0].http_health_check.path == "/v2/health/ready"
     # Without the canary's, and without a port beyond the highest.
-    assert ports(found[1], "ranking-http") == [[10130, 10131]]
+    assert ports(on, "ranking-http") == [[10130, 10131]]
 
 
 async def test_two_control_planes_publish_the_same_so_that_an_envoy_may_move_between_them() -> None:
@@ -133,7 +132,7 @@ async def test_two_control_planes_publish_the_same_so_that_an_envoy_may_move_bet
             published.append(
                 {
                     (kind, name): each.version
-                    for kind, found in snapshot.resources.items()
+                    for kind, found in snapshot.items()
                     for name, each in found.items()
                 }
             )

@@ -25,11 +25,11 @@ METADATA = ((CALLER, "page"),)
 
 
 def used(recorder: Recorder, caller: str = "page") -> float:
-    return recorder.server.budget.used(caller)
+    return recorder.server.guard.budget.used(caller)
 
 
 async def test_events_and_videos_are_charged_by_their_number(recorder: Recorder) -> None:
-    recorder.server.budget._clock = lambda: 0.0  # use fades, and the log may take its time
+    recorder.server.guard.budget._clock = lambda: 0.0  # use fades, and the log may take its time
     many = [play(str(number)) for number in range(1000)]
     await recorder.events.RecordEvents(batch(many), metadata=METADATA)
     assert used(recorder) > 0.02
@@ -43,7 +43,7 @@ async def test_events_and_videos_are_charged_by_their_number(recorder: Recorder)
 
 
 async def test_an_invalid_batch_is_charged_too(recorder: Recorder) -> None:
-    recorder.server.budget._clock = lambda: 0.0
+    recorder.server.guard.budget._clock = lambda: 0.0
     invalid = batch([event_pb2.Event() for _ in range(1000)])
     failure = await failure_of(recorder.events.RecordEvents(invalid, metadata=METADATA))
     assert failure.code is grpc.StatusCode.INVALID_ARGUMENT
@@ -51,7 +51,7 @@ async def test_an_invalid_batch_is_charged_too(recorder: Recorder) -> None:
 
 
 async def test_a_stream_waits_for_its_turn_and_loses_nothing(recorder: Recorder) -> None:
-    budget = recorder.server.budget
+    budget = recorder.server.guard.budget
     budget._charge("page", 10.0, rests=False)
     budget._rested_at = budget._clock() + 1e9
     budget.light("another")

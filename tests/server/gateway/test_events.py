@@ -233,7 +233,7 @@ async def test_what_was_recorded_of_a_stream_that_its_caller_leaves_stays(
     await call.write(pb.StreamEventsRequest(events=[play("left")]))
     await take(log, EVENTS, after=end, count=1)
     call.cancel()
-    await until(lambda: not recorder.server.under_way)
+    await until(lambda: not recorder.server.guard.under_way)
     assert len(recorded(await take(log, EVENTS, after=end))) == 1
 
 
@@ -311,7 +311,7 @@ async def test_a_server_that_shuts_down_ends_streams_with_what_they_have(
         call = recorder.events.StreamEvents()
         await call.write(pb.StreamEventsRequest(events=[play("drain")]))
         await until(lambda: grown("vireo_log_append_seconds_count") > 0)
-        await until(lambda: recorder.server.under_way == 1)
+        await until(lambda: recorder.server.guard.under_way == 1)
         draining = asyncio.ensure_future(recorder.server.drain())
         failure = await failure_of(call)
         await draining

@@ -137,8 +137,8 @@ async def test_calls_that_are_cancelled_at_random_leave_nothing_under_way(
             for call in chance.sample(calls, 10):
                 call.cancel()  # several leave at the moment at which others are answered
             await asyncio.gather(*tasks)
-        await until(lambda: server.under_way == 0)
-        admission = server._guard.limits[NAME].admission
+        await until(lambda: server.guard.under_way == 0)
+        admission = server.guard.limits[NAME].admission
         assert admission is not None
         slots = admission.slots
         assert (admission.under_way, slots.held, slots.waiting) == (0, 0, 0)

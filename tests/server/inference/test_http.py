@@ -216,7 +216,7 @@ async def test_a_large_body_is_decoded_off_the_event_loop_and_charged_to_its_cal
         assert answer.status == 200
     small, large = threads
     assert small == threading.get_ident() != large
-    assert pod.server.budget.used("page") > 0.05
+    assert pod.server.guard.budget.used("page") > 0.05
 
 
 async def test_an_unknown_model_or_version_is_404(pod: HttpPod, inputs: dict[str, Array]) -> None:

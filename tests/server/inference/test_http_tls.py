@@ -15,7 +15,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from tests.builders.certificates import role_files, serial, shown_serial
 from tests.builders.rpc import rpc_settings, serving
 from vireo.server.errors import VireoError
-from vireo.server.inference.http_server import http_endpoint, serve_http
+from vireo.server.inference.http_server import http_endpoint
+from vireo.server.inference.service import serve_inference_http
 from vireo.server.ranking.service import RANKING_POD
 from vireo.server.rpc.server import RpcServer
 from vireo.server.rpc.tls import TlsFiles
@@ -117,9 +118,9 @@ async def test_a_file_that_is_no_certificate_is_named_at_the_start(
     broken.write_text("nothing")
     settings = rpc_settings(tls_certificate=broken, tls_key=files.key, tls_ca=files.authority)
     with pytest.raises(VireoError, match=r"broken\.crt can't be used"):
-        await serve_http(RpcServer(rpc_settings()), settings, 0)
+        await serve_inference_http(RpcServer(rpc_settings()), settings, 0)
 
 
 async def test_a_port_that_is_taken_is_named(port: int) -> None:
     with pytest.raises(VireoError, match=f"{port}.*VIREO_OIP_HTTP_PORT"):
-        await serve_http(RpcServer(rpc_settings()), rpc_settings(), port)
+        await serve_inference_http(RpcServer(rpc_settings()), rpc_settings(), port)

@@ -43,7 +43,7 @@ async def test_silent_calls_dont_block_others(release_folder: Path) -> None:
     async with serving(RANKING_POD, release_folder, max_calls=3) as (server, channel):
         method: Any = channel.stream_unary(METHOD)
         silent = [method(timeout=60) for _ in range(30)]
-        await until(lambda: server.under_way == len(silent))
+        await until(lambda: server.guard.under_way == len(silent))
         answers = [
             await RankingServiceStub(channel).RankCandidates(request_for_one_video())
             for _ in range(5)
@@ -51,7 +51,7 @@ async def test_silent_calls_dont_block_others(release_folder: Path) -> None:
         assert all(answer.ids for answer in answers)
         codes = {await code_of(call) for call in silent}
         assert codes == {grpc.StatusCode.INVALID_ARGUMENT}, "long before their deadline"
-        await until(lambda: server.under_way == 0)
+        await until(lambda: server.guard.under_way == 0)
 
 
 async def test_calls_beyond_the_servers_number_are_refused_and_health_checks_never(
@@ -90,7 +90,7 @@ async def test_watches_are_bounded_and_dont_count_against_calls(
         assert (await RankingServiceStub(channel).RankCandidates(request_for_one_video())).ids
         for watch in watches:
             watch.cancel()
-        await until(lambda: server.standard_streams.taken == 0)
+        await until(lambda: server.guard.standard_streams.taken == 0)
         again = health.Watch(health_pb2.HealthCheckRequest())
         assert (await again.read()).status == health_pb2.HealthCheckResponse.SERVING
         again.cancel()
@@ -106,7 +106,7 @@ async def test_a_stream_ends_well_when_its_time_is_over(
         assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
         # Were it UNAVAILABLE, Envoy would take the pod for one that fails.
         assert await code_of(watch) is grpc.StatusCode.OK
-        await until(lambda: server.standard_streams.taken == 0)
+        await until(lambda: server.guard.standard_streams.taken == 0)
 
 
 async def test_a_watcher_that_does_not_read_keeps_no_server_from_saying_that_it_stops(
@@ -118,7 +118,7 @@ async def test_a_watcher_that_does_not_read_keeps_no_server_from_saying_that_it_
     ):
         connection.take_nothing()
         connection.open(WATCH, grpc_frame(b""))
-        await until(lambda: server.standard_streams.taken == 1)
+        await until(lambda: server.guard.standard_streams.taken == 1)
         async with asyncio.timeout(30):
             await server.set_serving(False)
         health: Any = health_pb2_grpc.HealthStub(channel)  # type: ignore[no-untyped-call]
@@ -174,7 +174,7 @@ async def test_bytes_that_are_no_message_or_none_at_all_are_invalid(
 async def test_messages_of_reflection_wait_for_their_callers_turn(tmp_path: Path) -> None:
     asked = reflection_pb2.ServerReflectionRequest(list_services="*").SerializeToString()
     async with serving(CANDIDATE_POD, build_release(tmp_path)) as (server, channel):
-        budget = server.budget
+        budget = server.guard.budget
         budget._charge("page", 1e6, rests=False)
         budget._rested_at = budget._clock() + 1e9
         budget.light("another")

@@ -240,12 +240,12 @@ async def test_a_handler_is_cancelled_once_its_caller_has_gone(*, leaves: bool) 
     handler = Handler(waits=True)
     async with handling(handler) as (server, channel):
         call = ask(channel, timeout=60 if leaves else 0.2)
-        await until(lambda: server.under_way == 1)
+        await until(lambda: server.guard.under_way == 1)
         if leaves:
             call.cancel()
         wanted = grpc.StatusCode.CANCELLED if leaves else grpc.StatusCode.DEADLINE_EXCEEDED
         assert await call.code() is wanted
-        await until(lambda: handler.cancelled == 1 and server.under_way == 0)
+        await until(lambda: handler.cancelled == 1 and server.guard.under_way == 0)
 
 
 async def test_no_call_that_races_with_a_stop_ends_in_anything_but_unavailable() -> None:

@@ -179,7 +179,7 @@ async def test_gauges_show_the_load() -> None:
     queue = RunQueue()
     _, (first, *_) = await full(queue.slots)
     registry = CollectorRegistry()
-    registry.register(LoadCollector(queue.slots, queue, RpcServer(rpc_settings())))
+    registry.register(LoadCollector(queue.slots, queue, RpcServer(rpc_settings()).guard))
     shown = {each.name: each.value for family in registry.collect() for each in family.samples}
     assert shown == {
         "vireo_rpcs_in_flight": 0,

@@ -73,7 +73,7 @@ async def test_all_responses_arrive_in_order_and_the_call_is_counted_with_its_id
         call = stub.BatchRecommend(REQUEST, metadata=(("x-request-id", "mine"),))
         assert [each.viewer_id async for each in call] == ["a", "b", "c"]
         assert dict(await call.trailing_metadata())["x-request-id"] == "mine"
-        await until(lambda: server.under_way == 0)
+        await until(lambda: server.guard.under_way == 0)
     assert grown("vireo_rpcs_total", method=METHOD, code="OK") == 1
 
 
@@ -98,7 +98,7 @@ async def test_a_stream_ends_with_its_caller_or_its_deadline(*, leaves: bool) ->
             call.cancel()
         else:
             assert (await failure_of(call)).code() is grpc.StatusCode.DEADLINE_EXCEEDED
-        await until(lambda: slates.ended == slates.begun and server.under_way == 0)
+        await until(lambda: slates.ended == slates.begun and server.guard.under_way == 0)
 
 
 async def test_responses_are_made_while_no_other_call_is_under_way() -> None:

@@ -33,14 +33,14 @@ BIG = batch([play(str(number), video_id="v" * 100) for number in range(1000)])
 @pytest.fixture
 async def recorder() -> AsyncIterator[Recorder]:
     async with recording(None) as recorder:  # without a log a call ends with UNIMPLEMENTED
-        recorder.server._guard._max_calls = 60
+        recorder.server.guard._max_calls = 60
         yield recorder
 
 
 @pytest.fixture
 async def budget(recorder: Recorder) -> AsyncIterator[Budget]:
     """The budget, in which the greedy caller has used all that it may, while others call."""
-    budget = recorder.server.budget
+    budget = recorder.server.guard.budget
     budget._charge("greedy", 1e9, rests=False)
     budget._rested_at = budget._clock() + 1e9
 
@@ -72,7 +72,7 @@ async def test_few_bytes_that_take_long_to_check_are_checked_in_their_callers_tu
         asked = filter_pb2.Filter(any=[asked] * 10)
     raw = pb.RecommendRequest(viewer_id="v", filter=asked).SerializeToString()
     assert 1 << 10 < len(raw) < 4 << 10
-    read = recorder.server._guard._read
+    read = recorder.server.guard._read
     waiting = [asyncio.create_task(read(parse, lambda _: 0.0, "greedy", raw)) for _ in range(2)]
     await until(lambda: budget.waiting == 2)
     with pytest.raises(ShedError):
@@ -114,8 +114,8 @@ async def test_a_caller_leaves_as_many_calls_to_others_as_it_has_itself(
     assert await other.code() is grpc.StatusCode.UNIMPLEMENTED
     for each in calls:
         each.cancel()
-    await until(lambda: recorder.server.under_way == 0)
-    assert not recorder.server._guard._of_callers
+    await until(lambda: recorder.server.guard.under_way == 0)
+    assert not recorder.server.guard._of_callers
 
 
 async def test_a_refused_call_keeps_no_message_until_it_is_answered(
@@ -134,7 +134,7 @@ async def test_a_refused_call_keeps_no_message_until_it_is_answered(
         held, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert recorder.server.under_way == count, "callers who repeat at once would flood"
+    assert recorder.server.guard.under_way == count, "callers who repeat at once would flood"
     assert held < 3 * len(message)
     for each in calls:
         each.cancel()
