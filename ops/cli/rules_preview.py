@@ -14,6 +14,7 @@ import grpc.aio
 
 from vireo.ops.stack.s3 import open_store
 from vireo.server.errors import NoAnswerError, VireoError
+from vireo.server.gateway.check import check_candidates, check_ranked
 from vireo.server.gateway.pipeline import RecommendPipeline
 from vireo.server.gateway.pods import Remote, StageCall
 from vireo.server.gateway.query import RecommendQuery
@@ -98,8 +99,8 @@ async def compare(
             order = RankingServiceStub(ranking).RankCandidates
             pipeline = RecommendPipeline(
                 ReadFeatures(_SECONDS),
-                StageCall("retrieval", Remote("retrieval", find), _SECONDS),
-                StageCall("ranking", Remote("ranking", order), _SECONDS),
+                StageCall("retrieval", Remote("retrieval", find, check_candidates), _SECONDS),
+                StageCall("ranking", Remote("ranking", order, check_ranked), _SECONDS),
                 rules=None if of is None else lambda: of,
             )
             query = RecommendQuery.of(request, "rules-check", time.monotonic() + 3 * _SECONDS)

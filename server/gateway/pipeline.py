@@ -8,9 +8,9 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
 
 from vireo.server.gateway.check import blocked_keys
+from vireo.server.gateway.features import FeatureReader
 from vireo.server.gateway.pods import (
     RankingCall,
     RetrievalCall,
@@ -26,7 +26,7 @@ from vireo.server.gateway.release import GatewayRelease, digest_of
 from vireo.server.gateway.rules import ActiveRules, SiteRules
 from vireo.server.gateway.slate import popular_slate, ranked_slate, retrieved_slate
 from vireo.server.gateway.slate_metrics import FEATURE_AGE, count_slate
-from vireo.server.gateway.viewer import ReadFeatures, with_profile
+from vireo.server.gateway.viewer import LastFeatures, with_profile
 from vireo.server.pod.stage_metrics import StageMetrics
 from vireo.server.recommend.catalogue.overlay import Overlay
 from vireo.server.recommend.filters.expression import FilterExpression, all_of
@@ -36,8 +36,6 @@ from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1.viewer_pb2 import SOURCE_NEW, ViewerFeatures
 
 _SHOWN, _UNSHOWN = StageMetrics("gateway"), StageMetrics("gateway", timed=False)
-
-Result = TypeVar("Result")
 
 
 @dataclass
@@ -64,23 +62,11 @@ class Made:
     degradations: list[viewer_pb2.Degradation.ValueType] = field(default_factory=list)
 
 
-class Attempt(Protocol):
-    """Does the work of a stage."""
-
-    async def __call__(self, stage: str, work: Callable[[], Awaitable[Result]]) -> Result:
-        """Return the result of `work`, of the stage of this name."""
-
-
-async def once(stage: str, work: Callable[[], Awaitable[Result]]) -> Result:  # noqa: ARG001
-    """Do the work of a stage once, whatever becomes of it."""
-    return await work()
-
-
 @dataclass(frozen=True)
 class RecommendPipeline:
     """The chain of stages behind a slate."""
 
-    read_features: ReadFeatures
+    read_features: Callable[[RecommendQuery, FeatureReader], Awaitable[ViewerFeatures]]
     retrieval: RetrievalCall
     ranking: RankingCall
     candidates: int | None = None
@@ -93,8 +79,8 @@ class RecommendPipeline:
     """Returns the site's rules; None without a file of them."""
     shown: bool = False
     """Whether viewers wait for its slates: then these are counted and their stages timed."""
-    attempt: Attempt = once
-    """How the work of a stage is done: once, or again while pods are away."""
+    last: LastFeatures | None = None
+    """The rows last read, for viewers whose row can't be read; None for none."""
 
     async def recommend(
         self, query: RecommendQuery, release: GatewayRelease
@@ -131,11 +117,10 @@ class RecommendPipeline:
             if profile is None or profile.use != pb.PROFILE_USE_INSTEAD:
                 if self.progress is not None and self.progress.behind(query.viewer_id):
                     made.degradations.append(viewer_pb2.DEGRADATION_FEATURES_BEHIND)
-                made.viewer = await self.attempt(
-                    "features", lambda: self.read_features(query, reader)
-                )
+                made.viewer = await self.read_features(query, reader)
         if "features" in failures:
-            cached = self.read_features.last(query, reader)
+            last = self.last
+            cached = None if last is None else last.find(reader.dataset, query.viewer_id)
             made.viewer = ViewerFeatures() if cached is None else cached
             made.degradations.append(
                 viewer_pb2.DEGRADATION_FEATURES_MISSING
@@ -155,9 +140,7 @@ class RecommendPipeline:
         request = retrieve_request(query, made.viewer, count, own, count_of_release=stated)
         made.request = request
         with made.run.stage("retrieval", StageFailedError):
-            made.candidates = await self.attempt(
-                "retrieval", lambda: retrieve(self.retrieval, query, request, release)
-            )
+            made.candidates = await retrieve(self.retrieval, query, request, release)
         if made.candidates is None:
             return
         if query.filter is not None:
@@ -181,10 +164,7 @@ class RecommendPipeline:
             return
         if candidates.keys:  # or the viewer has watched everything
             with made.run.stage("ranking", StageFailedError):
-                made.ranked = await self.attempt(
-                    "ranking",
-                    lambda: rank(self.ranking, query, made.request.viewer, candidates),
-                )
+                made.ranked = await rank(self.ranking, query, made.request.viewer, candidates)
             if made.ranked is None:
                 made.degradations.append(viewer_pb2.DEGRADATION_RANKING_SKIPPED)
         if made.ranked is None:

@@ -17,6 +17,7 @@ from vireo.server.features.context import time_zones
 from vireo.server.gateway.appender import LogRoom
 from vireo.server.gateway.await_pods import pods_serve
 from vireo.server.gateway.batch import BATCH_RETRY, MAX_BATCHES, OPEN, batch_pipeline, batch_slates
+from vireo.server.gateway.check import check_candidates, check_ranked
 from vireo.server.gateway.events import add_recording
 from vireo.server.gateway.explain import explain_video
 from vireo.server.gateway.page_token import next_page_token, shown_keys
@@ -199,8 +200,9 @@ def gateway_pod(settings: GatewaySettings) -> Pod[GatewayRelease]:
         lasting_channel(target, settings.tls, "envoy", _CHANNEL_OPTIONS)
         for target in (settings.candidate_target, settings.ranking_target)
     )
-    find: Retrieval = Remote("retrieval", CandidateServiceStub(candidate).RetrieveCandidates)
-    order: Ranking = Remote("ranking", RankingServiceStub(ranking).RankCandidates)
+    finder, ranker = CandidateServiceStub(candidate), RankingServiceStub(ranking)
+    find: Retrieval = Remote("retrieval", finder.RetrieveCandidates, check_candidates)
+    order: Ranking = Remote("ranking", ranker.RankCandidates, check_ranked)
     log = open_log(settings.event_log)
     live = Live(log, settings.live, settings.cache / TAKEDOWNS, videos=False) if log else None
     pod = slates_of(settings, find, order, log, live, layout="separate")
@@ -262,6 +264,7 @@ def slates_of(
         overlay,
         (lambda: rules.rules) if rules else None,
         shown=True,
+        last=last,
     )
 
     def register(loader: Releases[GatewayRelease], _: RunQueue, server: grpc.aio.Server) -> None:

@@ -155,10 +155,6 @@ class ReadFeatures:
             self._last.keep(reader.dataset, viewer_id, viewer)
         return viewer
 
-    def last(self, query: RecommendQuery, reader: FeatureReader) -> ViewerFeatures | None:
-        """Return the cached features of the viewer; None if there are none."""
-        return None if self._last is None else self._last.find(reader.dataset, query.viewer_id)
-
     def _failed(self, failure: StageFailedError) -> StageFailedError:
         self._failures += 1
         self._next_try = time.monotonic() + PAUSE_SECONDS

@@ -17,7 +17,6 @@ from vireo.server.arrays import Float32Array
 from vireo.server.columns import (
     SCORE_COLUMNS,
     BadColumnError,
-    BadRuleColumnError,
     check_rule_columns,
     decode_columns,
     encode_columns,
@@ -86,7 +85,7 @@ def page_rules(
     """Return what rules ask of the page of `count` candidates.
 
     Raises:
-        BadRuleColumnError: a column doesn't fit.
+        BadColumnError: a column doesn't fit.
     """
     check_rule_columns(columns, rules, count)
     return PageRules(
@@ -185,7 +184,7 @@ def _refused(field: str) -> Iterator[None]:
     """Refuse a request whose columns in a field don't fit."""
     try:
         yield
-    except (BadColumnError, BadRuleColumnError) as error:
+    except BadColumnError as error:
         raise invalid_argument([(field, str(error))]) from error
 
 
