@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -40,27 +40,24 @@ _AS_CANDIDATE = next(source.bit for source in SOURCES if source.name == ORDERING
 """Source mask of a video that isn't among the candidates."""
 
 
-@dataclass(frozen=True)
-class ExplainedVideo:
-    """The video of a question."""
-
-    key: int
-    scores: Mapping[str, Float32Array]
-    """Each of `signals.SCORES`, float32[1]; read only if it isn't among the candidates."""
-
-
 def explain(
-    pipeline: RankingPipeline, query: RankingQuery, asked: ExplainedVideo
+    pipeline: RankingPipeline, query: RankingQuery, key: int, scores: Mapping[str, Float32Array]
 ) -> ranking_pb2.ExplainedRanking:
     """Return what became of a video in the ranking of a query's candidates.
+
+    Args:
+        pipeline: ranks them.
+        query: the query.
+        key: the video's.
+        scores: its `signals.SCORES`, float32[1] each; read only if it isn't among the candidates.
 
     Raises:
         ModelOutputError: a score isn't finite.
     """
-    key, count, page = asked.key, len(query.keys), query.page_size
+    count, page = len(query.keys), query.page_size
     among = key in query.keys
     if not among:
-        query = _with(query, asked)
+        query = _with(query, key, scores)
     rules = query.rules
     pinned = 0
     if rules is not None:
@@ -116,12 +113,12 @@ def explain(
     )
 
 
-def _with(query: RankingQuery, asked: ExplainedVideo) -> RankingQuery:
+def _with(query: RankingQuery, key: int, scores: Mapping[str, Float32Array]) -> RankingQuery:
     """Return a query with one more candidate, as if two_tower had proposed it."""
-    columns = {name: np.append(column, asked.scores[name]) for name, column in query.scores.items()}
+    columns = {name: np.append(column, scores[name]) for name, column in query.scores.items()}
     masks = np.append(query.source_masks, np.uint32(_AS_CANDIDATE))
     rules = query.rules and _with_one_more(query.rules, len(query.keys))
-    keys = np.append(query.keys, asked.key)
+    keys = np.append(query.keys, key)
     return replace(query, keys=keys, scores=columns, source_masks=masks, rules=rules)
 
 
