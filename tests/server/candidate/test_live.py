@@ -18,7 +18,6 @@ from vireo.server.features.keys import video_key, video_keys
 from vireo.server.features.looked_up import looked_up
 from vireo.server.features.viewer import ViewerFeatures
 from vireo.server.live.live import Live
-from vireo.server.recommend.catalogue.creators import VideosByCreator
 from vireo.server.recommend.retrieval.pipeline import (
     CandidatePipeline,
     CandidateQuery,
@@ -26,7 +25,7 @@ from vireo.server.recommend.retrieval.pipeline import (
     UnknownSeedError,
 )
 from vireo.server.recommend.retrieval.query import Retrieval
-from vireo.server.recommend.retrieval.release import CandidateRelease
+from vireo.server.recommend.retrieval.release import CandidateRelease, VideosByCreator
 from vireo.server.recommend.retrieval.sources import followed as followed_source
 from vireo.server.releases.manifest import Quotas
 from vireo.server.signals import COLD_SHARE, FOLLOWED, NEW, SCORES, SOURCES, TRENDING
