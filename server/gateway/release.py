@@ -108,25 +108,22 @@ class PopularList:
         )
         if rules is None or not (rules.pinned or rules.message.caps):
             return [*islice(kept, count)]
-        names = [*kept]
-        places = {name: place for place, name in enumerate(names)}
-        pins = {at: places[name] for at, name in rules.pinned.items() if name in places}
-        keys, asked = [self.keys[name] for name in names], rules.message.caps
+        names = {self.keys[name]: name for name in kept}  # keys are the places of this page
+        pinned = ((at, video_key(name)) for at, name in rules.pinned.items())
+        pins = {at: key for at, key in pinned if key in names}
+        asked = rules.message.caps
         caps = Caps(
-            [(cap.max, partial(self._labels_at, keys, cap)) for cap in asked],
-            [[each for key in shown for each in self._labels(key, cap)] for cap in asked],
+            [(cap.max, partial(self._labels, cap)) for cap in asked],
+            [[each for key in shown for each in self._labels(cap, key)] for cap in asked],
         )
-        chosen = fill_page(range(len(names)), min(count, len(names)), pins=pins, caps=caps)
-        return [names[place] for place in chosen.places.tolist()]
+        chosen = fill_page(names, min(count, len(names)), pins=pins, caps=caps)
+        return [names[key] for key in chosen.places.tolist()]
 
     def any_meets(self, expression: FilterExpression) -> bool:
         """Return whether a filter holds for a video of the list, blocked or not."""
         return any(self._meets(key, expression) for key in self.keys.values())
 
-    def _labels_at(self, keys: Sequence[int], cap: rules_pb2.Cap, place: int) -> list[str]:
-        return self._labels(keys[place], cap)
-
-    def _labels(self, key: int, cap: rules_pb2.Cap) -> list[str]:
+    def _labels(self, cap: rules_pb2.Cap, key: int) -> list[str]:
         """Return the labels that a cap counts of a video."""
         video = self.attributes.get(key)
         if video is None:
