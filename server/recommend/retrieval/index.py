@@ -67,18 +67,11 @@ class VideoIndex:
     def __init__(self, index: Any, description: IndexDescription) -> None:
         """Search `index` as its description says."""
         self._index = index
-        self._cells = index.nlist if isinstance(index, faiss.IndexIVF) else 0
-        self._probes = min(description.probes or self._cells, self._cells)
-
-    @property
-    def cells(self) -> int:
+        self.cells: int = index.nlist if isinstance(index, faiss.IndexIVF) else 0
         """Number of its cells; 0 if it is exact."""
-        return self._cells
-
-    @property
-    def exact(self) -> bool:
+        self.exact = not self.cells
         """Whether it compares the query with every vector."""
-        return not self._cells
+        self._probes = min(description.probes or self.cells, self.cells)
 
     @staticmethod
     def read(file: Path, description: IndexDescription, count: int, size: int) -> VideoIndex:
@@ -120,7 +113,7 @@ class VideoIndex:
         if limit == 0:
             return np.empty(0, np.int64)
         rows: Int64Array = np.empty(0, np.int64)
-        for probes in sorted({self._probes, self._cells}):
+        for probes in sorted({self._probes, self.cells}):
             rows = self._search(vector, limit, allowed, probes)
             if rows[-1] >= 0:
                 break  # else the probed cells have too few
@@ -142,7 +135,7 @@ class VideoIndex:
             return np.empty(0, np.int64)
         rows = self._in_cells(vector, limit, allowed, cells)
         if rows[-1] < 0:
-            rows = self._search(vector, limit, allowed, self._cells)
+            rows = self._search(vector, limit, allowed, self.cells)
         return rows[rows >= 0]
 
     def _search(
@@ -156,9 +149,9 @@ class VideoIndex:
     def _parameters(self, allowed: RowBits | None, probes: int) -> Any:
         """Return those of a search, which refer to the memory of `allowed`."""
         bitmap: Any = faiss.IDSelectorBitmap
-        kind: Any = faiss.SearchParametersIVF if self._cells else faiss.SearchParameters
+        kind: Any = faiss.SearchParametersIVF if self.cells else faiss.SearchParameters
         selector = None if allowed is None else bitmap(allowed)
-        return kind(sel=selector, nprobe=probes) if self._cells else kind(sel=selector)
+        return kind(sel=selector, nprobe=probes) if self.cells else kind(sel=selector)
 
     def cells_worth_probing(
         self, vector: Float32Array, limit: int, passing: Int64Array
@@ -175,7 +168,7 @@ class VideoIndex:
         """
         wanted = _PASSING_PER_RESULT * limit
         distance = np.where(passing, self._centres @ -vector, np.inf)
-        for most in sorted({min(_SORTED_CELLS, self._cells), self._cells}):
+        for most in sorted({min(_SORTED_CELLS, self.cells), self.cells}):
             # Most filters need few cells, and to sort all takes a fifth of a retrieval.
             cells = np.argpartition(distance, most - 1)[:most]
             cells = cells[np.argsort(distance[cells])]
@@ -213,33 +206,33 @@ class VideoIndex:
         They take 2 bytes a video and a vector for each cell: 3 MB and 40 ms for a million videos of
         64 dimensions.
         """
-        if self._cells:
+        if self.cells:
             _ = self._centres, self._cell_sizes
 
     def cells_of(self, rows: Int64Array) -> npt.NDArray[Any]:
         """Return the cell of each of some rows, int[m]; empty if there are no cells."""
-        return self._cell_of_row.take(rows) if self._cells else rows[:0]
+        return self._cell_of_row.take(rows) if self.cells else rows[:0]
 
     @property
     def _effort(self) -> float:
         count: int = self._index.ntotal
-        return _FILTERED_EFFORT * self._probes * count / self._cells
+        return _FILTERED_EFFORT * self._probes * count / self.cells
 
     @cached_property
     def _centres(self) -> Float32Array:
         """Centre of each cell, float32[cells, d]."""
-        centres: Float32Array = self._index.quantizer.reconstruct_n(0, self._cells)
+        centres: Float32Array = self._index.quantizer.reconstruct_n(0, self.cells)
         return centres
 
     @cached_property
     def _cell_sizes(self) -> Int64Array:
         """Number of videos in each cell, int64[cells]."""
-        return np.bincount(self._cell_of_row, minlength=self._cells)
+        return np.bincount(self._cell_of_row, minlength=self.cells)
 
     @cached_property
     def _cell_of_row(self) -> npt.NDArray[Any]:
         """Cell of each row, as the narrowest unsigned integers."""
-        cell_of_row = np.zeros(self._index.ntotal, np.min_scalar_type(self._cells))
+        cell_of_row = np.zeros(self._index.ntotal, np.min_scalar_type(self.cells))
         for cell, rows in _rows_by_cell(self._index):
             cell_of_row[rows] = cell
         return cell_of_row
