@@ -53,7 +53,7 @@ class Overlay:
             max_bytes: maximum bytes of what is known of them.
             takedowns: what is known of these; nothing if None.
             contents: whether to keep what is known of upserted videos.
-            clock: Unix time in seconds, by which videos are published.
+            clock: Unix time in seconds, by which videos are published, and by which they age.
         """
         self.clock = clock
         self.takedowns = takedowns or Takedowns()
