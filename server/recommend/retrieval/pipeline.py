@@ -80,7 +80,7 @@ class RetrievedCandidates(Candidates):
 
 
 class CandidatePipeline:
-    """Retrieves candidates from one release. Safe to use from several threads."""
+    """Retrieves candidates from one release. Use it from one thread."""
 
     def __init__(
         self,

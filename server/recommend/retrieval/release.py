@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -82,20 +81,18 @@ class ViewerVectors:
     """LRU cache of one release's viewer vectors, keyed by the viewer tower's inputs.
 
     Entries never become stale: a new watch, a changed profile, or a last watch that is twice as
-    long ago changes the inputs, and with them the key. Safe to use from several threads.
+    long ago changes the inputs, and with them the key. Use it from one thread.
     """
 
     def __init__(self, max_vectors: int) -> None:
         """Start empty; with `max_vectors` 0 nothing is cached."""
         self._vectors: LRUCache[bytes, Float32Array] = LRUCache(max_vectors)
-        self._lock = Lock()
+        self._vector_bytes = 0
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the vectors that are cached."""
-        with self._lock:
-            some = next(iter(self._vectors.values()), None)
-            return 0 if some is None else len(self._vectors) * some.nbytes
+        """Bytes of the vectors that are cached; in any thread."""
+        return len(self._vectors) * self._vector_bytes
 
     def of(
         self,
@@ -109,15 +106,12 @@ class ViewerVectors:
         for array in inputs.values():
             digest.update(np.array(array.shape).tobytes() + array.tobytes())
         key = digest.digest()
-        with self._lock:
-            kept = self._vectors.get(key)
-        if kept is not None:
+        if (kept := self._vectors.get(key)) is not None:
             _HIT.inc()
             return kept
         vector = made(inputs)
         vector.setflags(write=False)
-        with self._lock:
-            self._vectors[key] = vector
+        self._vectors[key], self._vector_bytes = vector, vector.nbytes
         _MISS.inc()
         return vector
 
