@@ -7,9 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import grpc.aio
 import numpy as np
 from prometheus_client import Histogram
 
@@ -42,6 +41,7 @@ from vireo.server.recommend.ranking.release import FILES, PageRules, RankingRele
 from vireo.server.recommend.runner import Caller
 from vireo.server.releases.manifest import MAX_CANDIDATES
 from vireo.server.rpc.errors import invalid_argument
+from vireo.server.rpc.reading import Context
 from vireo.server.signals import ORDERING, TASKS
 from vireo.v1 import ranking_pb2, ranking_pb2_grpc
 
@@ -101,9 +101,7 @@ class RankingServicer(ranking_pb2_grpc.RankingServiceServicer):
     """Where pipelines run."""
 
     async def RankCandidates(  # noqa: N802
-        self,
-        request: ranking_pb2.RankCandidatesRequest,
-        context: grpc.aio.ServicerContext[Any, Any],
+        self, request: ranking_pb2.RankCandidatesRequest, context: Context
     ) -> ranking_pb2.RankCandidatesResponse:
         """Return the best of the request's candidates."""
         pipeline = served(self.loader, request.release_id).content

@@ -83,27 +83,21 @@ class CandidatePipeline:
     """Retrieves candidates from one release. Use it from one thread."""
 
     def __init__(
-        self,
-        release: CandidateRelease,
-        quotas: Quotas | None = None,
-        *,
-        fail_open: bool = True,
-        observer: Observer | None = None,
+        self, release: CandidateRelease, *, fail_open: bool = True, observer: Observer | None = None
     ) -> None:
         """Build the chain.
 
         Args:
             release: the release to search.
-            quotas: shares of the sources. If None those of the release's manifest, which are
-                fitted to viewers' next watches, and the defaults for what is similar to a video.
             fail_open: False raises a source's failure instead of answering without it.
             observer: is told of stages' times and failures.
         """
         self.release = release
         self._fail_open, self._observer = fail_open, observer or Observer()
         live = LIVE if release.live is not None else ()
-        self.sources = (*live, *within(quotas or release.manifest.quotas))
-        self._similar = self.sources if quotas else (*live, *within(Quotas()))
+        self.sources = (*live, *within(release.manifest.quotas))
+        # A manifest's quotas are fitted to viewers' next watches, and not to what is similar.
+        self._similar = (*live, *within(Quotas()))
 
     def retrieve(self, query: CandidateQuery, caller: Caller | None = None) -> RetrievedCandidates:
         """Return the candidates for a query: `count`, or all that it allows if there are fewer.

@@ -11,7 +11,7 @@ import pytest
 from tests.builders.catalogue import followed, removed, upserted
 from tests.builders.cells import release_in_cells
 from tests.builders.releases import build_release
-from tests.builders.retrieving import retrieve
+from tests.builders.retrieving import retrieve, with_quotas
 from tests.builders.viewers import viewer_of_rows
 from vireo.server.candidate.service import encode
 from vireo.server.features.keys import video_key, video_keys
@@ -189,7 +189,7 @@ def test_where_quotas_leave_no_place_the_last_source_gives_it(release_folder: Pa
     release = CandidateRelease.load(release_folder, live=live)
     shares = {"co_watch": 0.3, "ease": 0.15, "popular": 0.45, "fresh": 0.1}
     query = CandidateQuery(viewer_of_rows(20), 20)
-    found = CandidatePipeline(release, Quotas(shares)).retrieve(query)
+    found = CandidatePipeline(with_quotas(release, Quotas(shares))).retrieve(query)
     counts = {
         source.name: len(proposed(found, source.bit)) for source in (*SOURCES[1:], TRENDING, NEW)
     }
