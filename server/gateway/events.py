@@ -30,10 +30,7 @@ from vireo.server.rpc.streams import STREAM_RETRY, Places
 from vireo.server.rpc.validation import Rules
 from vireo.v1 import event_pb2 as pb
 from vireo.v1.catalog_pb2_grpc import add_CatalogServiceServicer_to_server
-from vireo.v1.event_pb2_grpc import (
-    EventServiceServicer,
-    add_EventServiceServicer_to_server,
-)
+from vireo.v1.event_pb2_grpc import EventServiceServicer, add_EventServiceServicer_to_server
 from vireo.v1.log_pb2 import RecordedEvents
 
 NAME = pb.DESCRIPTOR.services_by_name["EventService"].full_name

@@ -17,12 +17,7 @@ from typing import NamedTuple
 
 import xxhash
 
-from vireo.server.features.context import (
-    UNKNOWN,
-    BadTimeZoneError,
-    ContextIds,
-    context_ids,
-)
+from vireo.server.features.context import UNKNOWN, BadTimeZoneError, ContextIds, context_ids
 from vireo.server.features.keys import video_key
 from vireo.server.gateway.rules import ActiveRules
 from vireo.server.recommend.filters.declared import Declared

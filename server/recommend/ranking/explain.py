@@ -9,11 +9,7 @@ import numpy as np
 
 from vireo.server.arrays import Float32Array
 from vireo.server.columns import encode_columns
-from vireo.server.features.model_inputs import (
-    RETRIEVAL_FEATURES,
-    VIDEO_FEATURES,
-    VIEWER_FEATURES,
-)
+from vireo.server.features.model_inputs import RETRIEVAL_FEATURES, VIDEO_FEATURES, VIEWER_FEATURES
 from vireo.server.recommend.candidates import Candidates
 from vireo.server.recommend.page import LabelsOf
 from vireo.server.recommend.ranking.diversity import SCORE, damping, diverse_best, fatigue
