@@ -55,10 +55,7 @@ _MAX_SECONDS = 10.0
 _MAX_MESSAGE_BYTES = 512 << 10
 """Maximum bytes of a message in the log: NATS' own limit is 1 MiB."""
 _NANOS = 1_000_000_000
-_REFUSALS = {
-    grpc.StatusCode.UNAVAILABLE: "away",
-    grpc.StatusCode.RESOURCE_EXHAUSTED: "full",
-}
+_REFUSALS = {grpc.StatusCode.UNAVAILABLE: "away", grpc.StatusCode.RESOURCE_EXHAUSTED: "full"}
 _HIDES = (pb.EVENT_KIND_HIDE, pb.EVENT_KIND_NOT_INTERESTED)
 _CALL_SECONDS, _EVENT_SECONDS = 2e-4, 4e-5
 """Cost of a call, and of each of its events: half of it here, the rest in the log and consumers."""

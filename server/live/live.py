@@ -39,10 +39,7 @@ _COPY_SECONDS, _IDLE_COPY_SECONDS = 1.0, 60.0
 """Minimum seconds between two copies of the takedowns, and maximum if none came."""
 
 VIDEOS = Gauge("vireo_live_videos", "Changes of the catalogue that are remembered.", ["kind"])
-DROPPED = Gauge(
-    "vireo_live_dropped_changes",
-    "Upserts that found no room; see VIREO_LIVE_VIDEOS.",
-)
+DROPPED = Gauge("vireo_live_dropped_changes", "Upserts that found no room; see VIREO_LIVE_VIDEOS.")
 WAITING = Gauge("vireo_live_waiting_videos", "Upserted videos that aren't placed yet.")
 UNPLACED = Gauge(
     "vireo_live_unplaced_videos", "Upserted videos that the release served can't place."

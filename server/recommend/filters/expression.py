@@ -172,11 +172,7 @@ class _Decoder:
 
     def condition(self, message: filter_pb2.Condition, field: str) -> Condition:
         name = message.attribute
-        lists = {
-            "any_of": message.any_of,
-            "all_of": message.all_of,
-            "none_of": message.none_of,
-        }
+        lists = {"any_of": message.any_of, "all_of": message.all_of, "none_of": message.none_of}
         bounds = {each: message.HasField(each) for each in ("min", "max")}
         asked = [each for each, values in lists.items() if values]
         asked += [each for each, given in bounds.items() if given]

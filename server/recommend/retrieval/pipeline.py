@@ -17,12 +17,7 @@ from vireo.server.recommend.retrieval.sources import PROPOSE, SCORE
 from vireo.server.recommend.runner import Caller, Observer, Run
 from vireo.server.releases.manifest import Quotas
 
-__all__ = [
-    "CandidatePipeline",
-    "CandidateQuery",
-    "RetrievedCandidates",
-    "UnknownSeedError",
-]
+__all__ = ["CandidatePipeline", "CandidateQuery", "RetrievedCandidates", "UnknownSeedError"]
 
 
 @dataclass(frozen=True)
