@@ -1,7 +1,11 @@
-"""The gateway's part of a release: manifest, popular list and feature store."""
+"""The gateway's part of a release: manifest, popular list and feature store; and when to swap.
+
+Gateways swap last: to a new release only once the pods behind them serve it.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import time
 from collections.abc import Mapping, Sequence, Set
@@ -9,8 +13,10 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
+import grpc.aio
+import structlog
 from cachetools import LRUCache
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -31,6 +37,12 @@ from vireo.server.releases.layout import (
 from vireo.server.releases.manifest import Manifest, ReleaseError, first_problem
 from vireo.server.releases.tables import read_texts
 from vireo.v1 import filter_pb2, rules_pb2
+from vireo.v1.release_pb2 import GetServingReleaseRequest, GetServingReleaseResponse
+
+if TYPE_CHECKING:
+    from vireo.v1.release_pb2_grpc import ReleaseServiceAsyncStub
+
+log = structlog.get_logger()
 
 FILES = (POPULAR_IDS, ATTRIBUTES, POPULAR_ATTRIBUTES, TAKEDOWNS)
 """The files that the gateway needs of a release."""
@@ -40,6 +52,10 @@ _BYTE_SECONDS, _VIDEO_SECONDS = 4e-6, 6e-10
 """Cost of a byte of a filter, and that for each video: a value takes some 8 bytes, and 5 ns."""
 _MIN_SECONDS = 1e-3
 """Cost below which a filter isn't worth a charge."""
+_ASK_PAUSE_SECONDS = 0.1
+_ASK_SECONDS = 2.0
+_MAX_LOAD_SECONDS = 900.0
+"""A load that takes longer than this counts as stuck."""
 
 
 class PopularVideo(BaseModel):
@@ -187,3 +203,49 @@ def digest_of(message: filter_pb2.Filter, rules: ActiveRules | None) -> bytes:
     of_site = rules.filter.digest if rules and rules.filter else b""
     sent = message.SerializeToString(deterministic=True)
     return hashlib.blake2b(of_site + sent, digest_size=16).digest()
+
+
+async def pods_serve(
+    control: ReleaseServiceAsyncStub,
+    limit: float,
+    release_id: str,
+    max_seconds: float = _MAX_LOAD_SECONDS,
+) -> None:
+    """Return once all candidate and ranking pods serve a release, or after the timeout.
+
+    A timeout is no failure: the pods or the control plane may be gone for good, and slates of mixed
+    releases say so.
+
+    Args:
+        control: the control plane, which knows the pods.
+        limit: maximum seconds to wait while no pod is known to load the release.
+        release_id: the release.
+        max_seconds: maximum seconds to wait in all.
+    """
+    clock = asyncio.get_running_loop().time
+    start = clock()
+    end = start + max_seconds
+    try:
+        async with asyncio.timeout_at(min(start + limit, end)) as timeout:
+            while (pods := await _ask_pods(control)).release_id != release_id:
+                if pods.loading.release_id == release_id:
+                    timeout.reschedule(min(clock() + limit, end))
+                await asyncio.sleep(_ASK_PAUSE_SECONDS)
+    except TimeoutError:
+        log.warning(
+            "pods don't serve the release yet; swapping anyway",
+            release=release_id,
+            seconds=round(clock() - start, 1),
+        )
+
+
+async def _ask_pods(control: ReleaseServiceAsyncStub) -> GetServingReleaseResponse:
+    """Return what all pods serve; an empty response while the control plane has none."""
+    request = GetServingReleaseRequest()
+    try:
+        response: GetServingReleaseResponse | None = await control.GetServingRelease(
+            request, timeout=_ASK_SECONDS
+        )
+    except grpc.aio.AioRpcError:  # for example while it restarts: it is asked again
+        return GetServingReleaseResponse()
+    return response or GetServingReleaseResponse()  # None if it can't be parsed

@@ -15,7 +15,6 @@ from vireo.server.errors import VireoError
 from vireo.server.event_log.jetstream import JetStreamLog, open_log
 from vireo.server.features.context import time_zones
 from vireo.server.gateway.appender import LogRoom
-from vireo.server.gateway.await_pods import pods_serve
 from vireo.server.gateway.batch import BATCH_RETRY, MAX_BATCHES, OPEN, batch_pipeline, batch_slates
 from vireo.server.gateway.check import check_candidates, check_ranked
 from vireo.server.gateway.events import add_recording
@@ -37,7 +36,7 @@ from vireo.server.gateway.query import (
     next_page_token,
     shown_keys,
 )
-from vireo.server.gateway.release import FILES, GatewayRelease
+from vireo.server.gateway.release import FILES, GatewayRelease, pods_serve
 from vireo.server.gateway.rules import RulesFile
 from vireo.server.gateway.settings import GatewaySettings
 from vireo.server.gateway.slate_log import SlateLog

@@ -151,10 +151,10 @@ def _moved(by_score: int, diverse: int, position: int, strength: float) -> str:
 
 def _features(ranking: Ranking, candidate: Candidates) -> Iterator[NamedValue]:
     """Return the ranking model's inputs of one candidate by name."""
-    release, inputs = ranking.release, model_inputs(ranking, candidate)
-    columns = {**_FEATURES, "match_features": release.manifest.feature_schema.match_features}
-    if release.context:
-        columns["context"] = tuple(f"context.{name}" for name in release.context)
+    schema, inputs = ranking.release.manifest.feature_schema, model_inputs(ranking, candidate)
+    columns = {**_FEATURES, "match_features": schema.match_features}
+    if schema.context_features:
+        columns["context"] = tuple(f"context.{name}" for name in schema.context_features)
     for group, names in columns.items():
         values: Float32Array = inputs[group].ravel()
         yield from _named(dict(zip(names, values.tolist(), strict=True)))

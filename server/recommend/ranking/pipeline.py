@@ -52,7 +52,7 @@ def model_inputs(query: Ranking, candidates: Candidates) -> dict[str, np.ndarray
         retrieval_features(candidates.scores, candidates.source_masks),
         query.table,
         query.release.vocabulary,
-        query.release.context,
+        tuple(query.release.manifest.feature_schema.context_features),
     )
 
 

@@ -110,11 +110,6 @@ class RankingRelease:
             live=live_videos,
         )
 
-    @property
-    def context(self) -> tuple[str, ...]:
-        """Names of the context features that the ranker reads."""
-        return tuple(self.manifest.feature_schema.context_features)
-
     def find(self, keys: Int64Array) -> Int64Array:
         """Return the row of each video in `videos`, int64[m]; -1 for unknown ones."""
         rows = self.rows.find(keys)

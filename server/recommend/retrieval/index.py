@@ -127,12 +127,10 @@ class VideoIndex:
         Args:
             cells: those to look in, the nearest first, int64[p]; all if these have too few.
             vector: float32[d].
-            limit: number of rows; fewer only if there are no more.
+            limit: number of rows, at least 1; fewer only if there are no more.
             allowed: the rows to choose from.
         """
         limit = min(limit, self._index.ntotal)
-        if limit == 0:
-            return np.empty(0, np.int64)
         rows = self._in_cells(vector, limit, allowed, cells)
         if rows[-1] < 0:
             rows = self._search(vector, limit, allowed, self.cells)
