@@ -20,7 +20,6 @@ from vireo.server.gateway.pods import (
     retrieve_request,
     without,
 )
-from vireo.server.gateway.progress import Progress
 from vireo.server.gateway.query import RecommendQuery
 from vireo.server.gateway.release import GatewayRelease, digest_of
 from vireo.server.gateway.rules import ActiveRules, SiteRules
@@ -31,7 +30,7 @@ from vireo.server.gateway.slate import (
     ranked_slate,
     retrieved_slate,
 )
-from vireo.server.gateway.viewer import LastFeatures, with_profile
+from vireo.server.gateway.viewer import LastFeatures, Progress, with_profile
 from vireo.server.pod.stage_metrics import StageMetrics
 from vireo.server.recommend.catalogue.overlay import Overlay
 from vireo.server.recommend.filters.expression import FilterExpression, all_of

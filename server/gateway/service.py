@@ -29,7 +29,6 @@ from vireo.server.gateway.pods import (
     RetrievalCall,
     StageCall,
 )
-from vireo.server.gateway.progress import Progress
 from vireo.server.gateway.query import (
     DEFAULT_PAGE_SIZE,
     RecommendQuery,
@@ -40,7 +39,7 @@ from vireo.server.gateway.release import FILES, GatewayRelease, pods_serve
 from vireo.server.gateway.rules import RulesFile
 from vireo.server.gateway.settings import GatewaySettings
 from vireo.server.gateway.slate_log import SlateLog
-from vireo.server.gateway.viewer import CACHED_BYTES, LastFeatures, ReadFeatures
+from vireo.server.gateway.viewer import CACHED_BYTES, LastFeatures, Progress, ReadFeatures
 from vireo.server.live.live import Live
 from vireo.server.pod.pod import Pod
 from vireo.server.pod.release_service import ReleaseFacts, Releases, served
