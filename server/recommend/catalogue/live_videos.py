@@ -25,10 +25,10 @@ from vireo.server.features.model_inputs import (
     VideoTable,
     video_features,
 )
-from vireo.server.recommend.catalogue.attributes import LiveAttributes
 from vireo.server.recommend.catalogue.overlay import Change, Overlay
 from vireo.server.recommend.catalogue.placement import KnownVideos
 from vireo.server.recommend.catalogue.trends import Lists, Trends, locales_of
+from vireo.server.recommend.filters.table import LiveAttributes
 from vireo.v1.catalog_pb2 import Video
 
 log = structlog.get_logger()

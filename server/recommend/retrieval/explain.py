@@ -11,8 +11,8 @@ import numpy as np
 
 from vireo.server.arrays import Float32Array, Int64Array
 from vireo.server.columns import encode_columns
-from vireo.server.recommend.catalogue.attributes import labels_of, numbers_of
 from vireo.server.recommend.filters.expression import unmet
+from vireo.server.recommend.filters.table import labels_of, numbers_of
 from vireo.server.recommend.retrieval.pipeline import CandidatePipeline, RetrievedCandidates
 from vireo.server.recommend.retrieval.query import CandidateQuery, Retrieval
 from vireo.server.recommend.retrieval.sources import SCORE
