@@ -154,13 +154,8 @@ class Live:
         merged = self.merged(known.position)
         ranked = known.features is not None
         made = LiveVideos(self.overlay, self.trends, known, merged=merged, ranked=ranked)
-        if self._loop is not None:
-            asyncio.run_coroutine_threadsafe(self._adopt(made), self._loop).result()
-            return made
-        for _ in made.catch_up():  # nothing is followed
-            pass
-        while made.place_some():
-            pass
+        assert self._loop is not None, "it runs"
+        asyncio.run_coroutine_threadsafe(self._adopt(made), self._loop).result()
         return made
 
     def merged(self, release: Position) -> int:
@@ -169,8 +164,7 @@ class Live:
         0 if it is of another log, or nothing is known of it: then all count as later. Call it in a
         thread.
         """
-        if self._loop is None:  # nothing is followed
-            return release.sequence
+        assert self._loop is not None, "it runs"
         asked = asyncio.run_coroutine_threadsafe(self._log.resume(CATALOG, release), self._loop)
         try:
             start = asked.result()
