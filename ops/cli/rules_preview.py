@@ -104,7 +104,7 @@ async def compare(
                 rules=None if of is None else lambda: of,
             )
             query = RecommendQuery.of(request, "rules-check", time.monotonic() + 3 * _SECONDS)
-            return await pipeline.recommend(query, release)
+            return (await pipeline.make(query, release)).slate
 
         overlaps, shortened, degraded, applied, share = list[float](), 0, 0, Counter[str](), 1.0
         for viewer in viewers:

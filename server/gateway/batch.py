@@ -131,10 +131,10 @@ def batch_slates(
         for position, viewer_id in enumerate(request.viewer_ids[begin:], begin + 1):
             query = RecommendQuery.of(_request(request, viewer_id), request_id(), deadline, trace)
             query = query._replace(metadata=(*query.metadata, LOW_PRIORITY))
-            slate = await pipeline.recommend(query, served(loader).content)
+            made = await pipeline.make(query, served(loader).content)
             SLATES.inc()
             yield pb.BatchRecommendResponse(
-                viewer_id=viewer_id, slate=slate, resume_token=token_at(position, digest)
+                viewer_id=viewer_id, slate=made.slate, resume_token=token_at(position, digest)
             )
 
     return slates()

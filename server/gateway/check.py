@@ -30,7 +30,8 @@ def check_candidates(
     allowed = MAX_CANDIDATES if request.count_of_release else request.count
     if count > allowed:
         raise BadAnswerError(f"{count} candidates, but {allowed} were requested")
-    _check_release(answer.release_id)
+    if not answer.release_id:
+        raise BadAnswerError("release_id is missing")
     if not answer.filtered and (request.HasField("filter") or request.rules.filters):
         raise BadAnswerError("the filter wasn't applied")
     if request.HasField("rules"):
@@ -65,7 +66,8 @@ def check_ranked(
     if request.rules.caps and (keys or shown) and len(keys) < count:
         count = len(keys)  # what caps left; nothing, perhaps, after the pages before
     _check_length("keys", keys, count)
-    _check_release(answer.release_id)
+    if not answer.release_id:
+        raise BadAnswerError("release_id is missing")
     _check_length("scores", answer.scores, count)
     if not math.isfinite(sum(answer.scores)):
         raise BadAnswerError("scores has a value that isn't finite")
@@ -111,11 +113,6 @@ def blocked_keys(request: candidate_pb2.RetrieveCandidatesRequest) -> Iterable[i
     playing = (request.seed_key,) if request.HasField("seed_key") else ()
     viewer = request.viewer
     return chain(viewer.watched_keys, viewer.hidden_keys, request.excluded_keys, playing)
-
-
-def _check_release(release_id: str) -> None:
-    if not release_id:
-        raise BadAnswerError("release_id is missing")
 
 
 def _check_length(name: str, column: Sequence[object], count: int) -> None:

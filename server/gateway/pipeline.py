@@ -50,8 +50,6 @@ class Made:
     release: GatewayRelease
     run: Run
     viewer: ViewerFeatures = field(default_factory=ViewerFeatures)
-    updated_at: int = 0
-    """When the stored features last changed, Unix seconds; 0 if unknown."""
     request: candidate_pb2.RetrieveCandidatesRequest = field(
         default_factory=candidate_pb2.RetrieveCandidatesRequest
     )
@@ -85,12 +83,6 @@ class RecommendPipeline:
     """Whether viewers wait for its slates: then these are counted and their stages timed."""
     last: LastFeatures | None = None
     """The rows last read, for viewers whose row can't be read; None for none."""
-
-    async def recommend(
-        self, query: RecommendQuery, release: GatewayRelease
-    ) -> pb.RecommendResponse:
-        """Return the slate for a query; raises what `make` raises."""
-        return (await self.make(query, release)).slate
 
     async def make(self, query: RecommendQuery, release: GatewayRelease) -> Made:
         """Return the slate for a query, and what it is made from.
@@ -131,7 +123,6 @@ class RecommendPipeline:
                 if cached is None
                 else viewer_pb2.DEGRADATION_FEATURES_STALE
             )
-        made.updated_at = made.viewer.updated_at
         if profile is not None:
             made.viewer = with_profile(made.viewer, profile, query.asked_at)
 
@@ -188,8 +179,8 @@ class RecommendPipeline:
         if query.explain:
             explain_slate(made)
         if self.shown:
-            if made.updated_at:
-                FEATURE_AGE.observe(time.time() - made.updated_at)
+            if updated_at := made.viewer.updated_at:
+                FEATURE_AGE.observe(time.time() - updated_at)
             count_slate(query, slate)
 
     def popular(
@@ -252,8 +243,8 @@ def explain_slate(made: Made) -> None:
     ):
         time_of.FromNanoseconds(round(seconds.get(stage, 0.0) * 1e9))
     explanation.history_length = len(made.viewer.history_keys)
-    if made.updated_at:
-        explanation.features_age.seconds = max(0, int(time.time()) - made.updated_at)
+    if updated_at := made.viewer.updated_at:
+        explanation.features_age.seconds = max(0, int(time.time()) - updated_at)
     if candidates is not None:
         explanation.sources.extend(candidates.sources)
         explanation.candidates = len(candidates.keys)

@@ -136,7 +136,7 @@ class RecommendationServicer(RecommendationServiceServicer):
         )
         query = self._query(asked, context)
         query = query._replace(seed_named=f"video_id: {request.video_id!r}")
-        slate = await self._pipeline.recommend(query, served(self._loader).content)
+        slate = (await self._pipeline.make(query, served(self._loader).content)).slate
         return pb.SimilarVideosResponse(
             items=slate.items,
             request_id=slate.request_id,

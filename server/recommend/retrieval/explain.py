@@ -45,11 +45,6 @@ class SourceRank(NamedTuple):
     looked_at: int
     """How many of the source's videos were looked at, best first."""
 
-    @property
-    def among(self) -> bool:
-        """Whether the source proposed it."""
-        return 0 < self.rank <= self.proposed
-
 
 def explain(
     pipeline: CandidatePipeline, query: CandidateQuery, found: RetrievedCandidates, key: int
@@ -172,7 +167,7 @@ class _Asked:
     def why_not_retrieved(self, ranks: Sequence[SourceRank]) -> str:
         """Return why it isn't among the candidates, given how the sources ranked it."""
         for each in ranks:
-            if each.among:
+            if 0 < each.rank <= each.proposed:
                 return (
                     f"{each.source} ranked it {ordinal(each.rank)} and proposed "
                     f"{each.proposed:,}, but the {len(self.found):,} candidates were proposed "
