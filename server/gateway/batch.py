@@ -8,11 +8,10 @@ import random
 import struct
 import time
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from dataclasses import replace
 from datetime import timedelta
-from functools import partial
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import grpc
 from prometheus_client import Counter, Gauge
@@ -56,28 +55,32 @@ P = ParamSpec("P")
 Result = TypeVar("Result")
 
 
-async def retry_stage(
-    stage: str, work: Callable[P, Awaitable[Result]], *args: P.args, **kwargs: P.kwargs
-) -> Result:
-    """Return the result of a stage's first attempt that succeeds.
+def retried(
+    stage: str, work: Callable[P, Awaitable[Result]]
+) -> Callable[P, Coroutine[Any, Any, Result]]:
+    """Return what does the work of a stage until an attempt succeeds.
 
-    Raises:
+    It raises:
         StageFailedError: it fails in a way that a repetition won't mend.
         RpcError: UNAVAILABLE: pods or the store are overloaded or away for too long.
     """
-    ends, pause = time.monotonic() + PATIENCE_SECONDS, _FIRST_PAUSE
-    while True:
-        try:
-            return await work(*args, **kwargs)
-        except StageFailedError as error:
-            if not _is_temporary(stage, error):
-                raise
-            if time.monotonic() + pause > ends:
-                reason = f"{stage} has failed for {PATIENCE_SECONDS:g} s: {error}"
-                raise unavailable(f"{reason}; resume the batch later", _RESUME_AFTER) from error
-        RETRIES.labels(stage).inc()
-        await asyncio.sleep(pause * random.uniform(0.8, 1.2))  # noqa: S311
-        pause = min(2 * pause, _MAX_PAUSE)
+
+    async def attempts(*args: P.args, **kwargs: P.kwargs) -> Result:
+        ends, pause = time.monotonic() + PATIENCE_SECONDS, _FIRST_PAUSE
+        while True:
+            try:
+                return await work(*args, **kwargs)
+            except StageFailedError as error:
+                if not _is_temporary(stage, error):
+                    raise
+                if time.monotonic() + pause > ends:
+                    reason = f"{stage} has failed for {PATIENCE_SECONDS:g} s: {error}"
+                    raise unavailable(f"{reason}; resume the batch later", _RESUME_AFTER) from error
+            RETRIES.labels(stage).inc()
+            await asyncio.sleep(pause * random.uniform(0.8, 1.2))  # noqa: S311
+            pause = min(2 * pause, _MAX_PAUSE)
+
+    return attempts
 
 
 def _is_temporary(stage: str, error: StageFailedError) -> bool:
@@ -146,9 +149,9 @@ def batch_pipeline(pipeline: RecommendPipeline, settings: GatewaySettings) -> Re
     # batch may end while the store is skipped, which nobody would find out to be back.
     return replace(
         pipeline,
-        read_features=partial(retry_stage, "features", ReadFeatures(settings.features_timeout)),
-        retrieval=partial(retry_stage, "retrieval", pipeline.retrieval),
-        ranking=partial(retry_stage, "ranking", pipeline.ranking),
+        read_features=retried("features", ReadFeatures(settings.features_timeout)),
+        retrieval=retried("retrieval", pipeline.retrieval),
+        ranking=retried("ranking", pipeline.ranking),
         shown=False,
         last=None,
     )

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import grpc
 import structlog
@@ -40,6 +40,9 @@ from vireo.server.rpc.server import RpcServer
 
 log = structlog.get_logger()
 
+Request = TypeVar("Request")
+Answer = TypeVar("Answer")
+
 
 class SlateSettings(GatewaySettings, candidate.CandidateSettings):
     """Settings of the slate pod: those of all services in it."""
@@ -65,16 +68,16 @@ class _Context:
         return self.seconds
 
 
-class InProcess:
+class InProcess(Generic[Request, Answer]):
     """A stage that is a method of a service of this process, once it is there.
 
     Its responses aren't checked as pods' are: no other build made them, and nothing carried them.
     """
 
-    handler: Callable[[Any, Any], Awaitable[Any]]
+    handler: Callable[[Request, Any], Awaitable[Answer]]
     """The method; set before the first call."""
 
-    async def __call__(self, request: Any, _query: RecommendQuery, seconds: float) -> Any:
+    async def __call__(self, request: Request, _query: RecommendQuery, seconds: float) -> Answer:
         """Return the method's response; raise StageFailedError if there is none in time."""
         ends = time.monotonic() + seconds
         try:
@@ -100,7 +103,7 @@ def slate_pod(settings: SlateSettings) -> Pod[SlateRelease]:
     """Return the slate pod. Call it in the event loop that will serve it."""
     event_log = open_log(settings.event_log)
     live = Live(event_log, settings.live, settings.cache / TAKEDOWNS) if event_log else None
-    find, order = InProcess(), InProcess()
+    find, order = InProcess[Any, Any](), InProcess[Any, Any]()
     gateway = slates_of(settings, find, order, event_log, live, layout="together")
     candidates = partial(
         candidate.build_pipeline,

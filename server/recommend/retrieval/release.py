@@ -251,6 +251,11 @@ class CandidateRelease:
         )
 
     @property
+    def context(self) -> tuple[str, ...]:
+        """Names of the context features that the models read."""
+        return tuple(self.manifest.feature_schema.context_features)
+
+    @property
     def declared(self) -> Declared:
         """The attributes by which its videos can be filtered."""
         return self.filters.declared
@@ -305,7 +310,6 @@ class CandidateRelease:
         """
         if found is None:
             found = self.rows.find(viewer.history_keys)
-        schema = self.manifest.feature_schema
-        context = tuple(schema.context_features)
-        inputs = viewer_inputs(viewer, found, self.vocabulary, schema.history_limit, context)
+        limit = self.manifest.feature_schema.history_limit
+        inputs = viewer_inputs(viewer, found, self.vocabulary, limit, self.context)
         return self.viewers.of(inputs, lambda asked: self.tower.run(asked)[0])
