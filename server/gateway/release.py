@@ -26,7 +26,7 @@ from vireo.server.gateway.features import FeatureReader
 from vireo.server.gateway.rules import ActiveRules
 from vireo.server.recommend.filters.declared import PUBLISHED, Declared, label
 from vireo.server.recommend.filters.expression import FilterExpression
-from vireo.server.recommend.page import Caps, fill_page
+from vireo.server.recommend.page import fill_page
 from vireo.server.releases.layout import (
     ATTRIBUTES,
     POPULAR_ATTRIBUTES,
@@ -128,11 +128,13 @@ class PopularList:
         pinned = ((at, video_key(name)) for at, name in rules.pinned.items())
         pins = {at: key for at, key in pinned if key in names}
         asked = rules.message.caps
-        caps = Caps(
-            [(cap.max, partial(self._labels, cap)) for cap in asked],
-            [[each for key in shown for each in self._labels(cap, key)] for cap in asked],
+        chosen = fill_page(
+            names,
+            min(count, len(names)),
+            pins=pins,
+            caps=[(cap.max, partial(self._labels, cap)) for cap in asked],
+            shown=[[each for key in shown for each in self._labels(cap, key)] for cap in asked],
         )
-        chosen = fill_page(names, min(count, len(names)), pins=pins, caps=caps)
         return [names[key] for key in chosen.places.tolist()]
 
     def any_meets(self, expression: FilterExpression) -> bool:
