@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -77,27 +77,18 @@ _CHANNEL_OPTIONS = (
 )
 
 
+@dataclass(frozen=True)
 class RecommendationServicer(RecommendationServiceServicer):
-    """Answers with the pipeline, from the release that the loader serves."""
+    """Answers with the pipelines, from the release that the loader serves."""
 
-    def __init__(
-        self,
-        pipeline: RecommendPipeline,
-        loader: Releases[GatewayRelease],
-        settings: GatewaySettings,
-        slates: SlateLog | None = None,
-    ) -> None:
-        """Serve with these.
-
-        Args:
-            pipeline: makes the slates.
-            loader: has the release.
-            settings: of the gateway.
-            slates: records them; None to record none.
-        """
-        self._pipeline, self._loader, self._slates = pipeline, loader, slates
-        self._batches = batch_pipeline(pipeline, settings)
-        self._default_deadline = settings.default_deadline
+    pipeline: RecommendPipeline
+    batches: RecommendPipeline
+    """That of batches' slates."""
+    loader: Releases[GatewayRelease]
+    default_deadline: float
+    """Seconds granted to calls that carry no deadline."""
+    slates: SlateLog | None
+    """Records slates; None to record none."""
 
     async def Recommend(  # noqa: N802
         self, request: pb.RecommendRequest, context: Context
@@ -108,13 +99,13 @@ class RecommendationServicer(RecommendationServiceServicer):
         query = query._replace(
             excluded_keys=[*query.excluded_keys, *shown], shown_before=len(shown)
         )
-        if self._slates is not None:
-            recorded = self._slates.candidates_to_record(query.viewer_id)
+        if self.slates is not None:
+            recorded = self.slates.candidates_to_record(query.viewer_id)
             query = query._replace(recorded=recorded)
-        made = await self._pipeline.make(query, served(self._loader).content)
+        made = await self.pipeline.make(query, served(self.loader).content)
         slate = made.slate
-        if self._slates is not None and query.recorded:
-            self._slates.offer(made, request)
+        if self.slates is not None and query.recorded:
+            self.slates.offer(made, request)
         if len(slate.items) == query.page_size:
             ids = (item.video_id for item in slate.items)
             slate.next_page_token = next_page_token(request, shown, ids)
@@ -136,7 +127,7 @@ class RecommendationServicer(RecommendationServiceServicer):
         )
         query = self._query(asked, context)
         query = query._replace(seed_named=f"video_id: {request.video_id!r}")
-        slate = (await self._pipeline.make(query, served(self._loader).content)).slate
+        slate = (await self.pipeline.make(query, served(self.loader).content)).slate
         return pb.SimilarVideosResponse(
             items=slate.items,
             request_id=slate.request_id,
@@ -149,7 +140,7 @@ class RecommendationServicer(RecommendationServiceServicer):
         self, request: pb.BatchRecommendRequest, context: Context
     ) -> AsyncGenerator[pb.BatchRecommendResponse, None]:
         """Return the slates of many viewers."""
-        return batch_slates(self._batches, self._loader, request, context)
+        return batch_slates(self.batches, self.loader, request, context)
 
     async def ExplainVideo(  # noqa: N802
         self, request: pb.ExplainVideoRequest, context: Context
@@ -160,8 +151,8 @@ class RecommendationServicer(RecommendationServiceServicer):
             reason = "must be empty: only the first page can be explained"
             raise invalid_argument([("request.page_token", reason)])
         query = self._query(asked, context, "request.")
-        release = served(self._loader).content
-        return await explain_video(self._pipeline, query, release, request.video_id)
+        release = served(self.loader).content
+        return await explain_video(self.pipeline, query, release, request.video_id)
 
     def _query(
         self, request: pb.RecommendRequest, context: Context, field: str = ""
@@ -171,7 +162,7 @@ class RecommendationServicer(RecommendationServiceServicer):
         return RecommendQuery.of(
             request,
             request_id(),
-            time.monotonic() + (self._default_deadline if left is None else left),
+            time.monotonic() + (self.default_deadline if left is None else left),
             current_call().headers,
             field,
         )
@@ -276,7 +267,8 @@ def slates_of(
 
         if rules:
             rules.serving = attributes
-        servicer = RecommendationServicer(pipeline, loader, settings, slates)
+        batches, deadline = batch_pipeline(pipeline, settings), settings.default_deadline
+        servicer = RecommendationServicer(pipeline, batches, loader, deadline, slates)
         add_RecommendationServiceServicer_to_server(servicer, server)
 
     def build(folder: Path) -> GatewayRelease:
