@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Set
 from dataclasses import dataclass
 from itertools import chain, compress, repeat
-from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
 import grpc
 import grpc.aio
@@ -25,9 +25,6 @@ from vireo.server.rpc.spans import outgoing, span
 from vireo.v1 import candidate_pb2, ranking_pb2
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1.viewer_pb2 import ViewerFeatures
-
-if TYPE_CHECKING:
-    from grpc.aio import UnaryUnaryMultiCallable
 
 log = structlog.get_logger()
 
@@ -77,17 +74,15 @@ class StageFailedError(ExpectedFailureError):
         """
         super().__init__(message)
         self.code = code
-        self.reason = reason or ("error" if code is None else code.name.lower())
+        if code is not None:
+            self.reason = code.name.lower()
+        self.reason = reason or self.reason
 
 
 class StageSkippedError(StageFailedError):
     """A stage was skipped, or given up soon, because the caller left too little time."""
 
-    level = logging.DEBUG
-
-    def __init__(self, message: str, reason: str = "skipped") -> None:
-        """Make the error; `reason` is one of those that metrics distinguish."""
-        super().__init__(message, reason=reason)
+    level, reason = logging.DEBUG, "skipped"
 
 
 class BrokenPodError(StageFailedError):
@@ -105,7 +100,7 @@ class Remote(Generic[Request, Answer]):
 
     name: str
     """The stage's in logs and metrics."""
-    method: UnaryUnaryMultiCallable[Request, Answer]
+    method: grpc.aio.UnaryUnaryMultiCallable[Request, Answer]
     check: Callable[[Answer, Request], None]
     """Raises BadAnswerError or BadColumnError for a response that can't be used."""
 

@@ -140,7 +140,8 @@ class ReadFeatures:
             raise StageSkippedError(f"{1000 * budget:.1f} ms are too little for a read")
         if self._failures >= _FAILURES:
             if now < self._next_try:
-                raise StageSkippedError("the online store failed a moment ago", "circuit_open")
+                text = "the online store failed a moment ago"
+                raise StageSkippedError(text, reason="circuit_open")
             self._next_try = now + PAUSE_SECONDS
         with span("features"):
             return await self._read(query.viewer_id, reader, budget)

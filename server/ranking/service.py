@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from prometheus_client import Histogram
@@ -43,10 +42,7 @@ from vireo.server.releases.manifest import MAX_CANDIDATES
 from vireo.server.rpc.errors import invalid_argument
 from vireo.server.rpc.reading import Context
 from vireo.server.signals import ORDERING, TASKS
-from vireo.v1 import ranking_pb2, ranking_pb2_grpc
-
-if TYPE_CHECKING:
-    from vireo.v1 import rules_pb2
+from vireo.v1 import ranking_pb2, ranking_pb2_grpc, rules_pb2
 
 _SCORE = Histogram(
     "vireo_ranking_score",

@@ -7,7 +7,6 @@ chose by measured recall.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +71,17 @@ class VideoIndex:
         self.exact = not self.cells
         """Whether it compares the query with every vector."""
         self._probes = min(description.probes or self.cells, self.cells)
+        # What filtered searches read takes 2 bytes a video and a vector for each cell: 3 MB, and
+        # 40 ms here, for a million videos of 64 dimensions.
+        self._cell_of_row = np.zeros(index.ntotal, np.min_scalar_type(self.cells))
+        """Cell of each row, as the narrowest unsigned integers."""
+        if self.cells:
+            self._centres: Float32Array = index.quantizer.reconstruct_n(0, self.cells)
+            """Centre of each cell, float32[cells, d]."""
+            for cell, rows in _rows_by_cell(index):
+                self._cell_of_row[rows] = cell
+        self._cell_sizes: Int64Array = np.bincount(self._cell_of_row, minlength=self.cells)
+        """Number of videos in each cell, int64[cells]."""
 
     @staticmethod
     def read(file: Path, description: IndexDescription, count: int, size: int) -> VideoIndex:
@@ -198,15 +208,6 @@ class VideoIndex:
         )
         return rows
 
-    def prepare_filters(self) -> None:
-        """Make the tables of cells that filtered searches read, as the first one would.
-
-        They take 2 bytes a video and a vector for each cell: 3 MB and 40 ms for a million videos of
-        64 dimensions.
-        """
-        if self.cells:
-            _ = self._centres, self._cell_sizes
-
     def cells_of(self, rows: Int64Array) -> npt.NDArray[Any]:
         """Return the cell of each of some rows, int[m]; empty if there are no cells."""
         return self._cell_of_row.take(rows) if self.cells else rows[:0]
@@ -215,25 +216,6 @@ class VideoIndex:
     def _effort(self) -> float:
         count: int = self._index.ntotal
         return _FILTERED_EFFORT * self._probes * count / self.cells
-
-    @cached_property
-    def _centres(self) -> Float32Array:
-        """Centre of each cell, float32[cells, d]."""
-        centres: Float32Array = self._index.quantizer.reconstruct_n(0, self.cells)
-        return centres
-
-    @cached_property
-    def _cell_sizes(self) -> Int64Array:
-        """Number of videos in each cell, int64[cells]."""
-        return np.bincount(self._cell_of_row, minlength=self.cells)
-
-    @cached_property
-    def _cell_of_row(self) -> npt.NDArray[Any]:
-        """Cell of each row, as the narrowest unsigned integers."""
-        cell_of_row = np.zeros(self._index.ntotal, np.min_scalar_type(self.cells))
-        for cell, rows in _rows_by_cell(self._index):
-            cell_of_row[rows] = cell
-        return cell_of_row
 
 
 def _rows_by_cell(index: Any) -> Iterator[tuple[int, Int64Array]]:

@@ -213,7 +213,6 @@ class CandidateRelease:
         rows = VideoRows(keys)
         attributes = AttributeTable.load(folder, count)
         index = VideoIndex.read(folder / layout.VIDEO_INDEX, manifest.index, count, size)
-        index.prepare_filters()  # the first filtered request would on the pod's event loop
         live_videos = None
         if live is not None:
             place = Placement.load(folder, manifest, count)
