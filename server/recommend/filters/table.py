@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from vireo.server.arrays import BoolArray, Float64Array, Int32Array, Int64Array
 from vireo.server.features.keys import video_key
@@ -39,21 +38,7 @@ if TYPE_CHECKING:
 FILES = layout.ATTRIBUTE_TABLES
 
 
-class AttributeColumns(Protocol):
-    """Attributes of n videos."""
-
-    @property
-    def count(self) -> int:
-        """Number of videos."""
-
-    def with_label(self, label: str) -> npt.NDArray[Any]:
-        """Return the videos that have a label, "attribute=value": rows, in any order."""
-
-    def number(self, attribute: str) -> Float64Array:
-        """Return the number of each video, float64[n], NaN if unknown."""
-
-
-def mask_of(expression: FilterExpression, columns: AttributeColumns) -> BoolArray:
+def mask_of(expression: FilterExpression, columns: AttributeTable | _LiveColumns) -> BoolArray:
     """Return for which videos a filter holds, bool[n]; the same as its `holds` of each video."""
     mask = np.ones(columns.count, np.bool_)
     for condition in expression.conditions:
@@ -68,7 +53,7 @@ def mask_of(expression: FilterExpression, columns: AttributeColumns) -> BoolArra
     return mask
 
 
-def _narrow(mask: BoolArray, condition: Condition, columns: AttributeColumns) -> None:
+def _narrow(mask: BoolArray, condition: Condition, columns: AttributeTable | _LiveColumns) -> None:
     """Clear the videos that don't meet a condition."""
     if condition.min is not None:
         mask &= columns.number(condition.attribute) >= condition.min  # no NaN is
@@ -82,7 +67,7 @@ def _narrow(mask: BoolArray, condition: Condition, columns: AttributeColumns) ->
         mask[columns.with_label(each)] = False
 
 
-def _with_any(labels: tuple[str, ...], columns: AttributeColumns) -> BoolArray:
+def _with_any(labels: tuple[str, ...], columns: AttributeTable | _LiveColumns) -> BoolArray:
     found = np.zeros(columns.count, np.bool_)
     for each in labels:
         found[columns.with_label(each)] = True
@@ -142,14 +127,14 @@ class AttributeTable:
         return {self.labels[label] for label in labels.tolist()}, numbers
 
     def with_label(self, label: str) -> Int32Array:
-        """Return the rows of the videos that have a label; see `AttributeColumns`."""
+        """Return the rows of the videos that have a label, "attribute=value", in any order."""
         place = self.place(label)
         if place < 0:
             return self.rows[:0]
         return self.rows[self.offsets[place] : self.offsets[place + 1]]
 
     def number(self, attribute: str) -> Float64Array:
-        """Return the number of each video; see `AttributeColumns`."""
+        """Return the number of each video, float64[n], NaN if unknown."""
         return self.numbers[:, self.declared.numbers.index(attribute)]
 
 
@@ -273,7 +258,7 @@ class LiveAttributes:
     def holds(self, expression: FilterExpression, places: Int64Array) -> BoolArray:
         """Return for which of some videos a filter holds, bool[m]."""
         labels = [self._labels[place] for place in places.tolist()]
-        columns = _Columns(
+        columns = _LiveColumns(
             self.declared,
             self.numbers.take(places, axis=0),
             np.frombuffer(b"".join(labels), np.int64),
@@ -283,7 +268,7 @@ class LiveAttributes:
 
 
 @dataclass(frozen=True)
-class _Columns:
+class _LiveColumns:
     """Attributes of m videos."""
 
     declared: Declared
