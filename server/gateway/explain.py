@@ -27,15 +27,14 @@ async def explain_video(
     key = video_key(video_id)
     explaining = replace(pipeline, shown=False)
     made = await explaining.make(query._replace(explain=True, explained_key=key), release)
-    slate = made.slate
+    slate, told = made.slate, made.slate.explanation
     response = pb.ExplainVideoResponse(
         release_id=slate.release_id,
         degradations=slate.degradations,
         request_id=query.request_id,
-        candidates=slate.explanation.candidates,
+        candidates=told.candidates,
+        features_age=told.features_age if told.HasField("features_age") else None,
     )
-    if slate.explanation.HasField("features_age"):
-        response.features_age.CopyFrom(slate.explanation.features_age)
     item = next((each for each in slate.items if each.video_id == video_id), None)
     if item is not None:
         response.position = item.position

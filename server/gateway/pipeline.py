@@ -115,14 +115,12 @@ class RecommendPipeline:
                     made.degradations.append(viewer_pb2.DEGRADATION_FEATURES_BEHIND)
                 made.viewer = await self.read_features(query, reader)
         if "features" in failures:
-            last = self.last
-            cached = None if last is None else last.find(reader.dataset, query.viewer_id)
-            made.viewer = ViewerFeatures() if cached is None else cached
-            made.degradations.append(
-                viewer_pb2.DEGRADATION_FEATURES_MISSING
-                if cached is None
-                else viewer_pb2.DEGRADATION_FEATURES_STALE
-            )
+            cached = None if self.last is None else self.last.find(reader.dataset, query.viewer_id)
+            if cached is None:
+                made.degradations.append(viewer_pb2.DEGRADATION_FEATURES_MISSING)
+            else:
+                made.viewer = cached
+                made.degradations.append(viewer_pb2.DEGRADATION_FEATURES_STALE)
         if profile is not None:
             made.viewer = with_profile(made.viewer, profile, query.asked_at)
 

@@ -143,13 +143,9 @@ class ReadFeatures:
                 text = "the online store failed a moment ago"
                 raise StageSkippedError(text, reason="circuit_open")
             self._next_try = now + PAUSE_SECONDS
-        with span("features"):
-            return await self._read(query.viewer_id, reader, budget)
-
-    async def _read(self, viewer_id: str, reader: FeatureReader, budget: float) -> ViewerFeatures:
-        now = time.monotonic()
         try:
-            viewer = await reader.read(viewer_id, budget)
+            with span("features"):
+                viewer = await reader.read(query.viewer_id, budget)
         except TimeoutError as error:
             _TIMEOUT.observe(time.monotonic() - now)
             if budget < min(self._timeout, _SHORT_BUDGET_SECONDS):
@@ -167,7 +163,7 @@ class ReadFeatures:
             raise self._failed(StageFailedError(f"{type(error).__name__}: {error}")) from error
         self._succeeded(now)
         if self._last is not None:
-            self._last.keep(reader.dataset, viewer_id, viewer)
+            self._last.keep(reader.dataset, query.viewer_id, viewer)
         return viewer
 
     def _failed(self, failure: StageFailedError) -> StageFailedError:
