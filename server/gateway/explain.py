@@ -102,28 +102,22 @@ def _lost_in_fallback(
         return pb.LOST_AT_BLOCKED, blocked
     popular = release.popular
     if video_id not in popular.keys:
-        count = len(popular.keys)
-        return (
-            pb.LOST_AT_RETRIEVAL,
-            f"Retrieval failed, and the popular list of {count:,} videos lacks it.",
-        )
+        count = f"{len(popular.keys):,}"
+        reason = f"Retrieval failed, and the popular list of {count} videos lacks it."
+        return pb.LOST_AT_RETRIEVAL, reason
     expression = site_and_request(made.query, release)
     if expression is not None:
+        video, reason = popular.attributes[key], ""
         if not expression.applies_to(release.declared):
-            return (
-                pb.LOST_AT_FILTER,
-                "A filter of the site names an attribute that the release doesn't declare: nothing "
-                "is shown.",
-            )
-        if pipeline.overlay.changed_after(key, release.merged):
-            return (
-                pb.LOST_AT_FILTER,
-                "It changed in the catalogue: while retrieval fails, nobody knows whether it meets "
-                "the filter.",
-            )
-        video = popular.attributes[key]
-        if unfit := unmet(expression, video.labels, video.numbers):
-            return pb.LOST_AT_FILTER, f"A filter forbids it: {unfit}."
+            reason = "A filter of the site names an attribute that the release doesn't declare: "
+            reason += "nothing is shown."
+        elif pipeline.overlay.changed_after(key, release.merged):
+            reason = "It changed in the catalogue: while retrieval fails, nobody knows whether it "
+            reason += "meets the filter."
+        elif unfit := unmet(expression, video.labels, video.numbers):
+            reason = f"A filter forbids it: {unfit}."
+        if reason:
+            return pb.LOST_AT_FILTER, reason
     return pb.LOST_AT_RANKING, "Retrieval failed, and a cap of the site's rules keeps it off."
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from vireo.server import signals
-from vireo.server.arrays import Float32Array, Int64Array
+from vireo.server.arrays import Float32Array
 from vireo.server.recommend.candidates import Candidates
 from vireo.server.recommend.retrieval.query import CandidateQuery, Retrieval, UnknownSeedError
 from vireo.server.recommend.retrieval.release import CandidateRelease
@@ -34,13 +34,9 @@ class SourceStage:
         """Return how many of `count` candidates it may propose."""
         return count if self.share is None else math.floor(self.share * count)
 
-    def best(self, query: Retrieval, limit: int) -> Int64Array:
-        """Return the rows of the best `limit` videos of the source, best first."""
-        return PROPOSE[self.name](query, limit)
-
     def propose(self, query: Retrieval) -> Candidates:
         """Return the best candidates of the source, best first."""
-        rows = self.best(query, self.limit(query.query.count))
+        rows = PROPOSE[self.name](query, self.limit(query.query.count))
         masks = np.full(len(rows), self.bit, np.uint32)
         return Candidates(query.release.keys_of(rows), rows, masks)
 
