@@ -32,6 +32,7 @@ def _with_log(monkeypatch: pytest.MonkeyPatch) -> None:
     """Gateways have a log, and don't wait to hear from it."""
     monkeypatch.setenv("VIREO_NATS_URL", "nats://127.0.0.1:1")
     monkeypatch.setattr(Live, "wait", lambda *_: None)
+    monkeypatch.setattr(Live, "merged", lambda _, release: release.sequence)
 
 
 @pytest.fixture
