@@ -14,7 +14,7 @@ from prometheus_client import Counter
 from vireo.server.event_log.log import CATALOG, REMOVED, Stream
 from vireo.server.features.keys import video_key
 from vireo.server.gateway.appender import Appended, Appender
-from vireo.server.recommend.catalogue.takedowns import Takedowns
+from vireo.server.recommend.catalogue.overlay import Takedowns
 from vireo.server.recommend.filters.declared import (
     ATTRIBUTE_NAME,
     BUILT_IN_LABELS,

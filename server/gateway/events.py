@@ -19,7 +19,7 @@ from vireo.server.event_log.log import EVENTS, partition_of
 from vireo.server.gateway import catalog
 from vireo.server.gateway.appender import Appended, Appender, LogRoom
 from vireo.server.gateway.settings import GatewaySettings
-from vireo.server.recommend.catalogue.takedowns import Takedowns
+from vireo.server.recommend.catalogue.overlay import Takedowns
 from vireo.server.rpc.admission import Admission, Slots
 from vireo.server.rpc.caller import caller_of
 from vireo.server.rpc.errors import RpcError, ShedError

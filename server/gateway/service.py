@@ -44,8 +44,7 @@ from vireo.server.live.live import Live
 from vireo.server.pod.pod import Pod
 from vireo.server.pod.release_service import ReleaseFacts, Releases, served
 from vireo.server.pod.run_queue import RunQueue
-from vireo.server.recommend.catalogue.overlay import Overlay
-from vireo.server.recommend.catalogue.takedowns import Takedowns
+from vireo.server.recommend.catalogue.overlay import Overlay, Takedowns
 from vireo.server.recommend.filters.declared import Declared
 from vireo.server.releases.layout import TAKEDOWNS
 from vireo.server.rpc.errors import invalid_argument

@@ -17,8 +17,7 @@ from vireo.server.errors import VireoError
 from vireo.server.event_log.jetstream import JetStreamLog
 from vireo.server.event_log.log import CATALOG, REMOVED, STATE, LogAwayError, Position
 from vireo.server.live.settings import TRENDING_HALF_LIFE, LiveSettings
-from vireo.server.recommend.catalogue.overlay import Overlay
-from vireo.server.recommend.catalogue.takedowns import Takedowns
+from vireo.server.recommend.catalogue.overlay import Overlay, Takedowns
 from vireo.server.recommend.catalogue.trends import Trends
 from vireo.server.releases.layout import TAKEDOWNS
 
