@@ -50,9 +50,7 @@ class Made:
     release: GatewayRelease
     run: Run
     viewer: ViewerFeatures = field(default_factory=ViewerFeatures)
-    request: candidate_pb2.RetrieveCandidatesRequest = field(
-        default_factory=candidate_pb2.RetrieveCandidatesRequest
-    )
+    request: candidate_pb2.RetrieveCandidatesRequest = field(init=False)
     candidates: candidate_pb2.RetrieveCandidatesResponse | None = None
     """What a candidate pod answered, but for videos that this gateway knows to be removed or not
     published yet; None if retrieval failed."""
