@@ -65,7 +65,8 @@ class Candidate(CandidateServiceServicer):
         self, request: candidate_pb2.RetrieveCandidatesRequest, _: object
     ) -> candidate_pb2.RetrieveCandidatesResponse:
         """Return the candidates for one viewer."""
-        found = self._pipeline.retrieve(candidate.decode(request))
+        query, _ = candidate.decode(request, self._pipeline.release)
+        found = self._pipeline.retrieve(query)
         return candidate.encode(found, self._pipeline.release, request.page_size)
 
 

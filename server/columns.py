@@ -18,7 +18,6 @@ SCORE_COLUMNS: Mapping[str, Column] = {score.name: score for score in SCORES}
 TASK_COLUMNS: Mapping[str, Column] = {task.name: task for task in TASKS}
 _UNREAD = np.empty(0, np.float32)
 
-
 MIN_FACTOR, MAX_FACTOR = 0.01, 100.0
 """Bounds of a rule's factor of scores, and of the product of several."""
 MAX_LABELS = 32
@@ -92,10 +91,6 @@ def decode_columns(
     return decoded
 
 
-class BadRuleColumnError(Exception):
-    """Columns for the rules break the contract; the message names the column."""
-
-
 def check_rule_columns(
     columns: rules_pb2.RuleColumns, rules: rules_pb2.SlateRules, count: int
 ) -> None:
@@ -104,16 +99,15 @@ def check_rule_columns(
     A build that knows no rules answers none of the columns.
 
     Raises:
-        BadRuleColumnError: a column differs in length from the candidates or the rules, or a factor
-            is out of its bounds.
+        BadColumnError: a column differs in length from the candidates or the rules, or a factor is
+            out of its bounds.
     """
     if columns.factors:
         _check_rule_length("factors", len(columns.factors), count)
         factors = np.array(columns.factors, np.float32)
         if not ((factors >= np.float32(MIN_FACTOR)) & (factors <= MAX_FACTOR)).all():
-            raise BadRuleColumnError(
-                f"factors has a value outside {MIN_FACTOR:g} to {MAX_FACTOR:g}"
-            )
+            text = f"rules.factors has a value outside {MIN_FACTOR:g} to {MAX_FACTOR:g}"
+            raise BadColumnError(text)
     for name, values, asked in (
         ("labels", columns.labels, rules.caps),
         ("forbidden", columns.forbidden, rules.filters),
@@ -128,4 +122,4 @@ def check_rule_columns(
 
 def _check_rule_length(name: str, values: int, wanted: int) -> None:
     if values != wanted:
-        raise BadRuleColumnError(f"{name} has {values} values instead of {wanted}")
+        raise BadColumnError(f"rules.{name} has {values} values instead of {wanted}")

@@ -55,15 +55,6 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Score(Column):
-    """Input of the ranking model.
-
-    Computed by its name's function in `vireo.server.recommend.retrieval.sources`; a source of the
-    same name reports its failures.
-    """
-
-
-@dataclass(frozen=True)
 class Task(Column):
     """Probability that the ranking model predicts; a field of the API's `TaskScores`."""
 
@@ -109,13 +100,14 @@ COLD_SHARE = 0.5
 history."""
 
 SCORES = (
-    Score("two_tower", "viewer vector · video vector"),
-    Score("co_watch", "co-watch weights from the recent history, decayed by steps back", low=0.0),
-    Score(
+    Column("two_tower", "viewer vector · video vector"),
+    Column("co_watch", "co-watch weights from the recent history, decayed by steps back", low=0.0),
+    Column(
         "ease", "EASE weights of all that was watched, of the last few more; negative: against it"
     ),
 )
-"""In the order of the ranking model's inputs."""
+"""Inputs of the ranking model, in its order: each is computed by its name's function in
+`vireo.server.recommend.retrieval.sources`, and a source of the same name reports its failures."""
 
 TASKS = (
     Task("watch", "that the viewer will watch the video", weight=1.0),

@@ -132,7 +132,7 @@ def questions_of(home: Home, dataset: str, viewers: int) -> list[Question]:
         request.context.time.FromSeconds(moment)  # else the slate could change by the minute
         asked = RecommendQuery.of(request, _ID, time.monotonic())
         retrieval = retrieve_request(asked, viewer, manifest.candidates, manifest.release_id)
-        query = decode(retrieval)
+        query, _ = decode(retrieval, candidate.release)
         found = candidate.retrieve(query)
         columns = (found.keys, found.scores, found.source_masks)
         ranked = ranking.rank(

@@ -14,6 +14,7 @@ import grpc.aio
 
 from vireo.ops.stack.s3 import open_store
 from vireo.server.errors import NoAnswerError, VireoError
+from vireo.server.gateway.check import check_candidates, check_ranked
 from vireo.server.gateway.pipeline import RecommendPipeline
 from vireo.server.gateway.pods import Remote, StageCall
 from vireo.server.gateway.query import RecommendQuery
@@ -98,12 +99,12 @@ async def compare(
             order = RankingServiceStub(ranking).RankCandidates
             pipeline = RecommendPipeline(
                 ReadFeatures(_SECONDS),
-                StageCall("retrieval", Remote("retrieval", find), _SECONDS),
-                StageCall("ranking", Remote("ranking", order), _SECONDS),
+                StageCall("retrieval", Remote("retrieval", find, check_candidates), _SECONDS),
+                StageCall("ranking", Remote("ranking", order, check_ranked), _SECONDS),
                 rules=None if of is None else lambda: of,
             )
             query = RecommendQuery.of(request, "rules-check", time.monotonic() + 3 * _SECONDS)
-            return await pipeline.recommend(query, release)
+            return (await pipeline.make(query, release)).slate
 
         overlaps, shortened, degraded, applied, share = list[float](), 0, 0, Counter[str](), 1.0
         for viewer in viewers:

@@ -7,9 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import grpc.aio
 import numpy as np
 from pydantic import Field
 
@@ -28,7 +26,6 @@ from vireo.server.pod.release_service import ReleaseFacts, Releases, served
 from vireo.server.pod.run_queue import RunQueue
 from vireo.server.pod.stage_metrics import StageMetrics
 from vireo.server.pod.viewer import decode_viewer
-from vireo.server.recommend.filters.declared import Declared
 from vireo.server.recommend.filters.expression import BadFilterError, all_of
 from vireo.server.recommend.filters.expression import decode as decode_filter
 from vireo.server.recommend.retrieval.explain import explain
@@ -47,6 +44,7 @@ from vireo.server.recommend.retrieval.rules import (
 )
 from vireo.server.recommend.runner import Caller
 from vireo.server.rpc.errors import invalid_argument, not_found
+from vireo.server.rpc.reading import Context
 from vireo.server.signals import EVERY_SOURCE, SOURCES
 from vireo.v1 import candidate_pb2, candidate_pb2_grpc, recommendation_pb2, viewer_pb2
 
@@ -64,22 +62,15 @@ class CandidateServicer(candidate_pb2_grpc.CandidateServiceServicer):
     """Where pipelines run."""
 
     async def RetrieveCandidates(  # noqa: N802
-        self,
-        request: candidate_pb2.RetrieveCandidatesRequest,
-        context: grpc.aio.ServicerContext[Any, Any],
+        self, request: candidate_pb2.RetrieveCandidatesRequest, context: Context
     ) -> candidate_pb2.RetrieveCandidatesResponse:
         """Return the candidates for one viewer."""
-        serving = served(self.loader, request.release_id)
-        declared = serving.content.release.declared
+        pipeline = served(self.loader, request.release_id).content
         try:
-            rules = retrieval_rules(request.rules, declared) if request.HasField("rules") else None
-            query = decode(request, declared, rules)
+            query, rules = decode(request, pipeline.release)
         except BadFilterError as error:
             raise invalid_argument(error.violations) from error
-        if request.count_of_release:
-            stated = serving.content.release.manifest.candidates
-            query = replace(query, count=max(stated, request.page_size))
-        pipeline, caller = serving.content, Caller(context.time_remaining())
+        caller = Caller(context.time_remaining())
         if rules is not None:
             await labels_made(rules, pipeline.release)
         asked = [] if query.filter is None else [(query.filter, True)]
@@ -107,11 +98,9 @@ class CandidateServicer(candidate_pb2_grpc.CandidateServiceServicer):
 
 
 def decode(
-    request: candidate_pb2.RetrieveCandidatesRequest,
-    declared: Declared | None = None,
-    rules: RetrievalRules | None = None,
-) -> CandidateQuery:
-    """Return the query of a request with these rules, to a release that declares these attributes.
+    request: candidate_pb2.RetrieveCandidatesRequest, release: CandidateRelease
+) -> tuple[CandidateQuery, RetrievalRules | None]:
+    """Return the query of a request to a release, and the site's rules for it.
 
     Raises:
         RpcError: INVALID_ARGUMENT that names the field.
@@ -122,12 +111,16 @@ def decode(
         raise invalid_argument([("session_weights", "must have as many values as session_keys")])
     if len(weights) and not ((weights >= 0) & (weights <= 1)).all():
         raise invalid_argument([("session_weights", "must be 0 to 1 each")])
+    declared, count = release.declared, request.count
+    rules = retrieval_rules(request.rules, declared) if request.HasField("rules") else None
     filters = [] if rules is None or rules.filter is None else [rules.filter]
     if request.HasField("filter"):
-        filters.insert(0, decode_filter(request.filter, "filter", declared or Declared()))
-    return CandidateQuery(
+        filters.insert(0, decode_filter(request.filter, "filter", declared))
+    if request.count_of_release:
+        count = max(release.manifest.candidates, request.page_size)
+    query = CandidateQuery(
         viewer=decode_viewer(request.viewer),
-        count=request.count,
+        count=count,
         excluded_keys=np.array(request.excluded_keys, np.int64),
         seed_key=request.seed_key if request.HasField("seed_key") else None,
         locale=request.locale,
@@ -136,6 +129,7 @@ def decode(
         session_keys=np.array(request.session_keys, np.int64),
         session_weights=weights,
     )
+    return query, rules
 
 
 def encode(

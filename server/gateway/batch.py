@@ -8,10 +8,10 @@ import random
 import struct
 import time
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from dataclasses import replace
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import grpc
 from prometheus_client import Counter, Gauge
@@ -51,29 +51,36 @@ RETRIES = Counter(
 for _stage in ("features", "retrieval", "ranking"):  # so that each is exported as 0
     RETRIES.labels(_stage)
 
+P = ParamSpec("P")
 Result = TypeVar("Result")
 
 
-async def retry_stage(stage: str, work: Callable[[], Awaitable[Result]]) -> Result:
-    """Return the result of a stage's first attempt that succeeds.
+def retried(
+    stage: str, work: Callable[P, Awaitable[Result]]
+) -> Callable[P, Coroutine[Any, Any, Result]]:
+    """Return what does the work of a stage until an attempt succeeds.
 
-    Raises:
+    It raises:
         StageFailedError: it fails in a way that a repetition won't mend.
         RpcError: UNAVAILABLE: pods or the store are overloaded or away for too long.
     """
-    ends, pause = time.monotonic() + PATIENCE_SECONDS, _FIRST_PAUSE
-    while True:
-        try:
-            return await work()
-        except StageFailedError as error:
-            if not _is_temporary(stage, error):
-                raise
-            if time.monotonic() + pause > ends:
-                reason = f"{stage} has failed for {PATIENCE_SECONDS:g} s: {error}"
-                raise unavailable(f"{reason}; resume the batch later", _RESUME_AFTER) from error
-        RETRIES.labels(stage).inc()
-        await asyncio.sleep(pause * random.uniform(0.8, 1.2))  # noqa: S311
-        pause = min(2 * pause, _MAX_PAUSE)
+
+    async def attempts(*args: P.args, **kwargs: P.kwargs) -> Result:
+        ends, pause = time.monotonic() + PATIENCE_SECONDS, _FIRST_PAUSE
+        while True:
+            try:
+                return await work(*args, **kwargs)
+            except StageFailedError as error:
+                if not _is_temporary(stage, error):
+                    raise
+                if time.monotonic() + pause > ends:
+                    reason = f"{stage} has failed for {PATIENCE_SECONDS:g} s: {error}"
+                    raise unavailable(f"{reason}; resume the batch later", _RESUME_AFTER) from error
+            RETRIES.labels(stage).inc()
+            await asyncio.sleep(pause * random.uniform(0.8, 1.2))  # noqa: S311
+            pause = min(2 * pause, _MAX_PAUSE)
+
+    return attempts
 
 
 def _is_temporary(stage: str, error: StageFailedError) -> bool:
@@ -119,36 +126,35 @@ def batch_slates(
     content = request.SerializeToString(deterministic=True)
     digest = hashlib.blake2b(content, digest_size=16).digest()
     begin = position_of(token, digest, len(request.viewer_ids)) if token else 0
-    return _slates(pipeline, loader, request, begin, digest, context)
 
+    async def slates() -> AsyncGenerator[pb.BatchRecommendResponse, None]:
+        trace = current_call().headers
+        left = context.time_remaining()
+        deadline = time.monotonic() + (MAX_STREAM_SECONDS if left is None else left)
+        for position, viewer_id in enumerate(request.viewer_ids[begin:], begin + 1):
+            query = RecommendQuery.of(_request(request, viewer_id), request_id(), deadline, trace)
+            query = query._replace(metadata=(*query.metadata, LOW_PRIORITY))
+            made = await pipeline.make(query, served(loader).content)
+            SLATES.inc()
+            yield pb.BatchRecommendResponse(
+                viewer_id=viewer_id, slate=made.slate, resume_token=token_at(position, digest)
+            )
 
-async def _slates(
-    pipeline: RecommendPipeline,
-    loader: Releases[GatewayRelease],
-    request: pb.BatchRecommendRequest,
-    begin: int,
-    digest: bytes,
-    context: Context,
-) -> AsyncGenerator[pb.BatchRecommendResponse, None]:
-    trace = current_call().headers
-    left = context.time_remaining()
-    deadline = time.monotonic() + (MAX_STREAM_SECONDS if left is None else left)
-    for position, viewer_id in enumerate(request.viewer_ids[begin:], begin + 1):
-        query = RecommendQuery.of(_request(request, viewer_id), request_id(), deadline, trace)
-        query = query._replace(metadata=(*query.metadata, LOW_PRIORITY))
-        slate = await pipeline.recommend(query, served(loader).content)
-        SLATES.inc()
-        yield pb.BatchRecommendResponse(
-            viewer_id=viewer_id, slate=slate, resume_token=token_at(position, digest)
-        )
+    return slates()
 
 
 def batch_pipeline(pipeline: RecommendPipeline, settings: GatewaySettings) -> RecommendPipeline:
     """Return the pipeline for slates that nobody waits for."""
     # It caches no features: the viewers of a batch would evict those who are on the site. And a
     # batch may end while the store is skipped, which nobody would find out to be back.
-    read = ReadFeatures(settings.features_timeout)
-    return replace(pipeline, read_features=read, shown=False, attempt=retry_stage)
+    return replace(
+        pipeline,
+        read_features=retried("features", ReadFeatures(settings.features_timeout)),
+        retrieval=retried("retrieval", pipeline.retrieval),
+        ranking=retried("ranking", pipeline.ranking),
+        shown=False,
+        last=None,
+    )
 
 
 def token_at(position: int, digest: bytes) -> str:
@@ -185,11 +191,9 @@ def position_of(token: str, digest: bytes, viewers: int) -> int:
 
 def _request(batch: pb.BatchRecommendRequest, viewer_id: str) -> pb.RecommendRequest:
     """Return the request for one viewer's slate."""
-    request = pb.RecommendRequest(viewer_id=viewer_id)
-    if batch.HasField("page_size"):
-        request.page_size = batch.page_size
-    if batch.HasField("filter"):
-        request.filter.CopyFrom(batch.filter)
-    if batch.HasField("context"):
-        request.context.CopyFrom(batch.context)
-    return request
+    return pb.RecommendRequest(
+        viewer_id=viewer_id,
+        page_size=batch.page_size if batch.HasField("page_size") else None,
+        filter=batch.filter if batch.HasField("filter") else None,
+        context=batch.context if batch.HasField("context") else None,
+    )

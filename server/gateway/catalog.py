@@ -14,12 +14,13 @@ from prometheus_client import Counter
 from vireo.server.event_log.log import CATALOG, REMOVED, Stream
 from vireo.server.features.keys import video_key
 from vireo.server.gateway.appender import Appended, Appender
-from vireo.server.recommend.catalogue.takedowns import Takedowns
+from vireo.server.recommend.catalogue.overlay import Takedowns
 from vireo.server.recommend.filters.declared import (
     ATTRIBUTE_NAME,
     BUILT_IN_LABELS,
     BUILT_IN_NUMBERS,
 )
+from vireo.server.recommend.filters.expression import MAX_TIME, MIN_TIME
 from vireo.v1 import catalog_pb2 as pb
 from vireo.v1.catalog_pb2_grpc import CatalogServiceServicer
 from vireo.v1.log_pb2 import CatalogChange
@@ -33,8 +34,6 @@ UPSERTED, _REMOVALS = CHANGES.labels("upsert"), CHANGES.labels("remove")
 _VIDEO_SECONDS = 2.5e-4
 """Cost of a change: each is a message of the log, and all pods place the video."""
 _UNSIGNED = (1 << 64) - 1
-_FIRST_SECOND, _LAST_SECOND = -62_135_596_800, 253_402_300_799
-"""First and last second that a google.protobuf.Timestamp may hold: the years 1 to 9999."""
 
 
 class CatalogServicer(CatalogServiceServicer):
@@ -107,7 +106,7 @@ def violations(request: Message) -> list[tuple[str, str]]:
     found = _repeated("videos", ".video_id", ids)
     for index, video in enumerate(request.videos):
         at = video.published
-        if not (_FIRST_SECOND <= at.seconds <= _LAST_SECOND and 0 <= at.nanos < 1_000_000_000):
+        if not (MIN_TIME <= at.seconds <= MAX_TIME and 0 <= at.nanos < 1_000_000_000):
             text = "must be from the year 1 to 9999, with nanos below 10^9"
             found.append((f"videos[{index}].published", text))
         if video.attributes:

@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain
 
-from vireo.server.columns import (
-    SCORE_COLUMNS,
-    TASK_COLUMNS,
-    BadColumnError,
-    BadRuleColumnError,
-    check_columns,
-    check_rule_columns,
-)
+from vireo.server.columns import SCORE_COLUMNS, TASK_COLUMNS, check_columns, check_rule_columns
 from vireo.server.features.keys import video_key
 from vireo.server.releases.manifest import MAX_CANDIDATES
-from vireo.server.signals import LIVE_SOURCES, ORDERING, TASKS, Column
-from vireo.v1 import candidate_pb2, ranking_pb2, viewer_pb2
+from vireo.server.signals import LIVE_SOURCES, ORDERING, TASKS
+from vireo.v1 import candidate_pb2, ranking_pb2
 
 _OF_THE_LOG = sum(source.bit for source in LIVE_SOURCES)
 """Mask of the sources that propose such videos."""
@@ -31,22 +24,20 @@ def check_candidates(
     answer: candidate_pb2.RetrieveCandidatesResponse,
     request: candidate_pb2.RetrieveCandidatesRequest,
 ) -> None:
-    """Raise BadAnswerError if retrieved candidates can't be used."""
+    """Raise BadAnswerError or BadColumnError if retrieved candidates can't be used."""
     count = len(answer.keys)
     named = min(request.page_size, count)
     allowed = MAX_CANDIDATES if request.count_of_release else request.count
     if count > allowed:
         raise BadAnswerError(f"{count} candidates, but {allowed} were requested")
-    _check_release(answer.release_id)
+    if not answer.release_id:
+        raise BadAnswerError("release_id is missing")
     if not answer.filtered and (request.HasField("filter") or request.rules.filters):
         raise BadAnswerError("the filter wasn't applied")
     if request.HasField("rules"):
-        try:
-            check_rule_columns(answer.rules, request.rules, count)
-        except BadRuleColumnError as error:
-            raise BadAnswerError(f"rules: {error}") from error
-    names = _check_columns(answer.scores, count, SCORE_COLUMNS)
-    _check_columns(answer.explained.scores, 1, SCORE_COLUMNS)
+        check_rule_columns(answer.rules, request.rules, count)
+    names = check_columns(answer.scores, count, SCORE_COLUMNS)
+    check_columns(answer.explained.scores, 1, SCORE_COLUMNS)
     _check_length("source_masks", answer.source_masks, count)
     _check_length("ids", answer.ids, named)
     if not count:
@@ -67,7 +58,7 @@ def check_ranked(
     answer: ranking_pb2.RankCandidatesResponse,
     request: ranking_pb2.RankCandidatesRequest,
 ) -> None:
-    """Raise BadAnswerError if ranked candidates can't be used."""
+    """Raise BadAnswerError or BadColumnError if ranked candidates can't be used."""
     candidates = dict(zip(request.keys[:], request.source_masks[:], strict=True))
     count = min(request.page_size, len(candidates))
     keys = answer.keys[:]
@@ -75,14 +66,15 @@ def check_ranked(
     if request.rules.caps and (keys or shown) and len(keys) < count:
         count = len(keys)  # what caps left; nothing, perhaps, after the pages before
     _check_length("keys", keys, count)
-    _check_release(answer.release_id)
+    if not answer.release_id:
+        raise BadAnswerError("release_id is missing")
     _check_length("scores", answer.scores, count)
     if not math.isfinite(sum(answer.scores)):
         raise BadAnswerError("scores has a value that isn't finite")
-    if TASKS[0].name not in _check_columns(answer.task_scores, count, TASK_COLUMNS):
+    if TASKS[0].name not in check_columns(answer.task_scores, count, TASK_COLUMNS):
         # Every build has it; pods of earlier ones may lack others.
         raise BadAnswerError(f"{TASKS[0].name} is missing")
-    _check_columns(answer.explained.task_scores, 1, TASK_COLUMNS)
+    check_columns(answer.explained.task_scores, 1, TASK_COLUMNS)
     if not math.isfinite(answer.explained.score):
         raise BadAnswerError("the explained video's score isn't finite")
     _check_length("capped", answer.capped, len(request.rules.caps) if answer.capped else 0)
@@ -123,21 +115,6 @@ def blocked_keys(request: candidate_pb2.RetrieveCandidatesRequest) -> Iterable[i
     return chain(viewer.watched_keys, viewer.hidden_keys, request.excluded_keys, playing)
 
 
-def _check_release(release_id: str) -> None:
-    if not release_id:
-        raise BadAnswerError("release_id is missing")
-
-
 def _check_length(name: str, column: Sequence[object], count: int) -> None:
     if len(column) != count:
         raise BadAnswerError(f"{name} has {len(column)} values instead of {count}")
-
-
-def _check_columns(
-    columns: Sequence[viewer_pb2.ScoreColumn], count: int, declared: Mapping[str, Column]
-) -> list[str]:
-    """Return the columns' names; those of later builds are passed on."""
-    try:
-        return [*check_columns(columns, count, declared)]
-    except BadColumnError as error:
-        raise BadAnswerError(str(error)) from error

@@ -19,7 +19,7 @@ from vireo.server.event_log.log import EVENTS, partition_of
 from vireo.server.gateway import catalog
 from vireo.server.gateway.appender import Appended, Appender, LogRoom
 from vireo.server.gateway.settings import GatewaySettings
-from vireo.server.recommend.catalogue.takedowns import Takedowns
+from vireo.server.recommend.catalogue.overlay import Takedowns
 from vireo.server.rpc.admission import Admission, Slots
 from vireo.server.rpc.caller import caller_of
 from vireo.server.rpc.errors import RpcError, ShedError
@@ -30,10 +30,7 @@ from vireo.server.rpc.streams import STREAM_RETRY, Places
 from vireo.server.rpc.validation import Rules
 from vireo.v1 import event_pb2 as pb
 from vireo.v1.catalog_pb2_grpc import add_CatalogServiceServicer_to_server
-from vireo.v1.event_pb2_grpc import (
-    EventServiceServicer,
-    add_EventServiceServicer_to_server,
-)
+from vireo.v1.event_pb2_grpc import EventServiceServicer, add_EventServiceServicer_to_server
 from vireo.v1.log_pb2 import RecordedEvents
 
 NAME = pb.DESCRIPTOR.services_by_name["EventService"].full_name
@@ -58,10 +55,7 @@ _MAX_SECONDS = 10.0
 _MAX_MESSAGE_BYTES = 512 << 10
 """Maximum bytes of a message in the log: NATS' own limit is 1 MiB."""
 _NANOS = 1_000_000_000
-_REFUSALS = {
-    grpc.StatusCode.UNAVAILABLE: "away",
-    grpc.StatusCode.RESOURCE_EXHAUSTED: "full",
-}
+_REFUSALS = {grpc.StatusCode.UNAVAILABLE: "away", grpc.StatusCode.RESOURCE_EXHAUSTED: "full"}
 _HIDES = (pb.EVENT_KIND_HIDE, pb.EVENT_KIND_NOT_INTERESTED)
 _CALL_SECONDS, _EVENT_SECONDS = 2e-4, 4e-5
 """Cost of a call, and of each of its events: half of it here, the rest in the log and consumers."""

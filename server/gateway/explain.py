@@ -13,8 +13,7 @@ from vireo.server.gateway.pipeline import Made, RecommendPipeline, site_and_requ
 from vireo.server.gateway.query import RecommendQuery
 from vireo.server.gateway.release import GatewayRelease
 from vireo.server.gateway.rules import ActiveRules
-from vireo.server.gateway.slate import TASKS, sources_of
-from vireo.server.gateway.slate_metrics import kind_of
+from vireo.server.gateway.slate import TASKS, kind_of, sources_of
 from vireo.server.recommend.filters.expression import unmet
 from vireo.server.recommend.wording import REMOVED, UNPUBLISHED, ordinal, why_blocked
 from vireo.v1 import ranking_pb2, viewer_pb2
@@ -28,15 +27,14 @@ async def explain_video(
     key = video_key(video_id)
     explaining = replace(pipeline, shown=False)
     made = await explaining.make(query._replace(explain=True, explained_key=key), release)
-    slate = made.slate
+    slate, told = made.slate, made.slate.explanation
     response = pb.ExplainVideoResponse(
         release_id=slate.release_id,
         degradations=slate.degradations,
         request_id=query.request_id,
-        candidates=slate.explanation.candidates,
+        candidates=told.candidates,
+        features_age=told.features_age if told.HasField("features_age") else None,
     )
-    if slate.explanation.HasField("features_age"):
-        response.features_age.CopyFrom(slate.explanation.features_age)
     item = next((each for each in slate.items if each.video_id == video_id), None)
     if item is not None:
         response.position = item.position
@@ -104,28 +102,22 @@ def _lost_in_fallback(
         return pb.LOST_AT_BLOCKED, blocked
     popular = release.popular
     if video_id not in popular.keys:
-        count = len(popular.keys)
-        return (
-            pb.LOST_AT_RETRIEVAL,
-            f"Retrieval failed, and the popular list of {count:,} videos lacks it.",
-        )
+        count = f"{len(popular.keys):,}"
+        reason = f"Retrieval failed, and the popular list of {count} videos lacks it."
+        return pb.LOST_AT_RETRIEVAL, reason
     expression = site_and_request(made.query, release)
     if expression is not None:
+        video, reason = popular.attributes[key], ""
         if not expression.applies_to(release.declared):
-            return (
-                pb.LOST_AT_FILTER,
-                "A filter of the site names an attribute that the release doesn't declare: nothing "
-                "is shown.",
-            )
-        if pipeline.overlay.changed_after(key, release.merged):
-            return (
-                pb.LOST_AT_FILTER,
-                "It changed in the catalogue: while retrieval fails, nobody knows whether it meets "
-                "the filter.",
-            )
-        video = popular.attributes[key]
-        if unfit := unmet(expression, video.labels, video.numbers):
-            return pb.LOST_AT_FILTER, f"A filter forbids it: {unfit}."
+            reason = "A filter of the site names an attribute that the release doesn't declare: "
+            reason += "nothing is shown."
+        elif pipeline.overlay.changed_after(key, release.merged):
+            reason = "It changed in the catalogue: while retrieval fails, nobody knows whether it "
+            reason += "meets the filter."
+        elif unfit := unmet(expression, video.labels, video.numbers):
+            reason = f"A filter forbids it: {unfit}."
+        if reason:
+            return pb.LOST_AT_FILTER, reason
     return pb.LOST_AT_RANKING, "Retrieval failed, and a cap of the site's rules keeps it off."
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
 
 from vireo.server.gateway.check import blocked_keys
+from vireo.server.gateway.features import FeatureReader
 from vireo.server.gateway.pods import (
     RankingCall,
     RetrievalCall,
@@ -20,13 +20,17 @@ from vireo.server.gateway.pods import (
     retrieve_request,
     without,
 )
-from vireo.server.gateway.progress import Progress
 from vireo.server.gateway.query import RecommendQuery
 from vireo.server.gateway.release import GatewayRelease, digest_of
 from vireo.server.gateway.rules import ActiveRules, SiteRules
-from vireo.server.gateway.slate import popular_slate, ranked_slate, retrieved_slate
-from vireo.server.gateway.slate_metrics import FEATURE_AGE, count_slate
-from vireo.server.gateway.viewer import ReadFeatures, with_profile
+from vireo.server.gateway.slate import (
+    FEATURE_AGE,
+    count_slate,
+    popular_slate,
+    ranked_slate,
+    retrieved_slate,
+)
+from vireo.server.gateway.viewer import LastFeatures, Progress, with_profile
 from vireo.server.pod.stage_metrics import StageMetrics
 from vireo.server.recommend.catalogue.overlay import Overlay
 from vireo.server.recommend.filters.expression import FilterExpression, all_of
@@ -37,8 +41,6 @@ from vireo.v1.viewer_pb2 import SOURCE_NEW, ViewerFeatures
 
 _SHOWN, _UNSHOWN = StageMetrics("gateway"), StageMetrics("gateway", timed=False)
 
-Result = TypeVar("Result")
-
 
 @dataclass
 class Made:
@@ -48,11 +50,7 @@ class Made:
     release: GatewayRelease
     run: Run
     viewer: ViewerFeatures = field(default_factory=ViewerFeatures)
-    updated_at: int = 0
-    """When the stored features last changed, Unix seconds; 0 if unknown."""
-    request: candidate_pb2.RetrieveCandidatesRequest = field(
-        default_factory=candidate_pb2.RetrieveCandidatesRequest
-    )
+    request: candidate_pb2.RetrieveCandidatesRequest = field(init=False)
     candidates: candidate_pb2.RetrieveCandidatesResponse | None = None
     """What a candidate pod answered, but for videos that this gateway knows to be removed or not
     published yet; None if retrieval failed."""
@@ -64,23 +62,11 @@ class Made:
     degradations: list[viewer_pb2.Degradation.ValueType] = field(default_factory=list)
 
 
-class Attempt(Protocol):
-    """Does the work of a stage."""
-
-    async def __call__(self, stage: str, work: Callable[[], Awaitable[Result]]) -> Result:
-        """Return the result of `work`, of the stage of this name."""
-
-
-async def once(stage: str, work: Callable[[], Awaitable[Result]]) -> Result:  # noqa: ARG001
-    """Do the work of a stage once, whatever becomes of it."""
-    return await work()
-
-
 @dataclass(frozen=True)
 class RecommendPipeline:
     """The chain of stages behind a slate."""
 
-    read_features: ReadFeatures
+    read_features: Callable[[RecommendQuery, FeatureReader], Awaitable[ViewerFeatures]]
     retrieval: RetrievalCall
     ranking: RankingCall
     candidates: int | None = None
@@ -93,14 +79,8 @@ class RecommendPipeline:
     """Returns the site's rules; None without a file of them."""
     shown: bool = False
     """Whether viewers wait for its slates: then these are counted and their stages timed."""
-    attempt: Attempt = once
-    """How the work of a stage is done: once, or again while pods are away."""
-
-    async def recommend(
-        self, query: RecommendQuery, release: GatewayRelease
-    ) -> pb.RecommendResponse:
-        """Return the slate for a query; raises what `make` raises."""
-        return (await self.make(query, release)).slate
+    last: LastFeatures | None = None
+    """The rows last read, for viewers whose row can't be read; None for none."""
 
     async def make(self, query: RecommendQuery, release: GatewayRelease) -> Made:
         """Return the slate for a query, and what it is made from.
@@ -131,18 +111,14 @@ class RecommendPipeline:
             if profile is None or profile.use != pb.PROFILE_USE_INSTEAD:
                 if self.progress is not None and self.progress.behind(query.viewer_id):
                     made.degradations.append(viewer_pb2.DEGRADATION_FEATURES_BEHIND)
-                made.viewer = await self.attempt(
-                    "features", lambda: self.read_features(query, reader)
-                )
+                made.viewer = await self.read_features(query, reader)
         if "features" in failures:
-            cached = self.read_features.last(query, reader)
-            made.viewer = ViewerFeatures() if cached is None else cached
-            made.degradations.append(
-                viewer_pb2.DEGRADATION_FEATURES_MISSING
-                if cached is None
-                else viewer_pb2.DEGRADATION_FEATURES_STALE
-            )
-        made.updated_at = made.viewer.updated_at
+            cached = None if self.last is None else self.last.find(reader.dataset, query.viewer_id)
+            if cached is None:
+                made.degradations.append(viewer_pb2.DEGRADATION_FEATURES_MISSING)
+            else:
+                made.viewer = cached
+                made.degradations.append(viewer_pb2.DEGRADATION_FEATURES_STALE)
         if profile is not None:
             made.viewer = with_profile(made.viewer, profile, query.asked_at)
 
@@ -155,9 +131,7 @@ class RecommendPipeline:
         request = retrieve_request(query, made.viewer, count, own, count_of_release=stated)
         made.request = request
         with made.run.stage("retrieval", StageFailedError):
-            made.candidates = await self.attempt(
-                "retrieval", lambda: retrieve(self.retrieval, query, request, release)
-            )
+            made.candidates = await retrieve(self.retrieval, query, request, release)
         if made.candidates is None:
             return
         if query.filter is not None:
@@ -181,10 +155,7 @@ class RecommendPipeline:
             return
         if candidates.keys:  # or the viewer has watched everything
             with made.run.stage("ranking", StageFailedError):
-                made.ranked = await self.attempt(
-                    "ranking",
-                    lambda: rank(self.ranking, query, made.request.viewer, candidates),
-                )
+                made.ranked = await rank(self.ranking, query, made.request.viewer, candidates)
             if made.ranked is None:
                 made.degradations.append(viewer_pb2.DEGRADATION_RANKING_SKIPPED)
         if made.ranked is None:
@@ -204,8 +175,8 @@ class RecommendPipeline:
         if query.explain:
             explain_slate(made)
         if self.shown:
-            if made.updated_at:
-                FEATURE_AGE.observe(time.time() - made.updated_at)
+            if updated_at := made.viewer.updated_at:
+                FEATURE_AGE.observe(time.time() - updated_at)
             count_slate(query, slate)
 
     def popular(
@@ -268,8 +239,8 @@ def explain_slate(made: Made) -> None:
     ):
         time_of.FromNanoseconds(round(seconds.get(stage, 0.0) * 1e9))
     explanation.history_length = len(made.viewer.history_keys)
-    if made.updated_at:
-        explanation.features_age.seconds = max(0, int(time.time()) - made.updated_at)
+    if updated_at := made.viewer.updated_at:
+        explanation.features_age.seconds = max(0, int(time.time()) - updated_at)
     if candidates is not None:
         explanation.sources.extend(candidates.sources)
         explanation.candidates = len(candidates.keys)

@@ -7,15 +7,16 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Set
 from dataclasses import dataclass
 from itertools import chain, compress, repeat
-from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
 import grpc
 import grpc.aio
 import structlog
 from prometheus_client import Counter
 
+from vireo.server.columns import BadColumnError
 from vireo.server.features.context import sent
-from vireo.server.gateway.check import BadAnswerError, check_candidates, check_ranked
+from vireo.server.gateway.check import BadAnswerError
 from vireo.server.gateway.query import RecommendQuery
 from vireo.server.gateway.release import GatewayRelease
 from vireo.server.pod.stage_metrics import ExpectedFailureError
@@ -24,9 +25,6 @@ from vireo.server.rpc.spans import outgoing, span
 from vireo.v1 import candidate_pb2, ranking_pb2
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1.viewer_pb2 import ViewerFeatures
-
-if TYPE_CHECKING:
-    from grpc.aio import UnaryUnaryMultiCallable
 
 log = structlog.get_logger()
 
@@ -76,28 +74,22 @@ class StageFailedError(ExpectedFailureError):
         """
         super().__init__(message)
         self.code = code
-        self.reason = reason or ("error" if code is None else code.name.lower())
+        if code is not None:
+            self.reason = code.name.lower()
+        self.reason = reason or self.reason
 
 
 class StageSkippedError(StageFailedError):
     """A stage was skipped, or given up soon, because the caller left too little time."""
 
-    level = logging.DEBUG
-
-    def __init__(self, message: str, reason: str = "skipped") -> None:
-        """Make the error; `reason` is one of those that metrics distinguish."""
-        super().__init__(message, reason=reason)
+    level, reason = logging.DEBUG, "skipped"
 
 
 class BrokenPodError(StageFailedError):
     """One pod is at fault; another one may succeed."""
 
 
-Check: TypeAlias = Callable[[Answer, Request], None]
-"""Raises BadAnswerError for a response that can't be used."""
-Stage: TypeAlias = Callable[
-    [Request, RecommendQuery, float, Check[Answer, Request]], Awaitable[Answer]
-]
+Stage: TypeAlias = Callable[[Request, RecommendQuery, float], Awaitable[Answer]]
 """Returns the response within so many seconds: of pods, or of the same service in this process. It
 raises StageFailedError if there is none, BrokenPodError if another pod may have one."""
 
@@ -108,15 +100,11 @@ class Remote(Generic[Request, Answer]):
 
     name: str
     """The stage's in logs and metrics."""
-    method: UnaryUnaryMultiCallable[Request, Answer]
+    method: grpc.aio.UnaryUnaryMultiCallable[Request, Answer]
+    check: Callable[[Answer, Request], None]
+    """Raises BadAnswerError or BadColumnError for a response that can't be used."""
 
-    async def __call__(
-        self,
-        request: Request,
-        query: RecommendQuery,
-        seconds: float,
-        check: Check[Answer, Request],
-    ) -> Answer:
+    async def __call__(self, request: Request, query: RecommendQuery, seconds: float) -> Answer:
         """Return a pod's response; Envoy may repeat the call on another one."""
         one_try = round(1000 * max(_MIN_TRY_SECONDS, _TRY_SHARE * seconds))
         metadata = grpc.aio.Metadata(*outgoing(query.metadata), (_TRY_HEADER, str(one_try)))
@@ -125,12 +113,12 @@ class Remote(Generic[Request, Answer]):
             answer = await call
             if answer is None:  # gRPC's way to say so
                 raise BadAnswerError("it can't be parsed")
-            check(answer, request)
+            self.check(answer, request)
         except grpc.aio.AioRpcError as error:
             code = error.code()
             kind = BrokenPodError if code in _BROKEN else StageFailedError
             raise kind(f"{code.name}: {error.details()}", code) from error
-        except BadAnswerError as error:
+        except (BadAnswerError, BadColumnError) as error:
             pod = str((await call.initial_metadata()).get(_POD, ""))
             INVALID_RESPONSES.labels(self.name, _label(pod)).inc()
             log.warning("bad answer of a pod", stage=self.name, pod=pod, reason=str(error))
@@ -151,18 +139,12 @@ class StageCall(Generic[Request, Answer]):
     share: float = 1.0
     """Share of the query's remaining time at the start of the stage."""
 
-    async def __call__(
-        self,
-        request: Request,
-        query: RecommendQuery,
-        check: Check[Answer, Request],
-    ) -> Answer:
+    async def __call__(self, request: Request, query: RecommendQuery) -> Answer:
         """Return the first valid response of at most two tries.
 
         Args:
             request: what to ask.
             query: whose time is spent, and whose metadata goes along.
-            check: raises BadAnswerError unless a response can be used.
 
         Raises:
             StageFailedError: there is none; `code` says why where a pod has.
@@ -170,32 +152,21 @@ class StageCall(Generic[Request, Answer]):
         """
         now = time.monotonic()
         left = query.budget(now, self.limit, self.share)
-        ends = now + left
+        ends, repeated = now + left, False
         if left < MIN_BUDGET_SECONDS:
             raise StageSkippedError(f"{1000 * left:.1f} ms are too little to ask a pod")
-        try:
-            return await self._try(request, query, check, left)
-        except BrokenPodError:
-            left = ends - time.monotonic()
-            if left < MIN_BUDGET_SECONDS:
-                raise
-        return await self._try(request, query, check, left)
-
-    async def _try(
-        self,
-        request: Request,
-        query: RecommendQuery,
-        check: Check[Answer, Request],
-        left: float,
-    ) -> Answer:
-        with span(self.name, "client"):
+        while True:
             try:
-                return await self.stage(request, query, left, check)
+                with span(self.name, "client"):
+                    return await self.stage(request, query, left)
+            except BrokenPodError:
+                left = ends - time.monotonic()
+                if repeated or left < MIN_BUDGET_SECONDS:
+                    raise
+                repeated = True
             except StageFailedError as error:
-                if (
-                    error.code is grpc.StatusCode.DEADLINE_EXCEEDED
-                    and left < _SHORT_DEADLINE_SECONDS
-                ):
+                late = error.code is grpc.StatusCode.DEADLINE_EXCEEDED
+                if late and left < _SHORT_DEADLINE_SECONDS:
                     raise StageSkippedError(f"{1000 * left:.1f} ms were too little") from error
                 raise
 
@@ -206,12 +177,14 @@ def _label(pod: str) -> str:
     return pod if pod in _labels else "other"
 
 
+Call: TypeAlias = Callable[[Request, RecommendQuery], Awaitable[Answer]]
+"""A stage within the query's budget; it raises what `StageCall` does."""
 Retrieval = Stage[candidate_pb2.RetrieveCandidatesRequest, candidate_pb2.RetrieveCandidatesResponse]
 Ranking = Stage[ranking_pb2.RankCandidatesRequest, ranking_pb2.RankCandidatesResponse]
-RetrievalCall = StageCall[
+RetrievalCall = Call[
     candidate_pb2.RetrieveCandidatesRequest, candidate_pb2.RetrieveCandidatesResponse
 ]
-RankingCall = StageCall[ranking_pb2.RankCandidatesRequest, ranking_pb2.RankCandidatesResponse]
+RankingCall = Call[ranking_pb2.RankCandidatesRequest, ranking_pb2.RankCandidatesResponse]
 
 
 def retrieve_request(
@@ -269,7 +242,7 @@ async def retrieve(
             INVALID_ARGUMENT: `release` can't be filtered so either.
     """
     try:
-        return await call(request, query, check_candidates)
+        return await call(request, query)
     except StageFailedError as error:
         if error.code is grpc.StatusCode.NOT_FOUND and query.seed_key is not None:
             text = f"{query.seed_named} is not in the release that is served"
@@ -340,4 +313,4 @@ async def rank(
         if lost or query.explained_key in candidates.keys:
             request.explained_key = query.explained_key
             request.explained_scores.extend(explained.scores)
-    return await call(request, query, check_ranked)
+    return await call(request, query)

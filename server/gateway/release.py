@@ -1,7 +1,11 @@
-"""The gateway's part of a release: manifest, popular list and feature store."""
+"""The gateway's part of a release: manifest, popular list and feature store; and when to swap.
+
+Gateways swap last: to a new release only once the pods behind them serve it.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import time
 from collections.abc import Mapping, Sequence, Set
@@ -9,8 +13,10 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
+import grpc.aio
+import structlog
 from cachetools import LRUCache
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -20,7 +26,7 @@ from vireo.server.gateway.features import FeatureReader
 from vireo.server.gateway.rules import ActiveRules
 from vireo.server.recommend.filters.declared import PUBLISHED, Declared, label
 from vireo.server.recommend.filters.expression import FilterExpression
-from vireo.server.recommend.page import Caps, fill_page
+from vireo.server.recommend.page import fill_page
 from vireo.server.releases.layout import (
     ATTRIBUTES,
     POPULAR_ATTRIBUTES,
@@ -31,6 +37,12 @@ from vireo.server.releases.layout import (
 from vireo.server.releases.manifest import Manifest, ReleaseError, first_problem
 from vireo.server.releases.tables import read_texts
 from vireo.v1 import filter_pb2, rules_pb2
+from vireo.v1.release_pb2 import GetServingReleaseRequest, GetServingReleaseResponse
+
+if TYPE_CHECKING:
+    from vireo.v1.release_pb2_grpc import ReleaseServiceAsyncStub
+
+log = structlog.get_logger()
 
 FILES = (POPULAR_IDS, ATTRIBUTES, POPULAR_ATTRIBUTES, TAKEDOWNS)
 """The files that the gateway needs of a release."""
@@ -40,6 +52,10 @@ _BYTE_SECONDS, _VIDEO_SECONDS = 4e-6, 6e-10
 """Cost of a byte of a filter, and that for each video: a value takes some 8 bytes, and 5 ns."""
 _MIN_SECONDS = 1e-3
 """Cost below which a filter isn't worth a charge."""
+_ASK_PAUSE_SECONDS = 0.1
+_ASK_SECONDS = 2.0
+_MAX_LOAD_SECONDS = 900.0
+"""A load that takes longer than this counts as stuck."""
 
 
 class PopularVideo(BaseModel):
@@ -108,25 +124,24 @@ class PopularList:
         )
         if rules is None or not (rules.pinned or rules.message.caps):
             return [*islice(kept, count)]
-        names = [*kept]
-        places = {name: place for place, name in enumerate(names)}
-        pins = {at: places[name] for at, name in rules.pinned.items() if name in places}
-        keys, asked = [self.keys[name] for name in names], rules.message.caps
-        caps = Caps(
-            [(cap.max, partial(self._labels_at, keys, cap)) for cap in asked],
-            [[each for key in shown for each in self._labels(key, cap)] for cap in asked],
+        names = {self.keys[name]: name for name in kept}  # keys are the places of this page
+        pinned = ((at, video_key(name)) for at, name in rules.pinned.items())
+        pins = {at: key for at, key in pinned if key in names}
+        asked = rules.message.caps
+        chosen = fill_page(
+            names,
+            min(count, len(names)),
+            pins=pins,
+            caps=[(cap.max, partial(self._labels, cap)) for cap in asked],
+            shown=[[each for key in shown for each in self._labels(cap, key)] for cap in asked],
         )
-        chosen = fill_page(range(len(names)), min(count, len(names)), pins=pins, caps=caps)
-        return [names[place] for place in chosen.places.tolist()]
+        return [names[key] for key in chosen.places.tolist()]
 
     def any_meets(self, expression: FilterExpression) -> bool:
         """Return whether a filter holds for a video of the list, blocked or not."""
         return any(self._meets(key, expression) for key in self.keys.values())
 
-    def _labels_at(self, keys: Sequence[int], cap: rules_pb2.Cap, place: int) -> list[str]:
-        return self._labels(keys[place], cap)
-
-    def _labels(self, key: int, cap: rules_pb2.Cap) -> list[str]:
+    def _labels(self, cap: rules_pb2.Cap, key: int) -> list[str]:
         """Return the labels that a cap counts of a video."""
         video = self.attributes.get(key)
         if video is None:
@@ -190,3 +205,49 @@ def digest_of(message: filter_pb2.Filter, rules: ActiveRules | None) -> bytes:
     of_site = rules.filter.digest if rules and rules.filter else b""
     sent = message.SerializeToString(deterministic=True)
     return hashlib.blake2b(of_site + sent, digest_size=16).digest()
+
+
+async def pods_serve(
+    control: ReleaseServiceAsyncStub,
+    limit: float,
+    release_id: str,
+    max_seconds: float = _MAX_LOAD_SECONDS,
+) -> None:
+    """Return once all candidate and ranking pods serve a release, or after the timeout.
+
+    A timeout is no failure: the pods or the control plane may be gone for good, and slates of mixed
+    releases say so.
+
+    Args:
+        control: the control plane, which knows the pods.
+        limit: maximum seconds to wait while no pod is known to load the release.
+        release_id: the release.
+        max_seconds: maximum seconds to wait in all.
+    """
+    clock = asyncio.get_running_loop().time
+    start = clock()
+    end = start + max_seconds
+    try:
+        async with asyncio.timeout_at(min(start + limit, end)) as timeout:
+            while (pods := await _ask_pods(control)).release_id != release_id:
+                if pods.loading.release_id == release_id:
+                    timeout.reschedule(min(clock() + limit, end))
+                await asyncio.sleep(_ASK_PAUSE_SECONDS)
+    except TimeoutError:
+        log.warning(
+            "pods don't serve the release yet; swapping anyway",
+            release=release_id,
+            seconds=round(clock() - start, 1),
+        )
+
+
+async def _ask_pods(control: ReleaseServiceAsyncStub) -> GetServingReleaseResponse:
+    """Return what all pods serve; an empty response while the control plane has none."""
+    request = GetServingReleaseRequest()
+    try:
+        response: GetServingReleaseResponse | None = await control.GetServingRelease(
+            request, timeout=_ASK_SECONDS
+        )
+    except grpc.aio.AioRpcError:  # for example while it restarts: it is asked again
+        return GetServingReleaseResponse()
+    return response or GetServingReleaseResponse()  # None if it can't be parsed

@@ -302,11 +302,11 @@ class RulesFile:
                 served.
         """
         self._path = path
-        self._seen: tuple[object, object] = (_version(path), None)
+        self._taken = _version(path)
+        """Version of the file that is in effect."""
+        self._seen: tuple[object, object] = (self._taken, None)
         """Version of the file and release that were checked last."""
         self.rules = read_rules(path)
-        self._file: SiteRules | BadRulesError = self.rules
-        """What the file has now, in effect or not."""
         self.serving: Callable[[], tuple[str, Declared] | None] = lambda: None
         """Returns id and attributes of the release that is served; None before there is one."""
         self._problem = ""
@@ -322,37 +322,37 @@ class RulesFile:
 
     async def look(self) -> None:
         """Take the file if it has changed and fits the release that is served, if one is."""
-        problem = await asyncio.to_thread(self._check, self.serving())
-        if isinstance(self._file, SiteRules) and self._file is not self.rules and not problem:
-            self.rules = self._file
-            TAKEN.inc()
-            RULES.set(len(self.rules))
-            log.info("rules changed", file=str(self._path), rules=len(self.rules))
+        release, version = self.serving(), await asyncio.to_thread(_version, self._path)
+        if (version, release) == self._seen:
+            return
+        self._seen, problem = (version, release), ""
+        try:
+            rules = await asyncio.to_thread(_read_for, release, self._path)
+        except BadRulesError as error:
+            problem = str(error)
+        else:
+            if version != self._taken:
+                self.rules, self._taken = rules, version
+                TAKEN.inc()
+                RULES.set(len(rules))
+                log.info("rules changed", file=str(self._path), rules=len(rules))
         if problem and problem != self._problem:
             REFUSED.inc()
             log.error("rules refused", file=str(self._path), reason=problem)
         self._problem = problem
         VALID.set(not problem)
 
-    def _check(self, release: tuple[str, Declared] | None) -> str:
-        """Read the file if it has changed; return what is wrong with it, empty if nothing is."""
-        before, self._seen = self._seen, (_version(self._path), release)
-        if self._seen == before:
-            return self._problem
-        if self._seen[0] != before[0]:
-            try:
-                self._file = read_rules(self._path)
-            except BadRulesError as error:
-                self._file = error
-        if isinstance(self._file, BadRulesError):
-            return str(self._file)
-        if release is not None:
-            release_id, declared = release
-            try:
-                self._file.check(declared)
-            except BadRulesError as error:
-                return f"release {release_id}: {error}"
-        return ""
+
+def _read_for(release: tuple[str, Declared] | None, path: Path) -> SiteRules:
+    """Return the rules of a file; raise BadRulesError if they can't be used with a release."""
+    rules = read_rules(path)
+    if release is not None:
+        release_id, declared = release
+        try:
+            rules.check(declared)
+        except BadRulesError as error:
+            raise BadRulesError([f"release {release_id}: {error}"]) from error
+    return rules
 
 
 def _version(path: Path) -> tuple[int, int, int] | None:

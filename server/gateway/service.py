@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -15,11 +15,10 @@ from vireo.server.errors import VireoError
 from vireo.server.event_log.jetstream import JetStreamLog, open_log
 from vireo.server.features.context import time_zones
 from vireo.server.gateway.appender import LogRoom
-from vireo.server.gateway.await_pods import pods_serve
 from vireo.server.gateway.batch import BATCH_RETRY, MAX_BATCHES, OPEN, batch_pipeline, batch_slates
+from vireo.server.gateway.check import check_candidates, check_ranked
 from vireo.server.gateway.events import add_recording
 from vireo.server.gateway.explain import explain_video
-from vireo.server.gateway.page_token import next_page_token, shown_keys
 from vireo.server.gateway.pipeline import RecommendPipeline
 from vireo.server.gateway.pods import (
     RETRIEVAL_SHARE,
@@ -30,19 +29,22 @@ from vireo.server.gateway.pods import (
     RetrievalCall,
     StageCall,
 )
-from vireo.server.gateway.progress import Progress
-from vireo.server.gateway.query import DEFAULT_PAGE_SIZE, RecommendQuery
-from vireo.server.gateway.release import FILES, GatewayRelease
+from vireo.server.gateway.query import (
+    DEFAULT_PAGE_SIZE,
+    RecommendQuery,
+    next_page_token,
+    shown_keys,
+)
+from vireo.server.gateway.release import FILES, GatewayRelease, pods_serve
 from vireo.server.gateway.rules import RulesFile
 from vireo.server.gateway.settings import GatewaySettings
 from vireo.server.gateway.slate_log import SlateLog
-from vireo.server.gateway.viewer import CACHED_BYTES, LastFeatures, ReadFeatures
+from vireo.server.gateway.viewer import CACHED_BYTES, LastFeatures, Progress, ReadFeatures
 from vireo.server.live.live import Live
 from vireo.server.pod.pod import Pod
 from vireo.server.pod.release_service import ReleaseFacts, Releases, served
 from vireo.server.pod.run_queue import RunQueue
-from vireo.server.recommend.catalogue.overlay import Overlay
-from vireo.server.recommend.catalogue.takedowns import Takedowns
+from vireo.server.recommend.catalogue.overlay import Overlay, Takedowns
 from vireo.server.recommend.filters.declared import Declared
 from vireo.server.releases.layout import TAKEDOWNS
 from vireo.server.rpc.errors import invalid_argument
@@ -74,27 +76,18 @@ _CHANNEL_OPTIONS = (
 )
 
 
+@dataclass(frozen=True)
 class RecommendationServicer(RecommendationServiceServicer):
-    """Answers with the pipeline, from the release that the loader serves."""
+    """Answers with the pipelines, from the release that the loader serves."""
 
-    def __init__(
-        self,
-        pipeline: RecommendPipeline,
-        loader: Releases[GatewayRelease],
-        settings: GatewaySettings,
-        slates: SlateLog | None = None,
-    ) -> None:
-        """Serve with these.
-
-        Args:
-            pipeline: makes the slates.
-            loader: has the release.
-            settings: of the gateway.
-            slates: records them; None to record none.
-        """
-        self._pipeline, self._loader, self._slates = pipeline, loader, slates
-        self._batches = batch_pipeline(pipeline, settings)
-        self._default_deadline = settings.default_deadline
+    pipeline: RecommendPipeline
+    batches: RecommendPipeline
+    """That of batches' slates."""
+    loader: Releases[GatewayRelease]
+    default_deadline: float
+    """Seconds granted to calls that carry no deadline."""
+    slates: SlateLog | None
+    """Records slates; None to record none."""
 
     async def Recommend(  # noqa: N802
         self, request: pb.RecommendRequest, context: Context
@@ -105,13 +98,13 @@ class RecommendationServicer(RecommendationServiceServicer):
         query = query._replace(
             excluded_keys=[*query.excluded_keys, *shown], shown_before=len(shown)
         )
-        if self._slates is not None:
-            recorded = self._slates.candidates_to_record(query.viewer_id)
+        if self.slates is not None:
+            recorded = self.slates.candidates_to_record(query.viewer_id)
             query = query._replace(recorded=recorded)
-        made = await self._pipeline.make(query, served(self._loader).content)
+        made = await self.pipeline.make(query, served(self.loader).content)
         slate = made.slate
-        if self._slates is not None and query.recorded:
-            self._slates.offer(made, request)
+        if self.slates is not None and query.recorded:
+            self.slates.offer(made, request)
         if len(slate.items) == query.page_size:
             ids = (item.video_id for item in slate.items)
             slate.next_page_token = next_page_token(request, shown, ids)
@@ -133,7 +126,7 @@ class RecommendationServicer(RecommendationServiceServicer):
         )
         query = self._query(asked, context)
         query = query._replace(seed_named=f"video_id: {request.video_id!r}")
-        slate = await self._pipeline.recommend(query, served(self._loader).content)
+        slate = (await self.pipeline.make(query, served(self.loader).content)).slate
         return pb.SimilarVideosResponse(
             items=slate.items,
             request_id=slate.request_id,
@@ -146,7 +139,7 @@ class RecommendationServicer(RecommendationServiceServicer):
         self, request: pb.BatchRecommendRequest, context: Context
     ) -> AsyncGenerator[pb.BatchRecommendResponse, None]:
         """Return the slates of many viewers."""
-        return batch_slates(self._batches, self._loader, request, context)
+        return batch_slates(self.batches, self.loader, request, context)
 
     async def ExplainVideo(  # noqa: N802
         self, request: pb.ExplainVideoRequest, context: Context
@@ -157,8 +150,8 @@ class RecommendationServicer(RecommendationServiceServicer):
             reason = "must be empty: only the first page can be explained"
             raise invalid_argument([("request.page_token", reason)])
         query = self._query(asked, context, "request.")
-        release = served(self._loader).content
-        return await explain_video(self._pipeline, query, release, request.video_id)
+        release = served(self.loader).content
+        return await explain_video(self.pipeline, query, release, request.video_id)
 
     def _query(
         self, request: pb.RecommendRequest, context: Context, field: str = ""
@@ -168,7 +161,7 @@ class RecommendationServicer(RecommendationServiceServicer):
         return RecommendQuery.of(
             request,
             request_id(),
-            time.monotonic() + (self._default_deadline if left is None else left),
+            time.monotonic() + (self.default_deadline if left is None else left),
             current_call().headers,
             field,
         )
@@ -199,8 +192,9 @@ def gateway_pod(settings: GatewaySettings) -> Pod[GatewayRelease]:
         lasting_channel(target, settings.tls, "envoy", _CHANNEL_OPTIONS)
         for target in (settings.candidate_target, settings.ranking_target)
     )
-    find: Retrieval = Remote("retrieval", CandidateServiceStub(candidate).RetrieveCandidates)
-    order: Ranking = Remote("ranking", RankingServiceStub(ranking).RankCandidates)
+    finder, ranker = CandidateServiceStub(candidate), RankingServiceStub(ranking)
+    find: Retrieval = Remote("retrieval", finder.RetrieveCandidates, check_candidates)
+    order: Ranking = Remote("ranking", ranker.RankCandidates, check_ranked)
     log = open_log(settings.event_log)
     live = Live(log, settings.live, settings.cache / TAKEDOWNS, videos=False) if log else None
     pod = slates_of(settings, find, order, log, live, layout="separate")
@@ -262,6 +256,7 @@ def slates_of(
         overlay,
         (lambda: rules.rules) if rules else None,
         shown=True,
+        last=last,
     )
 
     def register(loader: Releases[GatewayRelease], _: RunQueue, server: grpc.aio.Server) -> None:
@@ -271,7 +266,8 @@ def slates_of(
 
         if rules:
             rules.serving = attributes
-        servicer = RecommendationServicer(pipeline, loader, settings, slates)
+        batches, deadline = batch_pipeline(pipeline, settings), settings.default_deadline
+        servicer = RecommendationServicer(pipeline, batches, loader, deadline, slates)
         add_RecommendationServiceServicer_to_server(servicer, server)
 
     def build(folder: Path) -> GatewayRelease:

@@ -1,4 +1,7 @@
-"""Reads a viewer: the stored row within a budget, or the one read last while the store fails."""
+"""Reads a viewer: the stored row within a budget, or the one read last while the store fails.
+
+`Progress` says whether rows lag behind the log of events.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,11 @@ from contextlib import suppress
 
 import structlog
 from cachetools import Cache, TTLCache
+from google.protobuf.message import DecodeError
 from prometheus_client import Gauge, Histogram
 
+from vireo.server.event_log.jetstream import JetStreamLog
+from vireo.server.event_log.log import PROGRESS, STATE, partition_of
 from vireo.server.features.activity import HISTORY_LIMIT
 from vireo.server.features.keys import video_key
 from vireo.server.features.viewer_rows import UnfitRowError
@@ -17,6 +23,7 @@ from vireo.server.gateway.features import FeatureReader
 from vireo.server.gateway.pods import StageFailedError, StageSkippedError
 from vireo.server.gateway.query import RecommendQuery
 from vireo.server.rpc.spans import span
+from vireo.v1.log_pb2 import ConsumerProgress
 from vireo.v1.recommendation_pb2 import RequestProfile
 from vireo.v1.viewer_pb2 import ViewerFeatures
 
@@ -34,6 +41,9 @@ _MIN_SECONDS = 0.001
 """Minimum budget of a read."""
 _SHORT_BUDGET_SECONDS = 0.05
 """A store that misses a shorter budget isn't at fault: the caller's deadline is."""
+MAX_SILENCE = 15.0
+"""Seconds without a word of a consumer, who speaks every 5 s, after which its events count as not
+applied. A consumer that restarts, or takes over, is back by then."""
 
 CACHED_BYTES = Gauge(
     "vireo_stale_features_bytes",
@@ -42,6 +52,10 @@ CACHED_BYTES = Gauge(
 CIRCUIT_OPEN = Gauge(
     "vireo_feature_store_circuit_open",
     "1 while the online store is failing, so that requests skip it.",
+)
+BEHIND = Gauge(
+    "vireo_features_behind",
+    "Partitions whose events reach the viewers' features late, or whose consumer is silent.",
 )
 READ_SECONDS = Histogram(
     "vireo_online_store_seconds",
@@ -126,15 +140,12 @@ class ReadFeatures:
             raise StageSkippedError(f"{1000 * budget:.1f} ms are too little for a read")
         if self._failures >= _FAILURES:
             if now < self._next_try:
-                raise StageSkippedError("the online store failed a moment ago", "circuit_open")
+                text = "the online store failed a moment ago"
+                raise StageSkippedError(text, reason="circuit_open")
             self._next_try = now + PAUSE_SECONDS
-        with span("features"):
-            return await self._read(query.viewer_id, reader, budget)
-
-    async def _read(self, viewer_id: str, reader: FeatureReader, budget: float) -> ViewerFeatures:
-        now = time.monotonic()
         try:
-            viewer = await reader.read(viewer_id, budget)
+            with span("features"):
+                viewer = await reader.read(query.viewer_id, budget)
         except TimeoutError as error:
             _TIMEOUT.observe(time.monotonic() - now)
             if budget < min(self._timeout, _SHORT_BUDGET_SECONDS):
@@ -152,12 +163,8 @@ class ReadFeatures:
             raise self._failed(StageFailedError(f"{type(error).__name__}: {error}")) from error
         self._succeeded(now)
         if self._last is not None:
-            self._last.keep(reader.dataset, viewer_id, viewer)
+            self._last.keep(reader.dataset, query.viewer_id, viewer)
         return viewer
-
-    def last(self, query: RecommendQuery, reader: FeatureReader) -> ViewerFeatures | None:
-        """Return the cached features of the viewer; None if there are none."""
-        return None if self._last is None else self._last.find(reader.dataset, query.viewer_id)
 
     def _failed(self, failure: StageFailedError) -> StageFailedError:
         self._failures += 1
@@ -177,6 +184,66 @@ class ReadFeatures:
     def _export(self, *, skipped: bool) -> None:
         if self._last is not None:
             CIRCUIT_OPEN.set(skipped)
+
+
+class Progress:
+    """The progress of each partition's consumer. Use it from one event loop."""
+
+    def __init__(
+        self,
+        log: JetStreamLog,
+        partitions: int,
+        max_lag: float,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        """Start with the benefit of the doubt: consumers have MAX_SILENCE to speak.
+
+        Args:
+            log: where the consumers tell.
+            partitions: number of partitions.
+            max_lag: seconds after which an event that isn't applied makes features late.
+            clock: monotonic clock in seconds.
+            wall: Unix time in seconds.
+        """
+        self._log, self._max_lag = log, max_lag
+        self._clock, self._wall = clock, wall
+        self._updated_at = [clock()] * partitions
+        self._oldest: list[float | None] = [None] * partitions
+        """When the oldest event that isn't applied was received, Unix seconds."""
+        BEHIND.set_function(lambda: sum(map(self._is_behind, range(partitions))))
+
+    async def run(self) -> None:
+        """Read what consumers tell, until cancelled."""
+        # What is trending need not come here, too; several keys would take a reader each.
+        key = f"{PROGRESS}0" if len(self._updated_at) == 1 else ""
+        async for entries in self._log.read(STATE, key):
+            for entry in entries:
+                if entry.key.startswith(PROGRESS):
+                    self.update(entry.data)
+
+    def update(self, data: bytes) -> None:
+        """Apply a consumer's message; one that can't be read is logged, and no sign of life."""
+        try:
+            message = ConsumerProgress.FromString(data)
+        except DecodeError as error:
+            log.warning("a consumer's progress can't be read", reason=str(error))
+            return
+        if 0 <= message.partition < len(self._updated_at):
+            self._updated_at[message.partition] = self._clock()
+            oldest = message.oldest_pending
+            late = message.HasField("oldest_pending")
+            self._oldest[message.partition] = oldest.seconds + oldest.nanos / 1e9 if late else None
+
+    def behind(self, viewer_id: str) -> bool:
+        """Return whether a viewer's features may lack events that are recorded."""
+        return self._is_behind(partition_of(viewer_id, len(self._updated_at)))
+
+    def _is_behind(self, partition: int) -> bool:
+        if self._clock() - self._updated_at[partition] > MAX_SILENCE:
+            return True
+        oldest = self._oldest[partition]
+        return oldest is not None and self._wall() - oldest > self._max_lag
 
 
 def with_profile(stored: ViewerFeatures, profile: RequestProfile, asked_at: int) -> ViewerFeatures:

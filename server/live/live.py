@@ -17,8 +17,7 @@ from vireo.server.errors import VireoError
 from vireo.server.event_log.jetstream import JetStreamLog
 from vireo.server.event_log.log import CATALOG, REMOVED, STATE, LogAwayError, Position
 from vireo.server.live.settings import TRENDING_HALF_LIFE, LiveSettings
-from vireo.server.recommend.catalogue.overlay import Overlay
-from vireo.server.recommend.catalogue.takedowns import Takedowns
+from vireo.server.recommend.catalogue.overlay import Overlay, Takedowns
 from vireo.server.recommend.catalogue.trends import Trends
 from vireo.server.releases.layout import TAKEDOWNS
 
@@ -39,10 +38,7 @@ _COPY_SECONDS, _IDLE_COPY_SECONDS = 1.0, 60.0
 """Minimum seconds between two copies of the takedowns, and maximum if none came."""
 
 VIDEOS = Gauge("vireo_live_videos", "Changes of the catalogue that are remembered.", ["kind"])
-DROPPED = Gauge(
-    "vireo_live_dropped_changes",
-    "Upserts that found no room; see VIREO_LIVE_VIDEOS.",
-)
+DROPPED = Gauge("vireo_live_dropped_changes", "Upserts that found no room; see VIREO_LIVE_VIDEOS.")
 WAITING = Gauge("vireo_live_waiting_videos", "Upserted videos that aren't placed yet.")
 UNPLACED = Gauge(
     "vireo_live_unplaced_videos", "Upserted videos that the release served can't place."
@@ -157,13 +153,8 @@ class Live:
         merged = self.merged(known.position)
         ranked = known.features is not None
         made = LiveVideos(self.overlay, self.trends, known, merged=merged, ranked=ranked)
-        if self._loop is not None:
-            asyncio.run_coroutine_threadsafe(self._adopt(made), self._loop).result()
-            return made
-        for _ in made.catch_up():  # nothing is followed
-            pass
-        while made.place_some():
-            pass
+        assert self._loop is not None, "it runs"
+        asyncio.run_coroutine_threadsafe(self._adopt(made), self._loop).result()
         return made
 
     def merged(self, release: Position) -> int:
@@ -172,8 +163,7 @@ class Live:
         0 if it is of another log, or nothing is known of it: then all count as later. Call it in a
         thread.
         """
-        if self._loop is None:  # nothing is followed
-            return release.sequence
+        assert self._loop is not None, "it runs"
         asked = asyncio.run_coroutine_threadsafe(self._log.resume(CATALOG, release), self._loop)
         try:
             start = asked.result()

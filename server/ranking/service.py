@@ -7,17 +7,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-import grpc.aio
 import numpy as np
 from prometheus_client import Histogram
 
-from vireo.server.arrays import Float32Array
 from vireo.server.columns import (
     SCORE_COLUMNS,
     BadColumnError,
-    BadRuleColumnError,
     check_rule_columns,
     decode_columns,
     encode_columns,
@@ -38,17 +34,15 @@ from vireo.server.pod.run_queue import RunQueue
 from vireo.server.pod.stage_metrics import StageMetrics
 from vireo.server.pod.viewer import decode_viewer
 from vireo.server.recommend.page import LabelsOf
-from vireo.server.recommend.ranking.explain import ExplainedVideo, explain
+from vireo.server.recommend.ranking.explain import explain
 from vireo.server.recommend.ranking.pipeline import RankedCandidates, RankingPipeline, RankingQuery
 from vireo.server.recommend.ranking.release import FILES, PageRules, RankingRelease
 from vireo.server.recommend.runner import Caller
 from vireo.server.releases.manifest import MAX_CANDIDATES
 from vireo.server.rpc.errors import invalid_argument
+from vireo.server.rpc.reading import Context
 from vireo.server.signals import ORDERING, TASKS
-from vireo.v1 import ranking_pb2, ranking_pb2_grpc
-
-if TYPE_CHECKING:
-    from vireo.v1 import rules_pb2
+from vireo.v1 import ranking_pb2, ranking_pb2_grpc, rules_pb2
 
 _SCORE = Histogram(
     "vireo_ranking_score",
@@ -67,26 +61,13 @@ _PREDICTED_WATCH = Histogram(
 NAME = ranking_pb2.DESCRIPTOR.services_by_name["RankingService"].full_name
 
 
-def count_page(scores: Float32Array, watch: Float32Array) -> None:
-    """Count a ranked page of n videos; an empty one isn't counted.
-
-    Args:
-        scores: float32[n], what orders them.
-        watch: float32[n], predicted probabilities of a watch.
-    """
-    for score in scores.tolist():
-        _SCORE.observe(score)
-    if len(watch):
-        _PREDICTED_WATCH.observe(sum(watch.tolist()) / len(watch))
-
-
 def page_rules(
     rules: rules_pb2.SlateRules, columns: rules_pb2.RuleColumns, count: int
 ) -> PageRules:
     """Return what rules ask of the page of `count` candidates.
 
     Raises:
-        BadRuleColumnError: a column doesn't fit.
+        BadColumnError: a column doesn't fit.
     """
     check_rule_columns(columns, rules, count)
     return PageRules(
@@ -116,14 +97,15 @@ class RankingServicer(ranking_pb2_grpc.RankingServiceServicer):
     """Where pipelines run."""
 
     async def RankCandidates(  # noqa: N802
-        self,
-        request: ranking_pb2.RankCandidatesRequest,
-        context: grpc.aio.ServicerContext[Any, Any],
+        self, request: ranking_pb2.RankCandidatesRequest, context: Context
     ) -> ranking_pb2.RankCandidatesResponse:
         """Return the best of the request's candidates."""
         pipeline = served(self.loader, request.release_id).content
         query = decode(request)
-        explained = decode_explained(request) if request.HasField("explained_key") else None
+        explained = None
+        if request.HasField("explained_key"):
+            with _refused("explained_scores"):
+                explained = decode_columns(request.explained_scores, 1, SCORE_COLUMNS)
         caller = Caller(context.time_remaining())
 
         def answer() -> ranking_pb2.RankCandidatesResponse:
@@ -132,9 +114,10 @@ class RankingServicer(ranking_pb2_grpc.RankingServiceServicer):
             if ranked.record is not None:
                 response.record.live.extend(recorded_videos(pipeline.release, query))
             if explained is None:
-                count_page(ranked.scores, ranked.tasks[TASKS[0].name])
+                _count_page(ranked)
             else:
-                response.explained.CopyFrom(explain(pipeline, query, explained))
+                key = request.explained_key
+                response.explained.CopyFrom(explain(pipeline, query, key, explained))
             return response
 
         # In one run: rows beside the release are valid until the catalogue's next change.
@@ -173,19 +156,12 @@ def decode(request: ranking_pb2.RankCandidatesRequest) -> RankingQuery:
     )
 
 
-def decode_explained(request: ranking_pb2.RankCandidatesRequest) -> ExplainedVideo:
-    """Return the video that a request asks about; raise as `decode` does."""
-    with _refused("explained_scores"):
-        scores = decode_columns(request.explained_scores, 1, SCORE_COLUMNS)
-    return ExplainedVideo(request.explained_key, scores)
-
-
 @contextmanager
 def _refused(field: str) -> Iterator[None]:
     """Refuse a request whose columns in a field don't fit."""
     try:
         yield
-    except (BadColumnError, BadRuleColumnError) as error:
+    except BadColumnError as error:
         raise invalid_argument([(field, str(error))]) from error
 
 
@@ -214,6 +190,14 @@ def encode(
             propensities=record.propensities.tolist(),
         ),
     )
+
+
+def _count_page(ranked: RankedCandidates) -> None:
+    """Count a ranked page; an empty one isn't counted."""
+    for score in ranked.scores.tolist():
+        _SCORE.observe(score)
+    if watch := ranked.tasks[TASKS[0].name].tolist():
+        _PREDICTED_WATCH.observe(sum(watch) / len(watch))
 
 
 def recorded_videos(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,11 +15,7 @@ UInt32Array = npt.NDArray[np.uint32]
 
 @dataclass(frozen=True)
 class Candidates:
-    """n candidates; element i of each column is the same candidate.
-
-    Raises:
-        ValueError: the columns differ in length.
-    """
+    """n candidates; element i of each column is the same candidate."""
 
     keys: Int64Array
     """Video keys, int64[n]."""
@@ -30,14 +25,6 @@ class Candidates:
     """Bit s is set if source s proposed the candidate, uint32[n]."""
     scores: Mapping[str, Float32Array] = field(default_factory=dict)
     """Columns that scorers added, by name, float32[n] each."""
-
-    def __post_init__(self) -> None:
-        count = len(self.keys)
-        columns: Mapping[str, npt.NDArray[Any]]
-        columns = {"rows": self.rows, "source_masks": self.source_masks, **self.scores}
-        for name, column in columns.items():
-            if len(column) != count:
-                raise ValueError(f"column {name} has {len(column)} values for {count} candidates")
 
     def __len__(self) -> int:
         return len(self.keys)

@@ -13,40 +13,20 @@ from vireo.server.arrays import Int64Array
 
 LabelsOf = Callable[[int], Iterable[Hashable]]
 """Returns the labels of the candidate at a place."""
+Caps = Sequence[tuple[int, LabelsOf]]
+"""How often a label may occur on the pages of a slate, and the labels that count."""
 
 
-class Caps:
-    """Bounds of how often a label may occur on the pages of a slate, and what they kept off one."""
+class _Counted:
+    """What the caps of a page have counted so far; arguments are those of `fill_page`."""
 
-    def __init__(
-        self,
-        caps: Sequence[tuple[int, LabelsOf]],
-        shown: Sequence[Iterable[Hashable]] = (),
-    ) -> None:
-        """Start an empty page.
-
-        Args:
-            caps: the maximum of each, and the labels that it counts.
-            shown: for each cap the labels of the pages before; empty if there are none.
-        """
-        self._caps, self._shown = caps, shown
+    def __init__(self, caps: Caps, shown: Sequence[Iterable[Hashable]]) -> None:
+        self._caps = caps
         self._counts: list[Counter[Hashable]] = [
             Counter(labels) for _, labels in zip_longest(caps, shown, fillvalue=())
         ]
-        self._kept_off: dict[int, int] = {}
-
-    def __bool__(self) -> bool:
-        return bool(self._caps)
-
-    def anew(self) -> Caps:
-        """Return the same bounds for an empty page."""
-        return Caps(self._caps, self._shown)
-
-    @property
-    def kept_off(self) -> list[int]:
-        """Number of candidates that each cap kept off the page; the first that did counts."""
-        kept_off = Counter(self._kept_off.values())
-        return [kept_off[number] for number in range(len(self._caps))]
+        self.kept_off: dict[int, int] = {}
+        """The first cap that kept each place off the page."""
 
     def admits(self, place: int) -> bool:
         """Return whether the page may have the candidate at a place too."""
@@ -54,7 +34,7 @@ class Caps:
             zip(self._caps, self._counts, strict=True)
         ):
             if any(counts[label] >= most for label in labels_of(place)):
-                self._kept_off[place] = number
+                self.kept_off[place] = number
                 return False
         return True
 
@@ -64,7 +44,6 @@ class Caps:
             counts.update(set(labels_of(place)))
 
 
-NO_CAPS = Caps(())
 ORDER, PIN = -1, -2
 """In `Page.filled_by`: the position has the next candidate of the order, or a pinned one."""
 
@@ -76,6 +55,8 @@ class Page(NamedTuple):
     """Place of each candidate, int64[m]."""
     filled_by: Sequence[int]
     """What filled each position, m: the index of a claim, ORDER or PIN."""
+    kept_off: Sequence[int] = ()
+    """Number of candidates that each cap kept off the page; the first that did counts."""
 
 
 def fill_page(
@@ -85,7 +66,8 @@ def fill_page(
     pins: Mapping[int, int] | None = None,
     queues: Sequence[tuple[float, Int64Array]] = (),
     offset: float = 0.0,
-    caps: Caps = NO_CAPS,
+    caps: Caps = (),
+    shown: Sequence[Iterable[Hashable]] = (),
 ) -> Page:
     """Return a page of candidates, each once; it is shorter if there are no more.
 
@@ -97,11 +79,14 @@ def fill_page(
         queues: for each claim its share of the positions, and places of candidates, best first.
         offset: 0 to 1; where the first positions that are reserved for claims are.
         caps: bounds of the page's labels.
+        shown: for each cap the labels of the pages before; empty if there are none.
     """
+    counted = _Counted(caps, shown) if caps else None
     pinned = {position: place for position, place in (pins or {}).items() if position < count}
     taken, chosen, filled_by = set(pinned.values()), list[int](), list[int]()
-    for place in pinned.values():
-        caps.add(place)
+    if counted:
+        for place in pinned.values():
+            counted.add(place)
     waiting = [
         (claim, share, iter(places.tolist())) for claim, (share, places) in enumerate(queues)
     ]
@@ -116,22 +101,25 @@ def fill_page(
             for claim, share, queue in waiting
             if int(share * (position + 1) + offset) > int(share * position + offset)
         ]
-        found = _first_free((*turns, rest), taken, caps)
+        found = _first_free((*turns, rest), taken, counted)
         if found is None:
             chosen += [pinned[position] for position in sorted(pinned)]
             filled_by += [PIN] * len(pinned)
             break
         claim, place = found
         taken.add(place)
-        if caps:
-            caps.add(place)
+        if counted:
+            counted.add(place)
         chosen.append(place)
         filled_by.append(claim)
-    return Page(np.array(chosen, np.int64), filled_by)
+    kept_off = Counter(counted.kept_off.values() if counted else ())
+    return Page(
+        np.array(chosen, np.int64), filled_by, [kept_off[each] for each in range(len(caps))]
+    )
 
 
 def _first_free(
-    queues: Iterable[tuple[int, Iterator[int]]], taken: Set[int], caps: Caps
+    queues: Iterable[tuple[int, Iterator[int]]], taken: Set[int], caps: _Counted | None
 ) -> tuple[int, int] | None:
     """Return the first queue with a place that the page may have, by its name, and that place."""
     for name, queue in queues:

@@ -28,14 +28,9 @@ class Caller:
         self._deadline = math.inf if left is None else time.monotonic() + left
 
     @property
-    def left(self) -> float:
-        """Seconds until its deadline, below 0 after it."""
-        return self._deadline - time.monotonic()
-
-    @property
     def gone(self) -> bool:
         """Whether its deadline has passed."""
-        return self.left <= 0
+        return time.monotonic() >= self._deadline
 
     def check(self) -> None:
         """Raise CallerGoneError if it has gone."""

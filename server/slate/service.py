@@ -77,9 +77,7 @@ class InProcess(Generic[Request, Answer]):
     handler: Callable[[Request, Any], Awaitable[Answer]]
     """The method; set before the first call."""
 
-    async def __call__(
-        self, request: Request, _query: RecommendQuery, seconds: float, _check: object
-    ) -> Answer:
+    async def __call__(self, request: Request, _query: RecommendQuery, seconds: float) -> Answer:
         """Return the method's response; raise StageFailedError if there is none in time."""
         ends = time.monotonic() + seconds
         try:

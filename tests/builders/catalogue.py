@@ -15,6 +15,7 @@ from vireo.server.event_log.settings import EventLogSettings
 from vireo.server.features.keys import VideoRows, video_key
 from vireo.server.live.live import Live
 from vireo.server.live.settings import LiveSettings
+from vireo.server.recommend.catalogue.live_videos import LiveVideos
 from vireo.server.recommend.catalogue.overlay import Overlay
 from vireo.server.recommend.catalogue.placement import KnownVideos, Placement
 from vireo.server.recommend.catalogue.trends import normal_locale
@@ -79,13 +80,31 @@ def told(lists: Mapping[str, Sequence[str]], impressions: Mapping[str, int] | No
     return message.SerializeToString()
 
 
+class _Still(Live):
+    """What was read of a log, of which nothing more comes; it needs no event loop."""
+
+    def live_videos(self, known: KnownVideos, folder: Path) -> LiveVideos:
+        self.wait(folder)
+        ranked = known.features is not None
+        merged = self.merged(known.position)
+        made = LiveVideos(self.overlay, self.trends, known, merged=merged, ranked=ranked)
+        for _ in made.catch_up():
+            pass
+        while made.place_some():
+            pass
+        return made
+
+    def merged(self, release: Position) -> int:
+        return release.sequence
+
+
 def followed(
     *entries: Entry,
     trending: Mapping[str, Sequence[str]] | None = None,
     impressions: Mapping[str, int] | None = None,
 ) -> Live:
     """What a pod knows that has read these entries; nothing more comes."""
-    live = Live(JetStreamLog(EventLogSettings()), LiveSettings())
+    live = _Still(JetStreamLog(EventLogSettings()), LiveSettings())
     take(live.overlay, *entries)
     live.trends.update("trending.0", told(trending or {}, impressions))
     live.takedowns_read.set()

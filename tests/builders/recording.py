@@ -18,7 +18,7 @@ from vireo.server.event_log.settings import EventLogSettings
 from vireo.server.gateway.appender import LogRoom
 from vireo.server.gateway.events import add_recording
 from vireo.server.gateway.settings import GatewaySettings
-from vireo.server.recommend.catalogue.takedowns import Takedowns
+from vireo.server.recommend.catalogue.overlay import Takedowns
 from vireo.server.rpc.server import RpcServer
 from vireo.v1 import event_pb2
 from vireo.v1.catalog_pb2_grpc import CatalogServiceStub

@@ -21,7 +21,6 @@ from vireo.server.recommend.ranking.pipeline import RankingPipeline
 from vireo.server.recommend.ranking.release import RankingRelease
 from vireo.server.recommend.retrieval.pipeline import CandidatePipeline
 from vireo.server.recommend.retrieval.release import CandidateRelease
-from vireo.server.recommend.retrieval.rules import retrieval_rules
 from vireo.v1 import ranking_pb2
 from vireo.v1.candidate_pb2 import RetrieveCandidatesRequest
 from vireo.v1.slate_pb2 import SlateRecord
@@ -64,8 +63,7 @@ class Serving:
         request.recorded = True
         release = self.retrieval.release
         has_rules = request.HasField("rules")
-        rules = retrieval_rules(request.rules, release.declared) if has_rules else None
-        query = candidate.decode(request, release.declared, rules)
+        query, rules = candidate.decode(request, release)
         found = self.retrieval.retrieve(query)
         shown = request.excluded_keys[-request.shown_before :] if request.shown_before else ()
         candidates = candidate.encode(found, release, request.page_size, rules, shown)

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from vireo.server.features.model_inputs import RETRIEVAL_FEATURES
-from vireo.server.signals import EVERY_SOURCE, LIVE_SOURCES, ORDERING, SCORES, SOURCES, TASKS, Score
+from vireo.server.signals import (
+    EVERY_SOURCE,
+    LIVE_SOURCES,
+    ORDERING,
+    SCORES,
+    SOURCES,
+    TASKS,
+    Column,
+)
 from vireo.v1 import recommendation_pb2, viewer_pb2
 
 
@@ -44,7 +52,7 @@ def test_retrieval_features_keep_the_order_of_older_releases() -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), -1.0, 2.5])
 def test_a_column_with_one_value_out_of_bounds_is_not_admitted(value: float) -> None:
-    score = Score("s", "", low=0.0, high=2.0)
+    score = Column("s", "", low=0.0, high=2.0)
     assert score.admits(np.array([0, 1, 2], np.float32))
     assert score.admits(np.empty(0, np.float32))
     assert not score.admits(np.array([0, value, 2], np.float32))
@@ -52,5 +60,5 @@ def test_a_column_with_one_value_out_of_bounds_is_not_admitted(value: float) -> 
 
 def test_without_bounds_any_number_is_admitted() -> None:
     largest = np.finfo(np.float32).max
-    assert Score("s", "").admits(np.array([-largest, largest], np.float32))
-    assert not Score("s", "").admits(np.array([np.inf], np.float32))
+    assert Column("s", "").admits(np.array([-largest, largest], np.float32))
+    assert not Column("s", "").admits(np.array([np.inf], np.float32))

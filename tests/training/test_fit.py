@@ -25,7 +25,7 @@ from vireo.server.features.keys import video_key
 from vireo.server.features.model_inputs import feature_constants
 from vireo.server.features.online_store import read_viewer
 from vireo.server.home import Home
-from vireo.server.recommend.catalogue.takedowns import Takedowns
+from vireo.server.recommend.catalogue.overlay import Takedowns
 from vireo.server.releases import layout
 from vireo.server.releases.manifest import Manifest
 from vireo.training import fit as fitting

@@ -23,7 +23,7 @@ from vireo.server.event_log.log import BEGIN, StoredPosition
 from vireo.server.features.activity import Bounce
 from vireo.server.features.keys import KeyCollisionError, unique_video_keys
 from vireo.server.home import Home, keep_private
-from vireo.server.recommend.catalogue.takedowns import Takedowns
+from vireo.server.recommend.catalogue.overlay import Takedowns
 from vireo.server.releases.layout import TAKEDOWNS
 from vireo.training.data.context import context_fields
 from vireo.training.data.folder import replaced_folder

@@ -25,7 +25,7 @@ from vireo.server.event_log.log import BEGIN, CATALOG, EVENTS, REMOVED, Start
 from vireo.server.features.activity import USUAL_BOUNCE, Bounce
 from vireo.server.features.context import COLUMNS
 from vireo.server.home import Home
-from vireo.server.recommend.catalogue.takedowns import Takedowns
+from vireo.server.recommend.catalogue.overlay import Takedowns
 from vireo.server.recommend.filters.declared import ATTRIBUTE_NAME, MAX_ATTRIBUTES
 from vireo.server.releases.layout import TAKEDOWNS
 from vireo.training.data import schema

@@ -7,7 +7,7 @@ features, and which candidates were trending or new. Sources of the log propose 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,6 @@ from vireo.server.recommend.ranking.record import Record
 from vireo.server.recommend.ranking.release import RankingRelease
 from vireo.server.recommend.retrieval.pipeline import CandidatePipeline, UnknownSeedError
 from vireo.server.recommend.retrieval.release import CandidateRelease
-from vireo.server.recommend.retrieval.rules import retrieval_rules
 from vireo.server.signals import SCORES, TASKS, TRENDING
 from vireo.v1 import log_pb2, ranking_pb2, rules_pb2
 from vireo.v1.catalog_pb2 import Video
@@ -141,13 +140,7 @@ class Replayer:
         """Return the candidates of a slate, without those that its gateway left out."""
         videos = map(Video.FromString, row["retrieved_videos"])
         self._go_to(row, {each.video_id: each for each in videos})
-        request = request_of(row)
-        declared = self.retrieval.release.declared
-        rules = retrieval_rules(request.rules, declared) if request.HasField("rules") else None
-        query = decode(request, declared, rules)
-        if request.count_of_release:
-            stated = self.retrieval.release.manifest.candidates
-            query = replace(query, count=max(stated, request.page_size))
+        query, _ = decode(request_of(row), self.retrieval.release)
         found = self.retrieval.retrieve(query)
         left = ~np.isin(found.keys, np.array(row["left_out_keys"], np.int64))
         return found if left.all() else found.take(left.nonzero()[0])

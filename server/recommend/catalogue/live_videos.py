@@ -5,9 +5,8 @@ The live videos are those of the overlay that the release doesn't have, or has w
 
 from __future__ import annotations
 
-import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,10 +25,10 @@ from vireo.server.features.model_inputs import (
     VideoTable,
     video_features,
 )
-from vireo.server.recommend.catalogue.attributes import LiveAttributes
 from vireo.server.recommend.catalogue.overlay import Change, Overlay
 from vireo.server.recommend.catalogue.placement import KnownVideos
 from vireo.server.recommend.catalogue.trends import Lists, Trends, locales_of
+from vireo.server.recommend.filters.table import LiveAttributes
 from vireo.v1.catalog_pb2 import Video
 
 log = structlog.get_logger()
@@ -92,7 +91,6 @@ class LiveVideos:
         *,
         merged: int = 0,
         ranked: bool = True,
-        clock: Callable[[], float] = time.time,
     ) -> None:
         """Start without a change.
 
@@ -102,10 +100,8 @@ class LiveVideos:
             known: the release's part.
             merged: sequence up to which the release has the changes; see `Live.merged`.
             ranked: whether to keep content vectors, which only ranking needs.
-            clock: Unix time in seconds, for videos' ages.
         """
         self.overlay, self.trends, self.known, self.merged = overlay, trends, known, merged
-        self._clock = clock
         own, size = known.vectors.shape
         self.first = -(-own // 8) * 8
         """Row of the first: so sets of rows, eight to a byte, go on with theirs."""
@@ -347,7 +343,7 @@ class LiveVideos:
     def _age(self, video: Video) -> float:
         if not video.HasField("published"):
             return 0.0
-        return max(0.0, (self._clock() - video.published.seconds) / _DAY)
+        return max(0.0, (self.overlay.clock() - video.published.seconds) / _DAY)
 
 
 def _language(video: Video) -> int:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,7 +68,17 @@ class Placement:
 
     def content(self, videos: Sequence[Video]) -> Int64Array:
         """Return the content of some videos, int64[m, CONTENT_LIMIT]."""
-        return content_ids([_tokens(video) for video in videos], self.vocabulary).astype(np.int64)
+        tokens = [
+            content_tokens(
+                each.title or each.video_id,
+                each.tags,
+                _year(each),
+                each.duration if each.HasField("duration") and isfinite(each.duration) else None,
+                each.creator,
+            )
+            for each in videos
+        ]
+        return content_ids(tokens, self.vocabulary).astype(np.int64)
 
     def vectors(self, content: Int64Array) -> tuple[Float32Array, Float32Array]:
         """Return the vectors and the content vectors of unwatched videos, float32[m, d] each.
@@ -97,16 +107,6 @@ class KnownVideos:
     """Key of each video's creator, -1 if unknown, int64[n], which ranking needs."""
     declared: Declared | None = None
     """Attributes that filters need; None if nothing is filtered."""
-
-
-def _tokens(video: Video) -> list[str]:
-    return content_tokens(
-        video.title or video.video_id,
-        video.tags,
-        _year(video),
-        video.duration if video.HasField("duration") and math.isfinite(video.duration) else None,
-        video.creator,
-    )
 
 
 def _year(video: Video) -> int | None:

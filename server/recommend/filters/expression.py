@@ -22,8 +22,8 @@ MAX_TERMS = 64
 """Maximum values and bounds of a filter, those of the filters within it included."""
 MAX_DEPTH = 4
 """Maximum filters within one another."""
-_MIN_TIME, _MAX_TIME = -62_135_596_800, 253_402_300_799
-"""Unix seconds that are written as a date: those of the years 1 to 9999."""
+MIN_TIME, MAX_TIME = -62_135_596_800, 253_402_300_799
+"""Unix seconds that a timestamp may hold, and that are written as a date: the years 1 to 9999."""
 
 Violations = list[tuple[str, str]]
 """(field, what is wrong with it)."""
@@ -172,11 +172,7 @@ class _Decoder:
 
     def condition(self, message: filter_pb2.Condition, field: str) -> Condition:
         name = message.attribute
-        lists = {
-            "any_of": message.any_of,
-            "all_of": message.all_of,
-            "none_of": message.none_of,
-        }
+        lists = {"any_of": message.any_of, "all_of": message.all_of, "none_of": message.none_of}
         bounds = {each: message.HasField(each) for each in ("min", "max")}
         asked = [each for each, values in lists.items() if values]
         asked += [each for each, given in bounds.items() if given]
@@ -284,7 +280,7 @@ def _unmet_number(condition: Condition, number: float) -> str:
 
 
 def _written(attribute: str, number: float) -> str:
-    if attribute == PUBLISHED and _MIN_TIME <= number <= _MAX_TIME:
+    if attribute == PUBLISHED and MIN_TIME <= number <= MAX_TIME:
         return datetime.fromtimestamp(number, UTC).isoformat(timespec="seconds")
     return f"{number:.10g}"
 

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
 from vireo.server.arrays import Float32Array
 from vireo.server.columns import encode_columns
-from vireo.server.features.model_inputs import (
-    RETRIEVAL_FEATURES,
-    VIDEO_FEATURES,
-    VIEWER_FEATURES,
-)
+from vireo.server.features.model_inputs import RETRIEVAL_FEATURES, VIDEO_FEATURES, VIEWER_FEATURES
 from vireo.server.recommend.candidates import Candidates
 from vireo.server.recommend.page import LabelsOf
 from vireo.server.recommend.ranking.diversity import SCORE, damping, diverse_best, fatigue
@@ -40,27 +36,24 @@ _AS_CANDIDATE = next(source.bit for source in SOURCES if source.name == ORDERING
 """Source mask of a video that isn't among the candidates."""
 
 
-@dataclass(frozen=True)
-class ExplainedVideo:
-    """The video of a question."""
-
-    key: int
-    scores: Mapping[str, Float32Array]
-    """Each of `signals.SCORES`, float32[1]; read only if it isn't among the candidates."""
-
-
 def explain(
-    pipeline: RankingPipeline, query: RankingQuery, asked: ExplainedVideo
+    pipeline: RankingPipeline, query: RankingQuery, key: int, scores: Mapping[str, Float32Array]
 ) -> ranking_pb2.ExplainedRanking:
     """Return what became of a video in the ranking of a query's candidates.
+
+    Args:
+        pipeline: ranks them.
+        query: the query.
+        key: the video's.
+        scores: its `signals.SCORES`, float32[1] each; read only if it isn't among the candidates.
 
     Raises:
         ModelOutputError: a score isn't finite.
     """
-    key, count, page = asked.key, len(query.keys), query.page_size
+    count, page = len(query.keys), query.page_size
     among = key in query.keys
     if not among:
-        query = _with(query, asked)
+        query = _with(query, key, scores)
     rules = query.rules
     pinned = 0
     if rules is not None:
@@ -116,12 +109,12 @@ def explain(
     )
 
 
-def _with(query: RankingQuery, asked: ExplainedVideo) -> RankingQuery:
+def _with(query: RankingQuery, key: int, scores: Mapping[str, Float32Array]) -> RankingQuery:
     """Return a query with one more candidate, as if two_tower had proposed it."""
-    columns = {name: np.append(column, asked.scores[name]) for name, column in query.scores.items()}
+    columns = {name: np.append(column, scores[name]) for name, column in query.scores.items()}
     masks = np.append(query.source_masks, np.uint32(_AS_CANDIDATE))
     rules = query.rules and _with_one_more(query.rules, len(query.keys))
-    keys = np.append(query.keys, asked.key)
+    keys = np.append(query.keys, key)
     return replace(query, keys=keys, scores=columns, source_masks=masks, rules=rules)
 
 
@@ -158,10 +151,10 @@ def _moved(by_score: int, diverse: int, position: int, strength: float) -> str:
 
 def _features(ranking: Ranking, candidate: Candidates) -> Iterator[NamedValue]:
     """Return the ranking model's inputs of one candidate by name."""
-    release, inputs = ranking.release, model_inputs(ranking, candidate)
-    columns = {**_FEATURES, "match_features": release.manifest.feature_schema.match_features}
-    if release.context:
-        columns["context"] = tuple(f"context.{name}" for name in release.context)
+    schema, inputs = ranking.release.manifest.feature_schema, model_inputs(ranking, candidate)
+    columns = {**_FEATURES, "match_features": schema.match_features}
+    if schema.context_features:
+        columns["context"] = tuple(f"context.{name}" for name in schema.context_features)
     for group, names in columns.items():
         values: Float32Array = inputs[group].ravel()
         yield from _named(dict(zip(names, values.tolist(), strict=True)))

@@ -17,7 +17,7 @@ from vireo.server.arrays import BoolArray, Float32Array, Int64Array
 from vireo.server.features.model_inputs import ranking_inputs, retrieval_features
 from vireo.server.models.model import ModelOutputError
 from vireo.server.recommend.candidates import Candidates, best
-from vireo.server.recommend.page import ORDER, Caps, Page, fill_page
+from vireo.server.recommend.page import ORDER, Page, fill_page
 from vireo.server.recommend.ranking.diversity import SCORE, damping, diverse_best, fatigue
 from vireo.server.recommend.ranking.record import Placement, Record, Selected, recorded
 from vireo.server.recommend.ranking.release import Ranking, RankingQuery, RankingRelease
@@ -52,7 +52,7 @@ def model_inputs(query: Ranking, candidates: Candidates) -> dict[str, np.ndarray
         retrieval_features(candidates.scores, candidates.source_masks),
         query.table,
         query.release.vocabulary,
-        query.release.context,
+        tuple(query.release.manifest.feature_schema.context_features),
     )
 
 
@@ -101,7 +101,8 @@ def selected(query: Ranking, candidates: Candidates) -> Selected:
     Which positions are reserved depends on the request alone: a shorter page is a prefix of a
     longer one, and shares below one position a page hold over many requests.
     """
-    rules, caps = query.query.rules, query.caps
+    rules = query.query.rules
+    caps, shown = ((), ()) if rules is None else (rules.caps, rules.shown)
     page = min(query.query.page_size, len(candidates))
     # What a cap keeps off the page makes room for any of the others.
     usual = diverse_best(query, candidates, len(candidates) if caps else page)
@@ -115,12 +116,14 @@ def selected(query: Ranking, candidates: Candidates) -> Selected:
     if not (queues or pins or caps):
         return Selected(Page(usual, [ORDER] * len(usual)), claims)
 
-    def filled(offset: float, caps: Caps) -> Page:
-        return fill_page(usual.tolist(), page, pins=pins, queues=queues, offset=offset, caps=caps)
+    def filled(offset: float) -> Page:
+        return fill_page(
+            usual.tolist(), page, pins=pins, queues=queues, offset=offset, caps=caps, shown=shown
+        )
 
     if not queues:
-        return Selected(filled(0.0, caps), claims)
-    return Selected(filled(_offset(query), caps), claims, lambda draw: filled(draw, caps.anew()))
+        return Selected(filled(0.0), claims)
+    return Selected(filled(_offset(query)), claims, filled)
 
 
 def _claims(query: Ranking, candidates: Candidates) -> list[tuple[Placement, float, BoolArray]]:
@@ -213,7 +216,6 @@ class RankingPipeline:
         with run.stage("diverse_best_and_reserved", kind="selector"):
             chosen = selected(ranking, candidates)
             page = candidates.take(chosen.page.places)
-            capped = ranking.caps.kept_off
             if query.recorded:
                 record = recorded(ranking, candidates, chosen, query.recorded)
         if unknown := int(np.count_nonzero(page.rows < 0)):
@@ -229,6 +231,6 @@ class RankingPipeline:
             tasks={name: page.scores[name] for name in self.release.manifest.feature_schema.tasks},
             source_masks=page.source_masks,
             unknown=int(np.count_nonzero(ranking.rows < 0)),
-            capped=capped,
+            capped=chosen.page.kept_off,
             record=record,
         )

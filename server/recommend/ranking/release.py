@@ -18,7 +18,7 @@ from vireo.server.models.model import Model, replay
 from vireo.server.models.signature import ranker_signature
 from vireo.server.recommend.catalogue import placement
 from vireo.server.recommend.catalogue.placement import KnownVideos, Placement
-from vireo.server.recommend.page import NO_CAPS, Caps, LabelsOf
+from vireo.server.recommend.page import Caps
 from vireo.server.releases import layout
 from vireo.server.releases.manifest import Manifest
 from vireo.server.releases.tables import (
@@ -110,11 +110,6 @@ class RankingRelease:
             live=live_videos,
         )
 
-    @property
-    def context(self) -> tuple[str, ...]:
-        """Names of the context features that the ranker reads."""
-        return tuple(self.manifest.feature_schema.context_features)
-
     def find(self, keys: Int64Array) -> Int64Array:
         """Return the row of each video in `videos`, int64[m]; -1 for unknown ones."""
         rows = self.rows.find(keys)
@@ -157,7 +152,7 @@ class PageRules:
     """Factor of each candidate's score, float32[n]; None if all are 1."""
     pins: Mapping[int, int] = field(default_factory=dict)
     """Key of the video that each position is for, from 0."""
-    caps: Sequence[tuple[int, LabelsOf]] = ()
+    caps: Caps = ()
     """Maximum videos with the same label, and the labels of the candidate at a place."""
     shown: Sequence[Sequence[int]] = ()
     """For each cap the labels of the pages before; empty if none is counted."""
@@ -200,8 +195,6 @@ class Ranking:
     """Rows of the known videos of the viewer's history, oldest first, int64[h]."""
     table: VideoTable
     """The release's table, with the videos beside it if there are any."""
-    caps: Caps = NO_CAPS
-    """Labels of the query's page."""
 
     @staticmethod
     def of(release: RankingRelease, query: RankingQuery) -> Ranking:
@@ -209,5 +202,4 @@ class Ranking:
         viewer = query.viewer.playing(query.seed_key)
         found = release.find(np.concatenate([query.keys, viewer.history_keys]))
         rows, history = found[: len(query.keys)], found[len(query.keys) :]
-        caps = NO_CAPS if query.rules is None else Caps(query.rules.caps, query.rules.shown)
-        return Ranking(release, query, viewer, rows, history[history >= 0], release.videos, caps)
+        return Ranking(release, query, viewer, rows, history[history >= 0], release.videos)

@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
-from threading import Lock
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
@@ -149,7 +148,10 @@ class AppliedFilter:
 
 
 class Filters:
-    """The filters that one release's requests had lately, within a bound of bytes."""
+    """The filters that one release's requests had lately, within a bound of bytes.
+
+    Use it from one thread.
+    """
 
     def __init__(
         self,
@@ -164,7 +166,7 @@ class Filters:
             table: attributes of the release's videos.
             index: index of their vectors.
             max_bytes: maximum bytes of what is kept; a filter that takes more isn't.
-            live: the live videos; None without a log. With them, call `apply` from one thread.
+            live: the live videos; None without a log.
         """
         self.declared = table.declared
         self.attributes_of = lru_cache(_KEPT_ROWS)(table.attributes_of)
@@ -173,14 +175,12 @@ class Filters:
             max_bytes, lambda applied: applied.nbytes
         )
         self._in_use: WeakValueDictionary[tuple[bytes, bool], AppliedFilter] = WeakValueDictionary()
-        self._lock = Lock()
         self._making = asyncio.Lock()
 
     @property
     def nbytes(self) -> int:
-        """Bytes of what is kept."""
-        with self._lock:
-            return int(self._kept.currsize)
+        """Bytes of what is kept; in any thread."""
+        return int(self._kept.currsize)
 
     def apply(self, expression: FilterExpression, *, searched: bool = True) -> AppliedFilter:
         """Return a filter as of now.
@@ -189,7 +189,8 @@ class Filters:
             expression: what it says, of attributes that the release declares.
             searched: whether videos are searched by it; else it is only asked of some.
         """
-        applied = self._found(expression, searched) or self._make(expression, searched)
+        applied = self._found(expression, searched)
+        applied = applied or self._keep(self._evaluated(expression, searched))
         for _ in self._updates(applied, expression):
             pass
         return applied
@@ -209,8 +210,9 @@ class Filters:
             if applied is None and self._table.count > _MAX_INLINE:
                 async with self._making:
                     if (applied := self._found(each, searched)) is None:
-                        applied = await asyncio.to_thread(self._make, each, searched)
-            made.append(applied or self._make(each, searched))
+                        evaluated = await asyncio.to_thread(self._evaluated, each, searched)
+                        applied = self._keep(evaluated)
+            made.append(applied or self._keep(self._evaluated(each, searched)))
             for _ in self._updates(made[-1], each):
                 await asyncio.sleep(0)
         return made
@@ -223,21 +225,18 @@ class Filters:
 
     def _found(self, expression: FilterExpression, searched: bool) -> AppliedFilter | None:
         key = expression.digest, searched
-        with self._lock:
-            return self._kept.get(key) or self._in_use.get(key)
+        return self._kept.get(key) or self._in_use.get(key)
 
-    def _make(self, expression: FilterExpression, searched: bool) -> AppliedFilter:
+    def _evaluated(self, expression: FilterExpression, searched: bool) -> AppliedFilter:
         mask = mask_of(expression, self._table)
-        applied = AppliedFilter(expression, mask, self._index, self._live, searched=searched)
-        self._keep(applied)
-        return applied
+        return AppliedFilter(expression, mask, self._index, self._live, searched=searched)
 
-    def _keep(self, applied: AppliedFilter) -> None:
-        with self._lock:
-            self._in_use[applied.key] = applied
-            self._kept.pop(applied.key, None)
-            if applied.nbytes <= self._kept.maxsize:
-                self._kept[applied.key] = applied
+    def _keep(self, applied: AppliedFilter) -> AppliedFilter:
+        self._in_use[applied.key] = applied
+        self._kept.pop(applied.key, None)
+        if applied.nbytes <= self._kept.maxsize:
+            self._kept[applied.key] = applied
+        return applied
 
 
 class Embargo:

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import NamedTuple
 
 import numpy as np
 
 from vireo.server.arrays import Float32Array, Int64Array
 from vireo.server.columns import encode_columns
-from vireo.server.recommend.catalogue.attributes import labels_of, numbers_of
 from vireo.server.recommend.filters.expression import unmet
-from vireo.server.recommend.retrieval.pipeline import (
-    CandidatePipeline,
-    RetrievedCandidates,
-)
+from vireo.server.recommend.filters.table import labels_of, numbers_of
+from vireo.server.recommend.retrieval.pipeline import CandidatePipeline, RetrievedCandidates
 from vireo.server.recommend.retrieval.query import CandidateQuery, Retrieval
-from vireo.server.recommend.retrieval.sources import SCORE
+from vireo.server.recommend.retrieval.sources import PROPOSE, SCORE
 from vireo.server.recommend.wording import REMOVED, UNPUBLISHED, listed, ordinal, why_blocked
 from vireo.server.releases.manifest import MAX_CANDIDATES
 from vireo.server.signals import EVERY_SOURCE, LIVE_SOURCES, NEW, SOURCES
@@ -47,11 +44,6 @@ class SourceRank(NamedTuple):
     """How many videos the source proposed: a video of a higher rank wasn't."""
     looked_at: int
     """How many of the source's videos were looked at, best first."""
-
-    @property
-    def among(self) -> bool:
-        """Whether the source proposed it."""
-        return 0 < self.rank <= self.proposed
 
 
 def explain(
@@ -159,8 +151,9 @@ class _Asked:
         for stage in self.pipeline.sources:
             may = stage.name in _OF_NEW if self.is_new else stage.name != NEW.name
             if may and stage.name not in self.found.failures:
-                first = self._alike(stage.best(asked, stage.limit(count)))
-                order = self._alike(stage.best(asked, max(most, count)))
+                best = partial(PROPOSE[stage.name], asked)
+                first = self._alike(best(stage.limit(count)))
+                order = self._alike(best(max(most, count)))
                 # A filtered search for more looks in other cells.
                 order = np.concatenate([first, order[~np.isin(order, first)]])
                 rank = 1 + int((order == self.row).argmax()) if self.row in order else 0
@@ -175,7 +168,7 @@ class _Asked:
     def why_not_retrieved(self, ranks: Sequence[SourceRank]) -> str:
         """Return why it isn't among the candidates, given how the sources ranked it."""
         for each in ranks:
-            if each.among:
+            if 0 < each.rank <= each.proposed:
                 return (
                     f"{each.source} ranked it {ordinal(each.rank)} and proposed "
                     f"{each.proposed:,}, but the {len(self.found):,} candidates were proposed "

@@ -7,7 +7,6 @@ chose by measured recall.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -67,18 +66,22 @@ class VideoIndex:
     def __init__(self, index: Any, description: IndexDescription) -> None:
         """Search `index` as its description says."""
         self._index = index
-        self._cells = index.nlist if isinstance(index, faiss.IndexIVF) else 0
-        self._probes = min(description.probes or self._cells, self._cells)
-
-    @property
-    def cells(self) -> int:
+        self.cells: int = index.nlist if isinstance(index, faiss.IndexIVF) else 0
         """Number of its cells; 0 if it is exact."""
-        return self._cells
-
-    @property
-    def exact(self) -> bool:
+        self.exact = not self.cells
         """Whether it compares the query with every vector."""
-        return not self._cells
+        self._probes = min(description.probes or self.cells, self.cells)
+        # What filtered searches read takes 2 bytes a video and a vector for each cell: 3 MB, and
+        # 40 ms here, for a million videos of 64 dimensions.
+        self._cell_of_row = np.zeros(index.ntotal, np.min_scalar_type(self.cells))
+        """Cell of each row, as the narrowest unsigned integers."""
+        if self.cells:
+            self._centres: Float32Array = index.quantizer.reconstruct_n(0, self.cells)
+            """Centre of each cell, float32[cells, d]."""
+            for cell, rows in _rows_by_cell(index):
+                self._cell_of_row[rows] = cell
+        self._cell_sizes: Int64Array = np.bincount(self._cell_of_row, minlength=self.cells)
+        """Number of videos in each cell, int64[cells]."""
 
     @staticmethod
     def read(file: Path, description: IndexDescription, count: int, size: int) -> VideoIndex:
@@ -120,7 +123,7 @@ class VideoIndex:
         if limit == 0:
             return np.empty(0, np.int64)
         rows: Int64Array = np.empty(0, np.int64)
-        for probes in sorted({self._probes, self._cells}):
+        for probes in sorted({self._probes, self.cells}):
             rows = self._search(vector, limit, allowed, probes)
             if rows[-1] >= 0:
                 break  # else the probed cells have too few
@@ -134,15 +137,13 @@ class VideoIndex:
         Args:
             cells: those to look in, the nearest first, int64[p]; all if these have too few.
             vector: float32[d].
-            limit: number of rows; fewer only if there are no more.
+            limit: number of rows, at least 1; fewer only if there are no more.
             allowed: the rows to choose from.
         """
         limit = min(limit, self._index.ntotal)
-        if limit == 0:
-            return np.empty(0, np.int64)
         rows = self._in_cells(vector, limit, allowed, cells)
         if rows[-1] < 0:
-            rows = self._search(vector, limit, allowed, self._cells)
+            rows = self._search(vector, limit, allowed, self.cells)
         return rows[rows >= 0]
 
     def _search(
@@ -156,9 +157,9 @@ class VideoIndex:
     def _parameters(self, allowed: RowBits | None, probes: int) -> Any:
         """Return those of a search, which refer to the memory of `allowed`."""
         bitmap: Any = faiss.IDSelectorBitmap
-        kind: Any = faiss.SearchParametersIVF if self._cells else faiss.SearchParameters
+        kind: Any = faiss.SearchParametersIVF if self.cells else faiss.SearchParameters
         selector = None if allowed is None else bitmap(allowed)
-        return kind(sel=selector, nprobe=probes) if self._cells else kind(sel=selector)
+        return kind(sel=selector, nprobe=probes) if self.cells else kind(sel=selector)
 
     def cells_worth_probing(
         self, vector: Float32Array, limit: int, passing: Int64Array
@@ -175,7 +176,7 @@ class VideoIndex:
         """
         wanted = _PASSING_PER_RESULT * limit
         distance = np.where(passing, self._centres @ -vector, np.inf)
-        for most in sorted({min(_SORTED_CELLS, self._cells), self._cells}):
+        for most in sorted({min(_SORTED_CELLS, self.cells), self.cells}):
             # Most filters need few cells, and to sort all takes a fifth of a retrieval.
             cells = np.argpartition(distance, most - 1)[:most]
             cells = cells[np.argsort(distance[cells])]
@@ -207,42 +208,14 @@ class VideoIndex:
         )
         return rows
 
-    def prepare_filters(self) -> None:
-        """Make the tables of cells that filtered searches read, as the first one would.
-
-        They take 2 bytes a video and a vector for each cell: 3 MB and 40 ms for a million videos of
-        64 dimensions.
-        """
-        if self._cells:
-            _ = self._centres, self._cell_sizes
-
     def cells_of(self, rows: Int64Array) -> npt.NDArray[Any]:
         """Return the cell of each of some rows, int[m]; empty if there are no cells."""
-        return self._cell_of_row.take(rows) if self._cells else rows[:0]
+        return self._cell_of_row.take(rows) if self.cells else rows[:0]
 
     @property
     def _effort(self) -> float:
         count: int = self._index.ntotal
-        return _FILTERED_EFFORT * self._probes * count / self._cells
-
-    @cached_property
-    def _centres(self) -> Float32Array:
-        """Centre of each cell, float32[cells, d]."""
-        centres: Float32Array = self._index.quantizer.reconstruct_n(0, self._cells)
-        return centres
-
-    @cached_property
-    def _cell_sizes(self) -> Int64Array:
-        """Number of videos in each cell, int64[cells]."""
-        return np.bincount(self._cell_of_row, minlength=self._cells)
-
-    @cached_property
-    def _cell_of_row(self) -> npt.NDArray[Any]:
-        """Cell of each row, as the narrowest unsigned integers."""
-        cell_of_row = np.zeros(self._index.ntotal, np.min_scalar_type(self._cells))
-        for cell, rows in _rows_by_cell(self._index):
-            cell_of_row[rows] = cell
-        return cell_of_row
+        return _FILTERED_EFFORT * self._probes * count / self.cells
 
 
 def _rows_by_cell(index: Any) -> Iterator[tuple[int, Int64Array]]:

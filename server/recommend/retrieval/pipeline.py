@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from vireo.server import signals
-from vireo.server.arrays import Float32Array, Int64Array
+from vireo.server.arrays import Float32Array
 from vireo.server.recommend.candidates import Candidates
 from vireo.server.recommend.retrieval.query import CandidateQuery, Retrieval, UnknownSeedError
 from vireo.server.recommend.retrieval.release import CandidateRelease
@@ -17,12 +17,7 @@ from vireo.server.recommend.retrieval.sources import PROPOSE, SCORE
 from vireo.server.recommend.runner import Caller, Observer, Run
 from vireo.server.releases.manifest import Quotas
 
-__all__ = [
-    "CandidatePipeline",
-    "CandidateQuery",
-    "RetrievedCandidates",
-    "UnknownSeedError",
-]
+__all__ = ["CandidatePipeline", "CandidateQuery", "RetrievedCandidates", "UnknownSeedError"]
 
 
 @dataclass(frozen=True)
@@ -39,13 +34,9 @@ class SourceStage:
         """Return how many of `count` candidates it may propose."""
         return count if self.share is None else math.floor(self.share * count)
 
-    def best(self, query: Retrieval, limit: int) -> Int64Array:
-        """Return the rows of the best `limit` videos of the source, best first."""
-        return PROPOSE[self.name](query, limit)
-
     def propose(self, query: Retrieval) -> Candidates:
         """Return the best candidates of the source, best first."""
-        rows = self.best(query, self.limit(query.query.count))
+        rows = PROPOSE[self.name](query, self.limit(query.query.count))
         masks = np.full(len(rows), self.bit, np.uint32)
         return Candidates(query.release.keys_of(rows), rows, masks)
 
@@ -80,30 +71,24 @@ class RetrievedCandidates(Candidates):
 
 
 class CandidatePipeline:
-    """Retrieves candidates from one release. Safe to use from several threads."""
+    """Retrieves candidates from one release. Use it from one thread."""
 
     def __init__(
-        self,
-        release: CandidateRelease,
-        quotas: Quotas | None = None,
-        *,
-        fail_open: bool = True,
-        observer: Observer | None = None,
+        self, release: CandidateRelease, *, fail_open: bool = True, observer: Observer | None = None
     ) -> None:
         """Build the chain.
 
         Args:
             release: the release to search.
-            quotas: shares of the sources. If None those of the release's manifest, which are
-                fitted to viewers' next watches, and the defaults for what is similar to a video.
             fail_open: False raises a source's failure instead of answering without it.
             observer: is told of stages' times and failures.
         """
         self.release = release
         self._fail_open, self._observer = fail_open, observer or Observer()
         live = LIVE if release.live is not None else ()
-        self.sources = (*live, *within(quotas or release.manifest.quotas))
-        self._similar = self.sources if quotas else (*live, *within(Quotas()))
+        self.sources = (*live, *within(release.manifest.quotas))
+        # A manifest's quotas are fitted to viewers' next watches, and not to what is similar.
+        self._similar = (*live, *within(Quotas()))
 
     def retrieve(self, query: CandidateQuery, caller: Caller | None = None) -> RetrievedCandidates:
         """Return the candidates for a query: `count`, or all that it allows if there are fewer.

@@ -116,12 +116,7 @@ class Retrieval:
         """Prepare `query`; raise UnknownSeedError if neither release nor log have its seed."""
         viewer = query.viewer.playing(query.seed_key)
         live = release.live
-        parts = (
-            viewer.history_keys,
-            viewer.watched_keys,
-            query.excluded_keys,
-            viewer.hidden_keys,
-        )
+        parts = (viewer.history_keys, viewer.watched_keys, query.excluded_keys, viewer.hidden_keys)
         keys = np.concatenate(parts)
         rows = release.rows.find(keys)  # at once: most of it is by the call
         begin = len(parts[0])

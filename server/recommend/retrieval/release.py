@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,7 +22,6 @@ from vireo.server.models.model import Model, replay
 from vireo.server.models.signature import VIDEOS, tower_signature
 from vireo.server.recommend.candidates import best
 from vireo.server.recommend.catalogue import placement
-from vireo.server.recommend.catalogue.creators import VideosByCreator
 from vireo.server.recommend.catalogue.placement import KnownVideos, Placement
 from vireo.server.recommend.filters import table as attribute_table
 from vireo.server.recommend.filters.declared import Declared
@@ -83,20 +81,18 @@ class ViewerVectors:
     """LRU cache of one release's viewer vectors, keyed by the viewer tower's inputs.
 
     Entries never become stale: a new watch, a changed profile, or a last watch that is twice as
-    long ago changes the inputs, and with them the key. Safe to use from several threads.
+    long ago changes the inputs, and with them the key. Use it from one thread.
     """
 
     def __init__(self, max_vectors: int) -> None:
         """Start empty; with `max_vectors` 0 nothing is cached."""
         self._vectors: LRUCache[bytes, Float32Array] = LRUCache(max_vectors)
-        self._lock = Lock()
+        self._vector_bytes = 0
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the vectors that are cached."""
-        with self._lock:
-            some = next(iter(self._vectors.values()), None)
-            return 0 if some is None else len(self._vectors) * some.nbytes
+        """Bytes of the vectors that are cached; in any thread."""
+        return len(self._vectors) * self._vector_bytes
 
     def of(
         self,
@@ -110,17 +106,32 @@ class ViewerVectors:
         for array in inputs.values():
             digest.update(np.array(array.shape).tobytes() + array.tobytes())
         key = digest.digest()
-        with self._lock:
-            kept = self._vectors.get(key)
-        if kept is not None:
+        if (kept := self._vectors.get(key)) is not None:
             _HIT.inc()
             return kept
         vector = made(inputs)
         vector.setflags(write=False)
-        with self._lock:
-            self._vectors[key] = vector
+        self._vectors[key], self._vector_bytes = vector, vector.nbytes
         _MISS.inc()
         return vector
+
+
+class VideosByCreator:
+    """Rows by creator. 12 bytes a video, made in 0.1 s for a million. Safe to use from threads."""
+
+    def __init__(self, creators: Int64Array) -> None:
+        """Sort the key of each row's creator, int64[n]."""
+        order = np.argsort(creators, kind="stable")
+        self._creators, self._rows = creators[order], order.astype(np.int32)
+
+    def rows_of(self, creators: Int64Array, limit: int) -> Int64Array:
+        """Return the rows of some creators' videos, at most `limit`, those of the first first."""
+        asked = np.array([*dict.fromkeys(creators.tolist())], np.int64)
+        begins, ends = (self._creators.searchsorted(asked, side) for side in ("left", "right"))
+        starts = np.minimum(np.cumsum(ends - begins) - (ends - begins), limit)
+        sizes = np.minimum(ends - begins, limit - starts)
+        places = np.repeat(begins - starts, sizes) + np.arange(sizes.sum())
+        return self._rows.take(places).astype(np.int64)
 
 
 @dataclass(frozen=True)
@@ -202,7 +213,6 @@ class CandidateRelease:
         rows = VideoRows(keys)
         attributes = AttributeTable.load(folder, count)
         index = VideoIndex.read(folder / layout.VIDEO_INDEX, manifest.index, count, size)
-        index.prepare_filters()  # the first filtered request would on the pod's event loop
         live_videos = None
         if live is not None:
             place = Placement.load(folder, manifest, count)

@@ -12,7 +12,6 @@ import numpy as np
 from vireo.server.arrays import BoolArray, Float32Array, Int32Array, Int64Array
 from vireo.server.columns import MAX_FACTOR, MAX_LABELS, MIN_FACTOR
 from vireo.server.recommend.candidates import Candidates
-from vireo.server.recommend.catalogue.attributes import labels_of
 from vireo.server.recommend.filters.declared import Declared, label
 from vireo.server.recommend.filters.expression import (
     BadFilterError,
@@ -20,6 +19,7 @@ from vireo.server.recommend.filters.expression import (
     all_of,
     decode,
 )
+from vireo.server.recommend.filters.table import labels_of
 from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.v1 import rules_pb2
 

@@ -11,14 +11,13 @@ import pytest
 from tests.builders.catalogue import followed, removed, upserted
 from tests.builders.cells import release_in_cells
 from tests.builders.releases import build_release
-from tests.builders.retrieving import retrieve
+from tests.builders.retrieving import retrieve, with_quotas
 from tests.builders.viewers import viewer_of_rows
 from vireo.server.candidate.service import encode
 from vireo.server.features.keys import video_key, video_keys
 from vireo.server.features.looked_up import looked_up
 from vireo.server.features.viewer import ViewerFeatures
 from vireo.server.live.live import Live
-from vireo.server.recommend.catalogue.creators import VideosByCreator
 from vireo.server.recommend.retrieval.pipeline import (
     CandidatePipeline,
     CandidateQuery,
@@ -26,7 +25,7 @@ from vireo.server.recommend.retrieval.pipeline import (
     UnknownSeedError,
 )
 from vireo.server.recommend.retrieval.query import Retrieval
-from vireo.server.recommend.retrieval.release import CandidateRelease
+from vireo.server.recommend.retrieval.release import CandidateRelease, VideosByCreator
 from vireo.server.recommend.retrieval.sources import followed as followed_source
 from vireo.server.releases.manifest import Quotas
 from vireo.server.signals import COLD_SHARE, FOLLOWED, NEW, SCORES, SOURCES, TRENDING
@@ -190,7 +189,7 @@ def test_where_quotas_leave_no_place_the_last_source_gives_it(release_folder: Pa
     release = CandidateRelease.load(release_folder, live=live)
     shares = {"co_watch": 0.3, "ease": 0.15, "popular": 0.45, "fresh": 0.1}
     query = CandidateQuery(viewer_of_rows(20), 20)
-    found = CandidatePipeline(release, Quotas(shares)).retrieve(query)
+    found = CandidatePipeline(with_quotas(release, Quotas(shares))).retrieve(query)
     counts = {
         source.name: len(proposed(found, source.bit)) for source in (*SOURCES[1:], TRENDING, NEW)
     }

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.builders.releases import build_release, poison_model
-from tests.builders.retrieving import retrieve
+from tests.builders.retrieving import retrieve, with_quotas
 from tests.builders.viewers import viewer_of_rows
 from vireo.server.features.keys import video_key
 from vireo.server.features.viewer import ViewerFeatures
@@ -61,7 +61,7 @@ def test_history_that_the_release_does_not_know_is_ignored(release: CandidateRel
 def test_each_source_is_sure_of_its_quota(release: CandidateRelease) -> None:
     viewer = viewer_of_rows(10)
     quotas = Quotas({**NONE.root, "co_watch": 0.3, "ease": 0.2, "popular": 0.3, "fresh": 0.1})
-    found = CandidatePipeline(release, quotas).retrieve(CandidateQuery(viewer, 10))
+    found = CandidatePipeline(with_quotas(release, quotas)).retrieve(CandidateQuery(viewer, 10))
     # In the tiny release rows 11, 12, 13 follow row 10 most, EASE expects rows 9 and 8 most
     # after it, 0, 1, 2 are most popular, and the last 8 are fresh.
     co_watched = found.rows[(found.source_masks & CO_WATCH) > 0]
@@ -141,7 +141,9 @@ def test_failed_viewer_tower_leaves_the_quotas_of_the_others(tmp_path: Path) -> 
     poison_model(folder, layout.VIEWER_TOWER, "bias")
     release = CandidateRelease.load(folder)
     quotas = Quotas({**NONE.root, "co_watch": 0.5, "ease": 0.25, "popular": 0.25})
-    found = CandidatePipeline(release, quotas).retrieve(CandidateQuery(viewer_of_rows(10), 4))
+    found = CandidatePipeline(with_quotas(release, quotas)).retrieve(
+        CandidateQuery(viewer_of_rows(10), 4)
+    )
     assert found.rows.tolist() == [11, 12, 9, 0]
     assert not found.scores["two_tower"].any()
     assert "isn't finite" in found.failures["two_tower"]
@@ -150,7 +152,9 @@ def test_failed_viewer_tower_leaves_the_quotas_of_the_others(tmp_path: Path) -> 
 def test_a_mask_beyond_the_quotas_also_names_every_source(release: CandidateRelease) -> None:
     broken = replace(release, index=_approximate(np.zeros((VIDEOS, 3), np.float32)))
     quotas = Quotas({**NONE.root, "co_watch": 0.2, "popular": 0.2})
-    found = CandidatePipeline(broken, quotas).retrieve(CandidateQuery(viewer_of_rows(0), 5))
+    found = CandidatePipeline(with_quotas(broken, quotas)).retrieve(
+        CandidateQuery(viewer_of_rows(0), 5)
+    )
     assert len(found.rows) == 5
     # Row 1 is the quota of both; 2 and 3 are what they propose next.
     assert [mask_of(found, row) for row in (1, 2, 3)] == [CO_WATCH | POPULAR] * 3
@@ -166,8 +170,6 @@ def test_the_manifest_says_the_quotas(tmp_path: Path) -> None:
     release = CandidateRelease.load(build_release(tmp_path, quotas=quotas))
     viewer = viewer_of_rows(10)
     found = CandidatePipeline(release).retrieve(CandidateQuery(viewer, 6))
-    given = CandidatePipeline(release, quotas).retrieve(CandidateQuery(viewer, 6))
-    np.testing.assert_array_equal(found.keys, given.keys)
     assert {7, 8, 9} <= set(found.rows.tolist())
     assert not (found.source_masks & (CO_WATCH | POPULAR | FRESH)).any()
 
@@ -177,7 +179,7 @@ def ease_scores(
 ) -> dict[int, float]:
     """Return the EASE score of each candidate, by row."""
     query = CandidateQuery(viewer, VIDEOS, seed_key=seed_key)
-    found = CandidatePipeline(release, NONE).retrieve(query)
+    found = CandidatePipeline(with_quotas(release, NONE)).retrieve(query)
     return dict(zip(found.rows.tolist(), found.scores["ease"].tolist(), strict=True))
 
 
@@ -203,7 +205,9 @@ def test_ease_follows_the_seed_alone(release: CandidateRelease) -> None:
 
 def test_ease_proposes_no_video_with_a_negative_score(release: CandidateRelease) -> None:
     quotas = Quotas({**NONE.root, "ease": 1})
-    found = CandidatePipeline(release, quotas).retrieve(CandidateQuery(viewer_of_rows(10), 20))
+    found = CandidatePipeline(with_quotas(release, quotas)).retrieve(
+        CandidateQuery(viewer_of_rows(10), 20)
+    )
     assert sorted(found.rows[(found.source_masks & EASE) > 0].tolist()) == [7, 8, 9]
 
 
@@ -230,7 +234,7 @@ def test_each_source_in_turn_gives_its_quota_until_there_are_as_many_as_the_cata
         for row in everything.rows[: stage.limit(count)].tolist():
             if row in expected or len(expected) < count:
                 expected[row] = expected.get(row, 0) | stage.bit
-    found = CandidatePipeline(release, quotas).retrieve(query)
+    found = CandidatePipeline(with_quotas(release, quotas)).retrieve(query)
     assert dict(zip(found.rows.tolist(), found.source_masks.tolist(), strict=True)) == expected
     free = set(range(VIDEOS)) - set(history) - set(excluded)
     assert len(found.rows) == len(expected) == min(count, len(free))

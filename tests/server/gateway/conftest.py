@@ -14,8 +14,7 @@ from tests.builders.recording import Recorder, recording
 from vireo.server.event_log.jetstream import JetStreamLog
 from vireo.server.features.keys import video_key
 from vireo.server.live.live import Live
-from vireo.server.recommend.catalogue.overlay import Overlay
-from vireo.server.recommend.catalogue.takedowns import Takedowns
+from vireo.server.recommend.catalogue.overlay import Overlay, Takedowns
 
 __all__ = ["candidate_target", "chain", "features", "ranking_target", "release", "whole"]
 
@@ -32,6 +31,7 @@ def _with_log(monkeypatch: pytest.MonkeyPatch) -> None:
     """Gateways have a log, and don't wait to hear from it."""
     monkeypatch.setenv("VIREO_NATS_URL", "nats://127.0.0.1:1")
     monkeypatch.setattr(Live, "wait", lambda *_: None)
+    monkeypatch.setattr(Live, "merged", lambda _, release: release.sequence)
 
 
 @pytest.fixture

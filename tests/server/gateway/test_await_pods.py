@@ -13,7 +13,7 @@ import structlog
 
 from tests.builders.chain import NOWHERE
 from tests.builders.rpc import answering_bytes
-from vireo.server.gateway.await_pods import pods_serve
+from vireo.server.gateway.release import pods_serve
 from vireo.v1.release_pb2 import (
     GetServingReleaseResponse,
     ReleaseLoad,

@@ -17,7 +17,7 @@ from vireo.server.event_log.jetstream import JetStreamLog
 from vireo.server.event_log.log import CATALOG, REMOVED
 from vireo.server.features.keys import video_key
 from vireo.server.gateway.catalog import catalog_key
-from vireo.server.recommend.catalogue.takedowns import Takedowns
+from vireo.server.recommend.catalogue.overlay import Takedowns
 from vireo.v1 import catalog_pb2 as pb
 from vireo.v1.log_pb2 import CatalogChange
 

@@ -4,7 +4,7 @@ from structlog.testing import capture_logs
 
 from tests.builders.clock import Clock
 from vireo.server.event_log.log import partition_of
-from vireo.server.gateway.progress import MAX_SILENCE, Progress
+from vireo.server.gateway.viewer import MAX_SILENCE, Progress
 from vireo.v1.log_pb2 import ConsumerProgress
 
 

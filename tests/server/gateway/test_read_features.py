@@ -104,5 +104,5 @@ async def test_a_batch_that_gives_up_leaves_the_store_as_viewers_see_it(
     stage, before = ReadFeatures(20), skipped()
     for _ in range(4):
         with pytest.raises(RpcError, match="features has failed"):
-            await batch.retry_stage("features", lambda: read(stage, Store(fails=True)))
+            await batch.retried("features", read)(stage, Store(fails=True))
     assert skipped() == before

@@ -20,7 +20,7 @@ from tests.builders.tiny_home import VIEWER, WATCHED
 from vireo.server.event_log.jetstream import JetStreamLog
 from vireo.server.event_log.log import REMOVED
 from vireo.server.gateway.service import gateway_pod
-from vireo.server.recommend.catalogue.takedowns import Takedowns
+from vireo.server.recommend.catalogue.overlay import Takedowns
 from vireo.server.releases.layout import TAKEDOWNS
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub

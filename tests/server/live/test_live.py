@@ -26,8 +26,8 @@ from vireo.server.live import live as live_module
 from vireo.server.live.live import Live
 from vireo.server.live.settings import LiveSettings
 from vireo.server.recommend.catalogue.live_videos import LiveVideos
+from vireo.server.recommend.catalogue.overlay import Takedowns
 from vireo.server.recommend.catalogue.placement import KnownVideos
-from vireo.server.recommend.catalogue.takedowns import Takedowns
 from vireo.v1.log_pb2 import Trending, TrendingVideos
 
 NO_RELEASE = Path("no release")

@@ -28,7 +28,7 @@ from vireo.server.features.keys import video_key
 from vireo.server.live.live import Live
 from vireo.server.pod.pod import Pod, PodSettings
 from vireo.server.ranking.service import ranking_pod
-from vireo.server.recommend.catalogue.takedowns import Takedowns
+from vireo.server.recommend.catalogue.overlay import Takedowns
 from vireo.server.releases import layout
 from vireo.server.releases.channels import Change
 from vireo.server.releases.s3 import S3Settings

@@ -21,7 +21,7 @@ from vireo.server.features.keys import video_key, video_keys
 from vireo.server.features.model_inputs import RETRIEVAL_FEATURES, VIDEO_FEATURES
 from vireo.server.ranking.service import RANKING_POD
 from vireo.server.recommend.ranking.diversity import DAMPING
-from vireo.server.recommend.ranking.explain import ExplainedVideo, explain
+from vireo.server.recommend.ranking.explain import explain
 from vireo.server.recommend.ranking.pipeline import RankingPipeline, RankingQuery
 from vireo.server.recommend.ranking.release import PageRules, RankingRelease
 from vireo.server.releases.manifest import ScoreWeights
@@ -35,7 +35,7 @@ LOST = {name: np.full(1, 0.25, np.float32) for name in SCORES}
 def explained(
     pipeline: RankingPipeline, asked: RankingQuery, video_id: str
 ) -> ranking_pb2.ExplainedRanking:
-    return explain(pipeline, asked, ExplainedVideo(video_key(video_id), LOST))
+    return explain(pipeline, asked, video_key(video_id), LOST)
 
 
 def values(columns: Sequence[viewer_pb2.ScoreColumn]) -> dict[str, float]:
@@ -176,7 +176,7 @@ def test_what_is_pinned_after_the_pages_end_has_its_place_on_the_page(
     asked = replace(plain, rules=PageRules(pins={7: order[1], 9: order[12], 2: order[15]}))
     page = pipeline.rank(asked).keys.tolist()
     assert page == [*order[:2], order[15], *order[2:4]]
-    told = {key: explain(pipeline, asked, ExplainedVideo(key, LOST)) for key in order}
+    told = {key: explain(pipeline, asked, key, LOST) for key in order}
     assert [told[key].position for key in page] == [1, 2, 3, 4, 5]
     assert told[order[4]].position == 6
     assert told[order[12]].position == 14

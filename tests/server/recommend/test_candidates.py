@@ -11,13 +11,6 @@ def some(count: int) -> Candidates:
     return Candidates(keys, keys, np.ones(count, np.uint32), {"s": keys.astype(np.float32)})
 
 
-def test_columns_of_different_length_are_refused() -> None:
-    with pytest.raises(ValueError, match="column rows has 1 values for 2 candidates"):
-        Candidates(np.zeros(2, np.int64), np.zeros(1, np.int64), np.zeros(2, np.uint32))
-    with pytest.raises(ValueError, match="column x has 2 values for 3 candidates"):
-        some(3).with_scores({"x": np.zeros(2, np.float32)})
-
-
 def test_take_keeps_all_columns_aligned() -> None:
     taken = some(4).take(np.array([3, 1]))
     assert taken.keys.tolist() == taken.rows.tolist() == taken.scores["s"].tolist() == [3, 1]

@@ -9,7 +9,7 @@ from vireo.server.recommend.page import Caps, fill_page
 
 def caps(most: int, labels: str) -> Caps:
     """A cap of candidates that have a letter each."""
-    return Caps([(most, lambda place: labels[place])])
+    return [(most, lambda place: labels[place])]
 
 
 def test_pinned_places_have_their_positions_and_the_others_keep_their_order() -> None:
@@ -26,18 +26,21 @@ def test_pins_move_up_if_there_are_too_few_others() -> None:
 
 def test_a_cap_counts_pinned_places_first_and_never_keeps_them_off() -> None:
     bound = caps(1, "abab")
-    assert fill_page(range(4), 4, pins={1: 2, 2: 0}, caps=bound).places.tolist() == [1, 2, 0]
-    assert bound.kept_off == [1]
+    page = fill_page(range(4), 4, pins={1: 2, 2: 0}, caps=bound)
+    assert page.places.tolist() == [1, 2, 0]
+    assert page.kept_off == [1]
 
 
 def test_a_cap_holds_for_reserved_positions_too() -> None:
     bound = caps(1, "aabc")
     claims = [(1.0, np.array([1, 3]))]
-    assert fill_page(range(4), 3, queues=claims, caps=bound).places.tolist() == [1, 3, 2]
-    assert bound.kept_off == [1]
+    page = fill_page(range(4), 3, queues=claims, caps=bound)
+    assert page.places.tolist() == [1, 3, 2]
+    assert page.kept_off == [1]
 
 
 def test_a_label_that_a_candidate_has_twice_counts_once() -> None:
-    bound = Caps([(2, lambda _: ["a", "a"])])
-    assert fill_page(range(3), 3, caps=bound).places.tolist() == [0, 1]
-    assert bound.kept_off == [1]
+    bound: Caps = [(2, lambda _: ["a", "a"])]
+    page = fill_page(range(3), 3, caps=bound)
+    assert page.places.tolist() == [0, 1]
+    assert page.kept_off == [1]

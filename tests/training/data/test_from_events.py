@@ -21,7 +21,7 @@ from vireo.server.errors import VireoError
 from vireo.server.event_log.log import CATALOG, EVENTS, REMOVED, LogAwayError, partition_of
 from vireo.server.features.activity import Bounce
 from vireo.server.features.keys import video_key
-from vireo.server.recommend.catalogue.takedowns import Takedowns
+from vireo.server.recommend.catalogue.overlay import Takedowns
 from vireo.server.releases.layout import TAKEDOWNS
 from vireo.training.data.dataset import load_dataset
 from vireo.training.data.log_events import interaction_events

@@ -36,14 +36,14 @@ DAY = 86_400
 
 @pytest.fixture
 def overlay() -> Overlay:
-    return Overlay(100_000)
+    return Overlay(100_000, clock=lambda: 30.0 * DAY)
 
 
 def live_of(
     folder: Path, overlay: Overlay, merged: int = 0, declared: Declared | None = DECLARED
 ) -> LiveVideos:
     known = known_videos(folder, declared=declared)
-    return LiveVideos(overlay, Trends(1.0), known, merged=merged, clock=lambda: 30.0 * DAY)
+    return LiveVideos(overlay, Trends(1.0), known, merged=merged)
 
 
 def settled(live: LiveVideos) -> LiveVideos:

@@ -13,7 +13,7 @@ from tests.builders.catalogue import removed, restored
 from vireo.server.errors import VireoError
 from vireo.server.event_log.log import Entry
 from vireo.server.features.keys import video_key
-from vireo.server.recommend.catalogue.takedowns import Takedowns
+from vireo.server.recommend.catalogue.overlay import Takedowns
 
 
 def keys(*names: str) -> list[int]:

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from tests.builders.attributes import DECLARED
 from tests.builders.filters import random_expression
-from vireo.server.recommend.catalogue.attributes import LiveAttributes, labels_of, numbers_of
 from vireo.server.recommend.filters.declared import Declared
+from vireo.server.recommend.filters.table import LiveAttributes, labels_of, numbers_of
 from vireo.server.recommend.retrieval.allowed import AppliedFilter
 from vireo.server.recommend.retrieval.index import VideoIndex
 from vireo.server.releases.manifest import IndexDescription

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from vireo.server.cores import cores
+from vireo.training.modules import cores
 
 
 @pytest.fixture(autouse=True)
