@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 from datetime import datetime
+from functools import partial
 from typing import Any, Generic, TypeVar, Unpack
 
 from vireo_client import messages as pb
@@ -18,7 +19,6 @@ from vireo_client.calls import (
     STREAM_EVENTS,
     STREAM_SECONDS,
     UPSERT_VIDEOS,
-    AskArguments,
     Batch,
     Call,
     CallArguments,
@@ -31,7 +31,7 @@ from vireo_client.calls import (
     set_slate_arguments,
 )
 from vireo_client.connection import Connection
-from vireo_client.inputs import Event, Filter, RequestProfile, SessionVideo, Video, check_zone
+from vireo_client.inputs import Event, Filter, RequestProfile, SessionVideo, Video
 
 Answer = TypeVar("Answer")
 """A slate, or an awaitable of one."""
@@ -109,8 +109,7 @@ class BaseClient(Connection, Generic[Answer, Count, Slates, Explained]):
             ValueError: the request can't be sent: a time without a zone, an invalid request id,
                 or the client is closed.
         """
-        check_zone(time)
-        asked = AskArguments(
+        how = ExplainArguments(
             page_size=page_size,
             surface=surface,
             seed_video_id=seed_video_id,
@@ -123,12 +122,11 @@ class BaseClient(Connection, Generic[Answer, Count, Slates, Explained]):
             profile=profile,
             filter=filter,
             session=session,
+            timeout=timeout,
+            request_id=request_id,
+            metadata=metadata,
         )
-
-        def build() -> pb.RecommendRequest:
-            return recommend_request(viewer_id, asked, page_token, explain=explain)
-
-        how = CallArguments(timeout=timeout, request_id=request_id, metadata=metadata)
+        build = partial(recommend_request, viewer_id, how, page_token, explain=explain)
         answer: Answer = self._send(self._call(RECOMMEND, build, how))
         return answer
 
@@ -145,7 +143,6 @@ class BaseClient(Connection, Generic[Answer, Count, Slates, Explained]):
             VireoError: as for `recommend`.
             ValueError: as for `recommend`.
         """
-        check_zone(how.get("time"))
 
         def build() -> pb.SimilarVideosRequest:
             excluded = how.get("excluded_video_ids", ())
@@ -174,7 +171,6 @@ class BaseClient(Connection, Generic[Answer, Count, Slates, Explained]):
             VireoError: as for `recommend`.
             ValueError: as for `recommend`.
         """
-        check_zone(how.get("time"))
 
         def build() -> pb.ExplainVideoRequest:
             request = recommend_request(viewer_id, how)
@@ -269,8 +265,7 @@ class BaseClient(Connection, Generic[Answer, Count, Slates, Explained]):
 
         if how.get("timeout") is None:
             how["timeout"] = STREAM_SECONDS
-        call = self._call(STREAM_EVENTS, build, how)
-        recorded: Count = self._stream(call)
+        recorded: Count = self._stream(self._call(STREAM_EVENTS, build, how))
         return recorded
 
     def upsert_videos(
@@ -315,10 +310,7 @@ class BaseClient(Connection, Generic[Answer, Count, Slates, Explained]):
         Raises:
             VireoError: as for `record_events`.
         """
-
-        def build() -> pb.RemoveVideosRequest:
-            return pb.RemoveVideosRequest(video_ids=video_ids)
-
+        build = partial(pb.RemoveVideosRequest, video_ids=video_ids)
         removed: Count = self._send(self._call(REMOVE_VIDEOS, build, how))
         return removed
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import copy
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import grpc
 
-from vireo_client.calls import ARGUMENTS, METHODS, Call, CallArguments, Method, identity
-from vireo_client.retries import REPEAT, TABLE
+from vireo_client.calls import ARGUMENTS, METHODS, REPEAT, TABLE, Call, Method, identity
+from vireo_client.inputs import check_zone
 from vireo_client.version import __version__
 
 Options = Sequence[tuple[str, Any]]
@@ -131,7 +131,8 @@ class Connection(ABC):
     ) -> Any:
         """Open the channel; plaintext without credentials."""
 
-    def _call(self, method: Method, build: Callable[[], Any], how: CallArguments) -> Call:
+    def _call(self, method: Method, build: Callable[[], Any], how: Mapping[str, Any]) -> Call:
+        check_zone(how.get("time"))
         if unknown := how.keys() - ARGUMENTS:
             raise TypeError(f"unexpected arguments: {', '.join(sorted(unknown))}")
         timeout = how.get("timeout")
