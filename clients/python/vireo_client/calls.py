@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import random
 import time as clock
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from importlib.resources import files
 from itertools import islice
 from operator import attrgetter
 from typing import Any, Self, TypedDict
@@ -18,10 +20,13 @@ from vireo_client import messages as pb
 from vireo_client._generated.enums import SURFACE_NUMBERS, Surface
 from vireo_client.errors import REQUEST_ID, InvalidRequest, Overloaded, Unavailable, VireoError
 from vireo_client.inputs import Filter, RequestProfile, SessionVideo, check_zone
-from vireo_client.retries import REPEAT, RESUME, TABLE, codes
 from vireo_client.slate import Slate, explanation_of, slate_of
 
 Metadata = Sequence[tuple[str, str | bytes]]
+
+TABLE: Any = json.loads(files("vireo_client").joinpath("_generated", "retries.json").read_text())
+"""What is retried, and after how long: the clients of all languages share it."""
+REPEAT, RESUME = TABLE["repeat"], TABLE["batch"]
 
 MAX_VIEWERS: int = RESUME["maxViewers"]
 """Maximum viewers of one call of a batch."""
@@ -32,8 +37,11 @@ _RECONNECT = timedelta(seconds=REPEAT["delaySeconds"])
 _FIRST_PAUSE: float = RESUME["minPauseSeconds"]
 """Seconds before the first call that continues one of a batch that failed; later they double."""
 _MAX_JITTER: float = 1 + TABLE["jitter"]
-_RESUMED = codes(RESUME["codes"])
-_REPEATED = {False: codes(REPEAT["reads"]), True: codes(REPEAT["writes"])}
+_RESUMED, _READS, _WRITES = (
+    frozenset(grpc.StatusCode[name] for name in names)
+    for names in (RESUME["codes"], REPEAT["reads"], REPEAT["writes"])
+)
+_REPEATED = {False: _READS, True: _WRITES}
 """After which codes a call is repeated, by whether it writes."""
 _SURFACES = {surface: number for number, surface in SURFACE_NUMBERS.items()}
 
@@ -254,7 +262,7 @@ class CallBudget:
         """
         if error.code not in self._repeated or not self._repeats:
             raise error
-        after = error.retry_after if isinstance(error, Overloaded | Unavailable) else None
+        after = error.retry_after
         if after is None:
             if not isinstance(error, Unavailable):
                 raise error
@@ -324,7 +332,7 @@ class BatchPart:
         Raises `error` if there is none: it can't be mended so, has lasted for too long, or the
         client is closed.
         """
-        after = error.retry_after if isinstance(error, Overloaded | Unavailable) else None
+        after = error.retry_after
         too_large = isinstance(error, Overloaded) and after is None
         pause = max(self._pause, after.total_seconds() if after else 0.0)
         now = clock.monotonic()
