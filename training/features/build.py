@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from datetime import timedelta
 from functools import partial
@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 import structlog
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
@@ -22,7 +21,7 @@ from vireo.ops.stack.nats import known_log
 from vireo.server.consumer.apply import apply, keep
 from vireo.server.errors import VireoError
 from vireo.server.event_log.jetstream import JetStreamLog, opened_log
-from vireo.server.event_log.log import BEGIN, EVENTS, LogAwayError, Position
+from vireo.server.event_log.log import BEGIN, EVENTS, LogAwayError
 from vireo.server.event_log.settings import EventLogSettings
 from vireo.server.features.activity import Bounce, EventRules
 from vireo.server.features.online_store import open_rows
@@ -30,21 +29,20 @@ from vireo.server.features.viewer_rows import ViewerRow
 from vireo.server.features.viewer_store import ViewerStore
 from vireo.server.home import Home
 from vireo.training.data.dataset import describe_dataset, load_dataset
-from vireo.training.data.schema import TIME
 from vireo.training.data.split import LIKED_FRACTION, Holdout, hidden_videos, split_watches
 from vireo.training.features.definitions import (
     ONLINE_VIEWS,
     apply_definitions,
     consumer_position,
-    file_schema,
     fill_online,
+    viewer_followed,
     write_configuration,
+    write_view,
 )
 from vireo.training.features.online_store import OnlineStoreSettings, replaced_build
 from vireo.training.features.statistics import write_video_statistics
 from vireo.training.features.viewers import (
     write_viewer_activity,
-    write_viewer_followed,
     write_viewer_hidden,
     write_viewer_profile,
     write_viewer_shown,
@@ -68,17 +66,6 @@ def not_seen(interactions: pd.DataFrame, seconds: float) -> pa.Array:
     last = interactions.groupby("viewer_id", observed=True)["timestamp"].max()
     age = (last.max() - last).dt.total_seconds()
     return pa.array(list(age.index[age > seconds]), pa.string())
-
-
-def write_consumer_position(positions: Mapping[int, Position], path: Path) -> None:
-    """Write up to where in the log each partition's events are in the data set."""
-    columns = [
-        pa.array([str(partition) for partition in positions], pa.string()),
-        pa.array([_EPOCH] * len(positions), TIME),
-        pa.array([str(each) for each in positions.values()], pa.string()),
-    ]
-    schema = file_schema(consumer_position)
-    pq.write_table(pa.Table.from_arrays(columns, schema=schema), path, compression="zstd")
 
 
 def _silent(_step: str, _done: int, _total: int) -> None:
@@ -113,16 +100,17 @@ def build_features(
         # Hides may come after a held-out watch, and nothing that is measured reads them; no more do
         # impressions.
         served = dataset.interactions[: None if holdout == "none" else 0]
-        write_viewer_hidden(served, folder / "viewer_hidden.parquet")
-        write_viewer_shown(served, folder / "viewer_shown.parquet")
-        write_viewer_followed(folder / "viewer_followed.parquet")
+        write_viewer_hidden(served, folder)
+        write_viewer_shown(served, folder)
+        write_view(folder, viewer_followed)  # data sets don't have whom viewers follow
         # An example may span years, and is to be served whole.
         expiry = math.inf if info.terms else settings.viewer_expiry
         left_out = not_seen(served, expiry)
         del served
         EventRules(liked_fraction=LIKED_FRACTION, bounce=info.bounce or Bounce()).write(folder)
-        positions = info.log_positions.partitions
-        write_consumer_position(positions, folder / "consumer_position.parquet")
+        # Up to where in the log each partition's events are in the data set.
+        at = {str(number): str(each) for number, each in info.log_positions.partitions.items()}
+        write_view(folder, consumer_position, [*at], [_EPOCH] * len(at), [*at.values()])
         watches = watches[watches["part"] != "test"]
         if watches.empty:
             raise VireoError(
@@ -132,8 +120,8 @@ def build_features(
         Split.of(holdout, dataset.info.fingerprint).write(folder)
         progress("split", 1, 1)
         first = watches["time"].min().to_pydatetime() - timedelta(seconds=1)
-        write_viewer_profile(dataset.viewers, first, folder / "viewer_profile.parquet")
-        write_viewer_activity(watches, folder / "viewer_activity.parquet")
+        write_viewer_profile(dataset.viewers, first, folder)
+        write_viewer_activity(watches, folder)
         step = partial(progress, "video statistics")
         table = folder / "video_statistics.parquet"
         write_video_statistics(watches, dataset.videos, table, step)
@@ -143,7 +131,7 @@ def build_features(
         with closing(open_rows(folder, _STORE_SECONDS, settings.redis, announced=False)) as rows:
             for position, view in enumerate(ONLINE_VIEWS):
                 progress("online store", position, len(ONLINE_VIEWS))
-                fill_online(rows, view, folder / f"{view}.parquet", left_out)
+                fill_online(rows, folder, view, left_out)
         if holdout == "none":  # what is measured must not know of later events, and isn't served
             _catch_up(home, folder, target, settings)
         progress("online store", len(ONLINE_VIEWS), len(ONLINE_VIEWS))
