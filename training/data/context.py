@@ -14,7 +14,6 @@ from vireo.server.arrays import Int64Array
 from vireo.server.features.context import (
     COLUMNS,
     NAMES,
-    UNKNOWN,
     BadTimeZoneError,
     ContextIds,
     device_id,
@@ -114,15 +113,9 @@ def _known(seconds: int, zone: int, zones: Sequence[str] | pd.Index[Any]) -> tup
 
 def contexts_of(watches: pd.DataFrame) -> list[ContextIds]:
     """Return the context of each watch as a request's."""
-    names = context_names(watches.columns)
-    if not names:
-        return [UNKNOWN] * len(watches)
-    nothing = np.zeros(len(watches), np.int64)
-    columns = [
-        watches[watch_column(name)].to_numpy(np.int64) if name in names else nothing
-        for name in NAMES
-    ]
-    return [tuple(ids) for ids in np.stack(columns, 1).tolist()]
+    columns = [watch_column(name) for name in NAMES]
+    ids = watches.reindex(columns=columns, fill_value=0).to_numpy(np.int64)
+    return [tuple(each) for each in ids.tolist()]
 
 
 def video_languages(labels: Iterable[Sequence[str] | None]) -> Int64Array:

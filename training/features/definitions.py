@@ -92,11 +92,6 @@ def _view(
     )
 
 
-def columns(view: FeatureView) -> list[str]:
-    """Return the names of a view's features, in order."""
-    return [field.name for field in view.features]
-
-
 viewer_profile = _view(
     "viewer_profile",
     viewer,

@@ -52,7 +52,7 @@ from vireo.training.data.context import video_languages
 from vireo.training.data.dataset import Dataset
 from vireo.training.data.folder import replaced_folder
 from vireo.training.data.schema import attribute_column
-from vireo.training.features.statistics import latest_popularity, latest_video_features
+from vireo.training.features.statistics import latest
 from vireo.training.features.watches import Split
 from vireo.training.onnx_export import write_triton_config
 from vireo.training.ranking.model import Ranker
@@ -143,13 +143,13 @@ def stage_retrieval(
     index, description = build_index(vectors, viewer_queries(model, data))
     faiss.write_index(index, str(folder / layout.VIDEO_INDEX))
     del index
-    popularity = latest_popularity(repo, ids)
+    features, popularity = latest(repo, ids)
     rows, weights = co_watch_table(data, co_watch_neighbours(data.video_count))
     model_rows, model_weights = ease_table(data, limit=model.config.ease_limit)
     content = model.video_tower.content_vectors(model.video_tower.content).detach()
     tables: dict[str, npt.NDArray[Any]] = {
         layout.VIDEO_KEYS: data.keys,
-        layout.VIDEO_FEATURE_TABLE: latest_video_features(repo, ids),
+        layout.VIDEO_FEATURE_TABLE: features,
         layout.CO_WATCH_ROWS: rows,
         layout.CO_WATCH_WEIGHTS: weights.astype(stored_as),
         layout.EASE_ROWS: model_rows,

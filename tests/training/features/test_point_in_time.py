@@ -18,8 +18,7 @@ from vireo.training.data.dataset import load_dataset
 from vireo.training.data.split import split_watches
 from vireo.training.features import viewers as past
 from vireo.training.features.statistics import (
-    latest_popularity,
-    latest_video_features,
+    latest,
     snapshot_moments,
     video_features_at,
 )
@@ -201,10 +200,9 @@ def test_the_latest_statistics_are_those_of_the_last_snapshot(
 ) -> None:
     ids = [f"v{n}" for n in range(60)]
     last = snapshots(repo)[-1]
-    found = latest_video_features(repo, ids)
+    found, popularity = latest(repo, ids)
     expected = [statistics_recomputed(home, watches, video, last) for video in ids]
     np.testing.assert_allclose(found, np.array(expected), rtol=1e-5, atol=1e-5)
-    popularity = latest_popularity(repo, ids)
     np.testing.assert_allclose(found[:, 1], np.log1p(popularity), rtol=1e-6)
 
 

@@ -135,22 +135,15 @@ def creators(seed: int, topics: int, topic: Int64Array, series: Int64Array) -> p
     other = (draw % np.uint64(topics)).astype(np.int64)
     of_topic = np.where(unit(hashed(seed, 13, topic, series)) < _OWN_TOPIC, topic, other)
     number = (unit(draw) * (series + 1)).astype(np.int64)
-    return pc.binary_join_element_wise(
-        pa.scalar("creator"),
-        pa.array(of_topic).cast("string"),
-        pa.array(number).cast("string"),
-        "-",
-    )
+    return pc.binary_join_element_wise(pa.scalar("creator"), _text(of_topic), _text(number), "-")
 
 
 def languages(seed: int, topic: Int64Array, series: Int64Array) -> pa.Array:
     """Return the language of each video, a list of one; arguments as for `creators`."""
     draw = hashed(seed, 14, topic, series)
     other = (draw % np.uint64(REGIONS)).astype(np.int64)
-    own = unit(draw) < _OWN_LANGUAGE
-    place = np.where(own, topic % REGIONS, other)
-    offsets = np.arange(len(topic) + 1, dtype=np.int32)
-    return pa.ListArray.from_arrays(offsets, pa.array(_LANGUAGES).take(pa.array(place)))
+    place = np.where(unit(draw) < _OWN_LANGUAGE, topic % REGIONS, other)
+    return _lists([pa.array(_LANGUAGES).take(pa.array(place))])
 
 
 def regions(seed: int, topic: Int64Array, series: Int64Array) -> pa.Array:
