@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from vireo.server.arrays import Float32Array, Float64Array, Int64Array
 from vireo.server.features.model_inputs import LIKE_PRIOR, like_rate, video_features
+from vireo.training.data.split import micros
 from vireo.training.features.definitions import TIMESTAMP, file_schema, video_statistics
 
 SNAPSHOTS = 64
@@ -92,9 +93,9 @@ def _in_order(
     rows: npt.NDArray[np.intp], times: pd.Series
 ) -> tuple[npt.NDArray[np.intp], Int64Array]:
     """Return rows and times, in Unix microseconds, sorted by time."""
-    micros = times.to_numpy("datetime64[us]").view(np.int64)
-    order = np.argsort(micros, kind="stable")
-    return rows[order], micros[order]
+    moments = micros(times)
+    order = np.argsort(moments, kind="stable")
+    return rows[order], moments[order]
 
 
 def snapshot_moments(times: Int64Array, videos: int) -> list[int]:

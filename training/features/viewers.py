@@ -30,6 +30,7 @@ from vireo.server.features.keys import video_keys
 from vireo.server.features.viewer import ViewerFeatures
 from vireo.training.data.context import contexts_of
 from vireo.training.data.schema import HIDE_EVENTS, TIME
+from vireo.training.data.split import micros
 from vireo.training.features.definitions import (
     viewer_activity,
     viewer_hidden,
@@ -55,8 +56,8 @@ class PastViewers:
         watches = load_past(repo)
         self._offsets, names = _spans(watches["viewer_id"])
         self._viewers = pd.Index(names)
-        self._keys, self._times = _keys(watches["video_id"]), _micros(watches["time"])
-        liked = _micros(watches["liked_time"])
+        self._keys, self._times = _keys(watches["video_id"]), micros(watches["time"])
+        liked = micros(watches["liked_time"])
         self._liked = np.where(liked < 0, _NEVER, liked)
         self._seconds = self._times // _MICROS
         profiles = pq.read_table(repo / f"{viewer_profile.name}.parquet").to_pandas()
@@ -68,7 +69,7 @@ class PastViewers:
         `watches` has `viewer_id` str and `time` datetime64[us, UTC], and columns of the context if
         it is known. An unknown viewer gets the default.
         """
-        names, times = watches["viewer_id"], _micros(watches["time"])
+        names, times = watches["viewer_id"], micros(watches["time"])
         numbers = self._viewers.get_indexer(pd.Index(names))
         each = zip(names, numbers.tolist(), times.tolist(), contexts_of(watches), strict=True)
         return [
@@ -109,7 +110,7 @@ def write_viewer_activity(watches: pd.DataFrame, folder: Path) -> None:
     `watches` is the output of `split_watches`, without the test part.
     """
     offsets, viewers = _spans(watches["viewer_id"])
-    times, liked_times = _micros(watches["time"]), _micros(watches["liked_time"])
+    times, liked_times = micros(watches["time"]), micros(watches["liked_time"])
     liked = liked_times >= 0
     history, watched = (_last(offsets, limit) for limit in (HISTORY_LIMIT, WATCHED_LIMIT))
     write_view(
@@ -133,7 +134,7 @@ def write_viewer_hidden(interactions: pd.DataFrame, folder: Path) -> None:
     A video counts from the first time that it was hidden; the last HIDDEN_LIMIT are kept.
     """
     hides = interactions[interactions["event"].isin(HIDE_EVENTS).to_numpy()]
-    seconds = _micros(hides["timestamp"]) // _MICROS
+    seconds = micros(hides["timestamp"]) // _MICROS
     _write_pairs(viewer_hidden, hides, seconds, ["viewer", "key"], HIDDEN_LIMIT, folder)
 
 
@@ -143,7 +144,7 @@ def write_viewer_shown(interactions: pd.DataFrame, folder: Path) -> None:
     A video counts once for each minute; the last SHOWN_LIMIT are kept.
     """
     shown = interactions[(interactions["event"] == "impression").to_numpy()]
-    seconds = _micros(shown["timestamp"]) // _MICROS
+    seconds = micros(shown["timestamp"]) // _MICROS
     seconds -= seconds % SHOWN_SECONDS
     _write_pairs(viewer_shown, shown, seconds, ["viewer", "key", "seconds"], SHOWN_LIMIT, folder)
 
@@ -193,11 +194,6 @@ def _keys(videos: pd.Series) -> Int64Array:
     """Return the key of each video; `videos` are ids, or categories of them."""
     numbers, ids = pd.factorize(videos)
     return video_keys(list(ids)).take(numbers) if len(ids) else np.empty(0, np.int64)
-
-
-def _micros(times: pd.Series) -> Int64Array:
-    """Return times in Unix microseconds, int64[n]; the minimum for a missing one."""
-    return times.to_numpy("datetime64[us]").view(np.int64)
 
 
 def _last(offsets: Int64Array, limit: int) -> tuple[pa.Array, Int64Array]:
