@@ -16,10 +16,9 @@ import pyarrow.compute as pc
 from vireo.server.arrays import Int64Array
 from vireo.server.features.context import COLUMNS, DEVICES
 from vireo.server.home import Home
-from vireo.training.data.context import context_fields
 from vireo.training.data.dataset import DatasetInfo, check_name_is_free, write_dataset
+from vireo.training.data.interactions import Interactions
 from vireo.training.data.schema import (
-    INTERACTIONS,
     TIME,
     VIDEOS,
     VIEWERS,
@@ -27,7 +26,7 @@ from vireo.training.data.schema import (
     attribute_column,
     attribute_fields,
 )
-from vireo.training.data.synth.events import HIDE, KINDS, LOCALES, ZONES, Events, all_events
+from vireo.training.data.synth.events import HIDE, LOCALES, ZONES, Events, all_events
 from vireo.training.data.synth.world import (
     REGIONS,
     SERIES,
@@ -179,32 +178,19 @@ def viewer_table(world: World) -> pa.Table:
     return pa.table({"viewer_id": viewer_ids(count), "attributes": _lists(attributes)}, VIEWERS)
 
 
-def interaction_table(
-    events: Events, first_row: int, viewers: pa.Array, videos: pa.Array, *, context: bool
-) -> pa.Table:
-    """Return events as INTERACTIONS, with their context if asked, numbered from `first_row`.
-
-    `viewers` and `videos` are the ids by number and row.
-    """
+def _interactions(events: Events, first_row: int) -> Interactions:
+    """Return events as interactions that are numbered from `first_row`."""
     count = len(events)
-    table = pa.table(
-        {
-            "viewer_id": viewers.take(pa.array(events["viewer"])),
-            "video_id": videos.take(pa.array(events["video"])),
-            "timestamp": pa.array(events["time"], TIME),
-            "row": pa.array(np.arange(first_row, first_row + count)),
-            "event": pa.array(KINDS).take(pa.array(events["kind"])),
-            "watched_fraction": pa.array(events["fraction"], mask=events["kind"] == HIDE),
-            "rating": pa.nulls(count, pa.float32()),
-            "held_out": pa.array(np.zeros(count, np.bool_)),
-        },
-        schema=INTERACTIONS,
+    return Interactions(
+        viewer=events["viewer"].astype(np.int32),
+        video=events["video"].astype(np.int32),
+        event=events["kind"],
+        time=events["time"],
+        row=np.arange(first_row, first_row + count),
+        watched_fraction=np.where(events["kind"] == HIDE, np.float32(np.nan), events["fraction"]),
+        rating=np.full(count, np.nan, np.float32),
+        context=np.stack([events[name] for name in COLUMNS], 1),
     )
-    texts = {"time_zone": ZONES, "locale": LOCALES, "device": DEVICES}
-    for field in context_fields(COLUMNS if context else ()):
-        column = pa.array(texts[field.name]).take(pa.array(events[field.name]))
-        table = table.append_column(field, column)
-    return table
 
 
 def _word(seed: int, topic: Int64Array, draw: npt.NDArray[np.uint64]) -> Int64Array:
@@ -261,11 +247,13 @@ def write_world(
     check_name_is_free(home, name, force=force)
     world = World.of(config)
     viewers, videos = viewer_ids(config.viewers), video_ids(config.videos)
+    texts = {"time_zone": ZONES, "locale": LOCALES, "device": DEVICES}
+    known = [pa.array(texts[name] if config.context else (), pa.string()) for name in COLUMNS]
 
     def interactions() -> Iterator[pa.Table]:
         written = 0
         for events in all_events(world):
-            yield interaction_table(events, written + 1, viewers, videos, context=config.context)
+            yield _interactions(events, written + 1).table(viewers, videos, known)
             written += len(events)
             progress(written, config.events)
 
