@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from typing import Any, Self, Unpack
 
 import grpc
 import grpc.aio
 
 from vireo_client.base import BaseClient
-from vireo_client.calls import Batch, Call, CallBudget, PageArguments, Sent, repeatable
+from vireo_client.calls import BatchPart, Call, CallBudget, PageArguments, Sent, repeatable
 from vireo_client.connection import Options
 from vireo_client.errors import DeadlineExceeded, VireoError, error_of
 from vireo_client.slate import Slate, VideoExplanation
@@ -93,7 +93,9 @@ class AsyncClient(
         requests = Sent(call)
         try:
             return call.method.result(
-                await self._begin(call, requests, await self._current_token(call, call.timeout))
+                await self._begin(
+                    call, iter(requests), await self._current_token(call, call.timeout)
+                )
             )
         except grpc.aio.AioRpcError as failed:
             requests.reraise()
@@ -103,8 +105,8 @@ class AsyncClient(
             self._raise_if_closed(call)
             raise
 
-    async def _batch(self, batch: Batch) -> AsyncIterator[tuple[str, Slate]]:
-        for part in batch.parts():
+    async def _batch(self, parts: Iterator[BatchPart]) -> AsyncIterator[tuple[str, Slate]]:
+        for part in parts:
             pause: float | None = 0.0
             while pause is not None:
                 await asyncio.sleep(pause)

@@ -19,19 +19,20 @@ from vireo_client.calls import (
     STREAM_EVENTS,
     STREAM_SECONDS,
     UPSERT_VIDEOS,
-    Batch,
+    BatchPart,
     Call,
     CallArguments,
     ExplainArguments,
     Metadata,
     SimilarArguments,
     SlateArguments,
+    batch_parts,
     identity,
     recommend_request,
     set_slate_arguments,
 )
 from vireo_client.connection import Connection
-from vireo_client.inputs import Event, Filter, RequestProfile, SessionVideo, Video
+from vireo_client.inputs import Event, Filter, RequestProfile, SessionVideo, Video, check_zone
 
 Answer = TypeVar("Answer")
 """A slate, or an awaitable of one."""
@@ -208,8 +209,9 @@ class BaseClient(Connection, Generic[Answer, Count, Slates, Explained]):
             ValueError: as for `recommend`.
         """
         self._check_open()
-        batch = Batch(viewer_ids, slate, patience, identity(request_id), metadata)
-        slates: Slates = self._batch(batch)
+        check_zone(slate.get("time"))
+        parts = batch_parts(viewer_ids, slate, patience, identity(request_id), metadata)
+        slates: Slates = self._batch(parts)
         return slates
 
     def record_events(
@@ -323,5 +325,5 @@ class BaseClient(Connection, Generic[Answer, Count, Slates, Explained]):
         """Make one call with a stream of requests."""
 
     @abstractmethod
-    def _batch(self, batch: Batch) -> Any:
+    def _batch(self, parts: Iterator[BatchPart]) -> Any:
         """Return an iterator of a batch's viewers and slates."""

@@ -12,14 +12,14 @@ from datetime import datetime, timedelta
 from importlib.resources import files
 from itertools import islice
 from operator import attrgetter
-from typing import Any, Self, TypedDict
+from typing import Any, TypedDict
 
 import grpc
 
 from vireo_client import messages as pb
 from vireo_client._generated.enums import SURFACE_NUMBERS, Surface
 from vireo_client.errors import REQUEST_ID, InvalidRequest, Overloaded, Unavailable, VireoError
-from vireo_client.inputs import Filter, RequestProfile, SessionVideo, check_zone
+from vireo_client.inputs import Filter, RequestProfile, SessionVideo
 from vireo_client.slate import Slate, explanation_of, slate_of
 
 Metadata = Sequence[tuple[str, str | bytes]]
@@ -275,35 +275,28 @@ class CallBudget:
         return max(0.0, seconds)
 
 
-@dataclass(frozen=True)
-class Batch:
-    """A batch: the slates of any number of viewers, in as many calls as it takes."""
+def batch_parts(
+    viewer_ids: Iterable[str],
+    asked: SlateArguments,
+    patience: float,
+    request_id: str,
+    metadata: Metadata,
+) -> Iterator[BatchPart]:
+    """Yield the parts of a batch of any number of viewers, each of one call if nothing fails.
 
-    viewer_ids: Iterable[str]
-    asked: SlateArguments
-    patience: float
-    request_id: str
-    metadata: Metadata
+    Raises:
+        InvalidRequest: a value that no message can hold.
+    """
+    viewers = iter(viewer_ids)
+    while part := list(islice(viewers, MAX_VIEWERS)):
 
-    def __post_init__(self) -> None:
-        check_zone(self.asked.get("time"))
+        def build(part: list[str] = part) -> pb.BatchRecommendRequest:
+            request = pb.BatchRecommendRequest(viewer_ids=part)
+            set_slate_arguments(request, asked)
+            return request
 
-    def parts(self) -> Iterator[BatchPart]:
-        """Yield the parts of the batch, each of one call if nothing fails.
-
-        Raises:
-            InvalidRequest: a value that no message can hold.
-        """
-        viewers = iter(self.viewer_ids)
-        while part := list(islice(viewers, MAX_VIEWERS)):
-
-            def build(part: list[str] = part) -> pb.BatchRecommendRequest:
-                request = pb.BatchRecommendRequest(viewer_ids=part)
-                set_slate_arguments(request, self.asked)
-                return request
-
-            call = Call(BATCH, build, STREAM_SECONDS, self.request_id, self.metadata)
-            yield BatchPart(call, self.patience)
+        call = Call(BATCH, build, STREAM_SECONDS, request_id, metadata)
+        yield BatchPart(call, patience)
 
 
 class BatchPart:
@@ -344,22 +337,17 @@ class BatchPart:
         return pause * random.uniform(1.0, _MAX_JITTER)  # noqa: S311
 
 
-class Sent(Iterator[Any]):
+class Sent(Iterable[Any]):
     """The requests of a stream: remembers what a caller's own iterator raises, which gRPC hides."""
 
     def __init__(self, call: Call) -> None:
         """Read from the requests of a call."""
-        self._call, self._requests = call, call.build()
+        self._call = call
         self._raised: Exception | None = None
 
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> Any:
+    def __iter__(self) -> Iterator[Any]:
         try:
-            return next(self._requests)
-        except StopIteration:
-            raise
+            yield from self._call.build()
         except Exception as error:
             self._raised = error
             raise

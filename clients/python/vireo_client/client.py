@@ -9,7 +9,7 @@ from typing import Any, Self, Unpack
 import grpc
 
 from vireo_client.base import BaseClient
-from vireo_client.calls import Batch, Call, CallBudget, PageArguments, Sent, repeatable
+from vireo_client.calls import BatchPart, Call, CallBudget, PageArguments, Sent, repeatable
 from vireo_client.connection import Options
 from vireo_client.errors import error_of
 from vireo_client.slate import Slate, VideoExplanation
@@ -69,13 +69,13 @@ class Client(BaseClient[Slate, int, Iterator[tuple[str, Slate]], VideoExplanatio
     def _stream(self, call: Call) -> Any:
         requests = Sent(call)
         try:
-            return call.method.result(self._begin(call, requests, self._current_token()))
+            return call.method.result(self._begin(call, iter(requests), self._current_token()))
         except grpc.RpcError as failed:
             requests.reraise()
             raise error_of(failed, call.request_id) from failed
 
-    def _batch(self, batch: Batch) -> Iterator[tuple[str, Slate]]:
-        for part in batch.parts():
+    def _batch(self, parts: Iterator[BatchPart]) -> Iterator[tuple[str, Slate]]:
+        for part in parts:
             pause: float | None = 0.0
             while pause is not None:
                 time.sleep(pause)

@@ -7,6 +7,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,8 @@ class Connection(ABC):
         if token is not None and tls is None and channel is None:
             raise ValueError("a token must not be sent in plain text: pass tls too")
         self._token = token
-        self._latest: tuple[str, grpc.CallCredentials] | None = None
+        # Those of the latest token, which most calls have.
+        self._credentials = lru_cache(1)(grpc.access_token_call_credentials)
         self._timeout = timeout
         self._repeats = 1 if attempts > 1 else 0
         self._closed = False
@@ -154,21 +156,12 @@ class Connection(ABC):
             request,
             timeout=call.timeout if timeout is None else timeout,
             metadata=call.sent_metadata(),
-            credentials=self._call_credentials(token),
+            credentials=None if token is None else self._credentials(token),
         )
 
     def _check_open(self) -> None:
         if self._closed:
             raise ValueError("the client is closed")
-
-    def _call_credentials(self, token: str | None) -> grpc.CallCredentials | None:
-        """Return the credentials for one call; None without a token."""
-        if token is None:
-            return None
-        latest = self._latest
-        if latest is None or latest[0] != token:
-            latest = self._latest = (token, grpc.access_token_call_credentials(token))
-        return latest[1]
 
 
 def _options(attempts: int, further: Options) -> list[tuple[str, Any]]:
