@@ -26,15 +26,11 @@ import torch
 from vireo.server.arrays import Int64Array
 from vireo.server.features.content import CONTENT_LIMIT
 from vireo.server.features.keys import video_keys
-from vireo.server.features.model_inputs import (
-    RANKER_HISTORY,
-    VideoTable,
-    ranking_inputs,
-    retrieval_features,
-)
+from vireo.server.features.model_inputs import RANKER_HISTORY
 from vireo.server.features.viewer import ViewerFeatures
 from vireo.server.recommend.catalogue.placement import Placement
-from vireo.server.recommend.ranking.release import RankingRelease
+from vireo.server.recommend.ranking.pipeline import model_inputs, requested
+from vireo.server.recommend.ranking.release import Ranking, RankingRelease
 from vireo.server.recommend.retrieval.pipeline import CandidatePipeline, CandidateQuery
 from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.server.releases import layout
@@ -52,12 +48,12 @@ from vireo.training.data.context import video_languages
 from vireo.training.data.dataset import Dataset
 from vireo.training.data.folder import replaced_folder
 from vireo.training.data.schema import attribute_column
+from vireo.training.evaluation.chain import ranking_query
 from vireo.training.features.statistics import latest
 from vireo.training.features.watches import Split
 from vireo.training.onnx_export import write_triton_config
 from vireo.training.ranking.model import Ranker
 from vireo.training.ranking.served import export_ranker, torch_scores
-from vireo.training.ranking.training_set import match_table
 from vireo.training.release.tables import EXACT_LIMIT, build_index, write_attributes
 from vireo.training.retrieval.data import RetrievalData
 from vireo.training.retrieval.export import ContentTower, export_video_tower, export_viewer_tower
@@ -284,9 +280,9 @@ def _with_ranker(
     settings = {"score_weights": weights, "candidates": candidate_count, "feature_schema": schema}
     draft.model_copy(update=settings).write(folder)
     release = RankingRelease.load(folder)
-    golden = folder / layout.GOLDEN_RANKER
-    viewers, table = golden_viewers(data), match_table(staged)
-    write_ranker_goldens(answer or release.ranker.run, viewers, staged, table, golden)
+    inputs = ranker_requests(golden_viewers(data), staged, release)
+    scores = (answer or release.ranker.run)(inputs)
+    save_golden(folder / layout.GOLDEN_RANKER, inputs, {"scores": scores})
     release.replay_goldens()
     return release
 
@@ -339,44 +335,31 @@ def write_video_goldens(tower: ContentTower, data: RetrievalData, path: Path) ->
     save_golden(path, {"content": content}, {"video_vectors": vectors})
 
 
-def write_ranker_goldens(
-    answer: Answer,
-    viewers: Sequence[ViewerFeatures],
-    release: CandidateRelease,
-    table: VideoTable,
-    path: Path,
-) -> None:
-    """Write a batch of ranker requests over retrieved candidates, and the outputs.
+def ranker_requests(
+    viewers: Sequence[ViewerFeatures], staged: CandidateRelease, release: RankingRelease
+) -> dict[str, npt.NDArray[Any]]:
+    """Return a batch of inputs of the ranker: of viewers who have candidates, for some of these.
 
     Histories are padded on the right.
     """
-    pipeline = CandidatePipeline(release, fail_open=False)
+    pipeline = CandidatePipeline(staged, fail_open=False)
     retrieved = [
         (viewer, pipeline.retrieve(CandidateQuery(viewer=viewer, count=GOLDEN_CANDIDATES)))
         for viewer in viewers
     ]
     # A batch has one width, but in a small catalogue a viewer may have watched nearly everything.
-    drawn = [(viewer, candidates) for viewer, candidates in retrieved if len(candidates.keys)]
-    width = min(len(candidates.keys) for _, candidates in drawn)
-    single = []
-    for viewer, candidates in drawn:
-        found = release.rows.find(viewer.history_keys)
-        retrieval = retrieval_features(candidates.scores, candidates.source_masks)
-        inputs = ranking_inputs(
-            viewer,
-            found[found >= 0],
-            candidates.rows[:width],
-            retrieval[:width],
-            table,
-            release.vocabulary,
-            release.context,
-        )
+    queries = [
+        Ranking.of(release, ranking_query(viewer, found))
+        for viewer, found in retrieved
+        if len(found.keys)
+    ]
+    width = np.arange(min(len(query.rows) for query in queries))
+    single = [model_inputs(query, requested(query).take(width)) for query in queries]
+    for inputs in single:
         history = inputs["history_vectors"]
         missing = RANKER_HISTORY - history.shape[1]
         inputs["history_vectors"] = np.pad(history, ((0, 0), (0, missing), (0, 0)))
-        single.append(inputs)
-    batch = {name: np.concatenate([inputs[name] for inputs in single]) for name in single[0]}
-    save_golden(path, batch, {"scores": answer(batch)})
+    return {name: np.concatenate([inputs[name] for inputs in single]) for name in single[0]}
 
 
 def save_golden(path: Path, inputs: Arrays, outputs: Arrays) -> None:
