@@ -220,17 +220,11 @@ def labels(part: FilePart, column: str) -> list[list[str]]:
     """Return each row's distinct labels, from lists, or from values as text separated by `|`."""
     values = part.columns[column]
     found = _distinct(values if _is_list(values.type) else texts(part, column))
-    long = (any(len(value.encode()) > MAX_VALUE_BYTES for value in row) for row in found)
-    many = (len(row) > MAX_VALUES for row in found)
-    for bad, what, remedy in (
-        (
-            long,
-            f"a label of {{}} is over {MAX_VALUE_BYTES} bytes long",
-            "shorten it, or write | between labels",
-        ),
-        (many, f"{{}} are over {MAX_VALUES} labels", "keep those that filters ask for"),
-    ):
-        part.mark(column, np.fromiter(bad, np.bool_, len(found)), what, remedy)
+    long = [any(len(value.encode()) > MAX_VALUE_BYTES for value in row) for row in found]
+    what = f"a label of {{}} is over {MAX_VALUE_BYTES} bytes long"
+    part.mark(column, np.array(long, np.bool_), what, "shorten it, or write | between labels")
+    many = np.array([len(row) > MAX_VALUES for row in found], np.bool_)
+    part.mark(column, many, f"{{}} are over {MAX_VALUES} labels", "keep those that filters ask for")
     return found
 
 

@@ -49,23 +49,13 @@ _KINDS = {pa.int64(): "int64", pa.string(): "string", pa.bool_(): "bool"}
 """Begins of the fields of Feast's `Value` that features are stored in, by their types."""
 _FOREVER = timedelta(0)  # In Feast, a TTL of 0 means that values never expire.
 
-viewer = Entity(
-    name="viewer",
-    join_keys=["viewer_id"],
-    value_type=ValueType.STRING,
-    description="Someone who watches videos",
-)
-partition = Entity(
-    name="partition",
-    join_keys=["partition"],
-    value_type=ValueType.STRING,
-    description="A partition of the log of events",
-)
-video = Entity(
-    name="video",
-    join_keys=["video_id"],
-    value_type=ValueType.STRING,
-    description="A video of the catalogue",
+viewer, partition, video = (
+    Entity(name=name, join_keys=[key], value_type=ValueType.STRING, description=meaning)
+    for name, key, meaning in (
+        ("viewer", "viewer_id", "Someone who watches videos"),
+        ("partition", "partition", "A partition of the log of events"),
+        ("video", "video_id", "A video of the catalogue"),
+    )
 )
 
 

@@ -134,8 +134,7 @@ def write_viewer_hidden(interactions: pd.DataFrame, folder: Path) -> None:
     A video counts from the first time that it was hidden; the last HIDDEN_LIMIT are kept.
     """
     hides = interactions[interactions["event"].isin(HIDE_EVENTS).to_numpy()]
-    seconds = micros(hides["timestamp"]) // _MICROS
-    _write_pairs(viewer_hidden, hides, seconds, ["viewer", "key"], HIDDEN_LIMIT, folder)
+    _write_pairs(viewer_hidden, hides, ["viewer", "key"], HIDDEN_LIMIT, folder)
 
 
 def write_viewer_shown(interactions: pd.DataFrame, folder: Path) -> None:
@@ -144,23 +143,24 @@ def write_viewer_shown(interactions: pd.DataFrame, folder: Path) -> None:
     A video counts once for each minute; the last SHOWN_LIMIT are kept.
     """
     shown = interactions[(interactions["event"] == "impression").to_numpy()]
-    seconds = micros(shown["timestamp"]) // _MICROS
-    seconds -= seconds % SHOWN_SECONDS
-    _write_pairs(viewer_shown, shown, seconds, ["viewer", "key", "seconds"], SHOWN_LIMIT, folder)
+    once = ["viewer", "key", "seconds"]
+    _write_pairs(viewer_shown, shown, once, SHOWN_LIMIT, folder, step=SHOWN_SECONDS)
 
 
 def _write_pairs(
     view: FeatureView,
     events: pd.DataFrame,
-    seconds: Int64Array,
     once: Sequence[str],
     limit: int,
     folder: Path,
+    step: int = 1,
 ) -> None:
     """Write the last keys and times of each viewer, in the order of (time, key).
 
-    Of pairs with the same `once`, some of "viewer", "key" and "seconds", the first counts.
+    Times are multiples of `step` seconds. Of pairs with the same `once`, some of "viewer", "key"
+    and "seconds", the first counts.
     """
+    seconds = micros(events["timestamp"]) // _MICROS // step * step
     viewer, viewers = pd.factorize(events["viewer_id"])
     keys = _keys(events["video_id"])
     by_time = np.lexsort((keys, seconds, viewer))
