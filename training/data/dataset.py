@@ -125,15 +125,13 @@ class Dataset:
     @property
     def viewers(self) -> pd.DataFrame:
         """The known viewers."""
-        return self._table("viewers")
+        return read_frame(self.folder / "viewers.parquet", (), _REMEDY)
 
     @property
     def interactions(self) -> pd.DataFrame:
         """The interactions, with ids and events as categories."""
-        return self._table("interactions", "viewer_id", "video_id", "event")
-
-    def _table(self, name: str, *categories: str) -> pd.DataFrame:
-        return read_frame(self.folder / f"{name}.parquet", categories, _REMEDY)
+        categories = ("viewer_id", "video_id", "event")
+        return read_frame(self.folder / "interactions.parquet", categories, _REMEDY)
 
 
 def describe_dataset(home: Home, name: str) -> DatasetInfo:
@@ -146,7 +144,12 @@ def describe_dataset(home: Home, name: str) -> DatasetInfo:
     try:
         return DatasetInfo.model_validate_json(path.read_bytes())
     except FileNotFoundError as error:
-        raise DatasetMissingError(_missing(home, name)) from error
+        fetched = name in ("ml-100k", "ml-1m")
+        files = "--interactions FILE --videos FILE"
+        command = f"fetch {name}" if fetched else f"import --data {name} {files}"
+        raise DatasetMissingError(
+            f"there is no data set {name} in {home.root}; make it with: vireo data {command}"
+        ) from error
     except (OSError, ValidationError) as error:
         raise VireoError(f"cannot read {path}: {error}; {_REMEDY}") from error
 
@@ -190,16 +193,6 @@ def read_frame(
     except (OSError, pa.ArrowInvalid) as error:
         raise VireoError(f"cannot read {path}: {error}; {remedy}") from error
     return frame
-
-
-def _missing(home: Home, name: str) -> str:
-    fetched = {"ml-100k", "ml-1m"}
-    command = (
-        f"vireo data fetch {name}"
-        if name in fetched
-        else f"vireo data import --data {name} --interactions FILE --videos FILE"
-    )
-    return f"there is no data set {name} in {home.root}; make it with: {command}"
 
 
 def check_name_is_free(home: Home, name: str, *, force: bool) -> None:

@@ -23,7 +23,7 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 
-from vireo.server.arrays import Int64Array
+from vireo.server.arrays import Float32Array, Int64Array
 from vireo.server.features.content import CONTENT_LIMIT
 from vireo.server.features.keys import video_keys
 from vireo.server.features.model_inputs import RANKER_HISTORY
@@ -92,15 +92,12 @@ def fresh_rows(data: RetrievalData, videos: pd.DataFrame) -> Int64Array:
     dated = ~np.isnat(published)
     # Seconds; an undated video gets the earliest possible time.
     born = np.where(dated, published.astype(np.int64), np.iinfo(np.int64).min)
-    newest_first = np.lexsort((data.keys, -born.astype(np.float64)))
     last = int(data.train.times.max(initial=0))
     new = dated & (born >= last - FRESH_DAYS * 86_400)
-    hardly = ~new & (watches < FRESH_WATCHES)
-    first = newest_first[new[newest_first]]
-    then = newest_first[hardly[newest_first]]
-    then = then[np.argsort(watches[then], kind="stable")]
-    rows: Int64Array = np.concatenate([first, then])[:FRESH_LIMIT]
-    return rows
+    rows = np.flatnonzero(new | (watches < FRESH_WATCHES))
+    rank = np.where(new, -1, watches)  # new ones come first
+    order = np.lexsort((data.keys[rows], -born[rows].astype(np.float64), rank[rows]))
+    return rows[order][:FRESH_LIMIT]
 
 
 def stage_retrieval(
@@ -181,7 +178,8 @@ def stage_retrieval(
     if (dataset.folder / layout.TAKEDOWNS).exists():
         shutil.copy(dataset.folder / layout.TAKEDOWNS, folder / layout.TAKEDOWNS)
     golden = folder / layout.GOLDEN_VIEWER_TOWER
-    write_tower_goldens(model, vectors, golden_viewers(data), data, golden)
+    inputs = data.inputs(golden_viewers(data), model.config.history_limit)
+    write_tower_goldens(model, vectors, inputs, golden)
     write_video_goldens(placing, data, folder / layout.GOLDEN_VIDEO_TOWER)
     Manifest(
         release_id=DRAFT,
@@ -306,22 +304,14 @@ def golden_viewers(data: RetrievalData) -> list[ViewerFeatures]:
     return [ViewerFeatures(), replace(known[-1], attributes=(), asked_at=0), *known]
 
 
-def write_tower_goldens(
-    model: TwoTower,
-    vectors: npt.NDArray[np.float32],
-    viewers: Sequence[ViewerFeatures],
-    data: RetrievalData,
-    path: Path,
-) -> None:
-    """Write one batch of viewer tower requests and PyTorch's outputs.
+@torch.no_grad()
+def write_tower_goldens(model: TwoTower, vectors: Float32Array, inputs: Arrays, path: Path) -> None:
+    """Write one batch of inputs of the viewer tower and PyTorch's outputs.
 
     `vectors` are the release's, float32[n, d].
     """
-    inputs = data.inputs(viewers, model.config.history_limit)
     model.eval()
-    with torch.no_grad():
-        table = readable(torch.from_numpy(vectors))
-        answers = viewer_vectors(model, table, inputs).numpy()
+    answers = viewer_vectors(model, readable(torch.from_numpy(vectors)), inputs).numpy()
     save_golden(path, inputs, {"viewer_vector": answers})
 
 
