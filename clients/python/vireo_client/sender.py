@@ -10,8 +10,8 @@ import threading
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from typing import Generic, Self, TypeVar
+from contextlib import AbstractContextManager, nullcontext, suppress
+from typing import Any, Generic, Self, TypeVar
 
 import grpc
 
@@ -97,16 +97,29 @@ class _Batches(ABC, Generic[AnyClient]):
 
     @abstractmethod
     def _start(self) -> None:
-        """Start the thread or task that sends."""
+        """Set `_lock` and `_wake`, and start the thread or task that sends."""
 
-    def _take(self, event: Event) -> bool:
-        """Let an event wait; return whether there was room."""
-        if self._closed:
-            raise ValueError("the sender is closed")
-        if len(self._waiting) + len(self._batch) >= self._max_waiting:
-            self.dropped += 1
-            return False
-        self._waiting.append(event)
+    _lock: AbstractContextManager[Any]
+    """Held while the events that wait change."""
+    _wake: Callable[[], None]
+    """Has the thread or task look again whether a batch is due."""
+
+    def send(self, event: Event) -> bool:
+        """Take an event to be sent; return whether there was room for it. It never waits.
+
+        Raises:
+            ValueError: the sender is closed, or no message can hold the event.
+        """
+        event.message()
+        with self._lock:
+            if self._closed:
+                raise ValueError("the sender is closed")
+            if len(self._waiting) + len(self._batch) >= self._max_waiting:
+                self.dropped += 1
+                return False
+            self._waiting.append(event)
+            if self._is_due():
+                self._wake()
         return True
 
     def _is_due(self) -> bool:
@@ -160,27 +173,15 @@ class EventSender(_Batches[Client]):
 
     def _start(self) -> None:
         self._changed, self._given_up = threading.Condition(), threading.Event()
+        self._lock, self._wake = self._changed, self._changed.notify
         self._thread = threading.Thread(target=self._run, name="vireo-events", daemon=True)
         self._thread.start()
-
-    def send(self, event: Event) -> bool:
-        """Take an event to be sent; return whether there was room for it. It never waits.
-
-        Raises:
-            ValueError: the sender is closed, or no message can hold the event.
-        """
-        event.message()
-        with self._changed:
-            taken = self._take(event)
-            if self._is_due():
-                self._changed.notify()
-        return taken
 
     def close(self, seconds: float = _CLOSE_SECONDS) -> int:
         """Send what waits, for so many seconds; return the number of events that are left."""
         with self._changed:
             self._closed = True
-            self._changed.notify()
+            self._wake()
         self._thread.join(seconds)
         self._given_up.set()
         self._thread.join(_GRACE_SECONDS)
@@ -213,24 +214,13 @@ class AsyncEventSender(_Batches[AsyncClient]):
 
     def _start(self) -> None:
         self._due = asyncio.Event()
+        self._lock, self._wake = nullcontext(), self._due.set
         self._task = asyncio.get_running_loop().create_task(self._run())
-
-    def send(self, event: Event) -> bool:
-        """Take an event to be sent; return whether there was room for it. It never waits.
-
-        Raises:
-            ValueError: the sender is closed, or no message can hold the event.
-        """
-        event.message()
-        taken = self._take(event)
-        if self._is_due():
-            self._due.set()
-        return taken
 
     async def close(self, seconds: float = _CLOSE_SECONDS) -> int:
         """Send what waits, for so many seconds; return the number of events that are left."""
         self._closed = True
-        self._due.set()
+        self._wake()
         await asyncio.wait({self._task}, timeout=seconds)
         self._task.cancel()
         with suppress(asyncio.CancelledError):
