@@ -10,7 +10,7 @@ import grpc
 import grpc.aio
 
 from vireo_client.base import BaseClient
-from vireo_client.calls import BatchPart, Call, CallBudget, PageArguments, Sent, repeatable
+from vireo_client.calls import RECOMMEND, BatchPart, Call, CallBudget, PageArguments, Sent
 from vireo_client.connection import Options
 from vireo_client.errors import DeadlineExceeded, VireoError, error_of
 from vireo_client.slate import Slate, VideoExplanation
@@ -38,13 +38,13 @@ class AsyncClient(
         Each page is requested when it is asked for. Its arguments, and what it raises, are those
         of `recommend`; a `page_token` continues a slate.
         """
-        arguments = repeatable(arguments)
+        request = self._first_page(viewer_id, arguments)
         while True:
-            slate = await self.recommend(viewer_id, **arguments)
+            slate: Slate = await self._send(self._call(RECOMMEND, lambda: request, arguments))
             yield slate
             if not slate.next_page_token:
                 return
-            arguments["page_token"] = slate.next_page_token
+            request.page_token = slate.next_page_token
 
     def _open(
         self,

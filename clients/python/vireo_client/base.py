@@ -24,6 +24,7 @@ from vireo_client.calls import (
     CallArguments,
     ExplainArguments,
     Metadata,
+    PageArguments,
     SimilarArguments,
     SlateArguments,
     batch_parts,
@@ -315,6 +316,13 @@ class BaseClient(Connection, Generic[Answer, Count, Slates, Explained]):
         build = partial(pb.RemoveVideosRequest, video_ids=video_ids)
         removed: Count = self._send(self._call(REMOVE_VIDEOS, build, how))
         return removed
+
+    def _first_page(self, viewer_id: str, how: PageArguments) -> pb.RecommendRequest:
+        """Return the request for the first of some pages; others differ by their token alone."""
+        token, explain = how.get("page_token", ""), how.get("explain", False)
+        build = partial(recommend_request, viewer_id, how, token, explain=explain)
+        request: pb.RecommendRequest = self._call(RECOMMEND, build, how).message()
+        return request
 
     @abstractmethod
     def _send(self, call: Call) -> Any:

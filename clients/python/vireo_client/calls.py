@@ -7,7 +7,7 @@ import random
 import time as clock
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from importlib.resources import files
 from itertools import islice
@@ -146,19 +146,6 @@ class PageArguments(AskArguments, CallArguments, total=False):
 
 ARGUMENTS = frozenset(PageArguments.__optional_keys__)
 """The names of all arguments that a call may have by keyword alone."""
-
-
-def repeatable(arguments: PageArguments) -> PageArguments:
-    """Return arguments that can be sent several times, whatever iterables they have."""
-    kept = PageArguments(**arguments)
-    if "excluded_video_ids" in kept:
-        kept["excluded_video_ids"] = tuple(kept["excluded_video_ids"])
-    if "session" in kept:
-        kept["session"] = tuple(kept["session"])
-    if (profile := kept.get("profile")) is not None:
-        watched, attributes = tuple(profile.history), tuple(profile.attributes)
-        kept["profile"] = replace(profile, history=watched, attributes=attributes)
-    return kept
 
 
 def recommend_request(
