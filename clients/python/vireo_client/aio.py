@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from typing import Any, Self, Unpack
 
 import grpc
@@ -11,7 +11,6 @@ import grpc.aio
 
 from vireo_client.base import BaseClient
 from vireo_client.calls import RECOMMEND, BatchPart, Call, CallBudget, PageArguments, Sent
-from vireo_client.connection import Options
 from vireo_client.errors import DeadlineExceeded, VireoError, error_of
 from vireo_client.slate import Slate, VideoExplanation
 
@@ -46,17 +45,11 @@ class AsyncClient(
                 return
             request.page_token = slate.next_page_token
 
-    def _open(
-        self,
-        target: str,
-        credentials: grpc.ChannelCredentials | None,
-        options: Options,
-        interceptors: Sequence[Any],
-    ) -> grpc.aio.Channel:
+    _grpc = grpc.aio
+
+    def _open(self, opened: Callable[..., Any], interceptors: Sequence[Any]) -> Any:
         asyncio.get_running_loop()
-        if credentials is None:
-            return grpc.aio.insecure_channel(target, options, interceptors=interceptors)
-        return grpc.aio.secure_channel(target, credentials, options, interceptors=interceptors)
+        return opened(interceptors=interceptors)
 
     async def _current_token(self, call: Call, seconds: float | None) -> str | None:
         """Return the token; raise DeadlineExceeded if that takes longer than the call may."""

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Self, Unpack
 
 import grpc
 
 from vireo_client.base import BaseClient
 from vireo_client.calls import RECOMMEND, BatchPart, Call, CallBudget, PageArguments, Sent
-from vireo_client.connection import Options
 from vireo_client.errors import error_of
 from vireo_client.slate import Slate, VideoExplanation
 
@@ -36,18 +35,10 @@ class Client(BaseClient[Slate, int, Iterator[tuple[str, Slate]], VideoExplanatio
                 return
             request.page_token = slate.next_page_token
 
-    def _open(
-        self,
-        target: str,
-        credentials: grpc.ChannelCredentials | None,
-        options: Options,
-        interceptors: Sequence[Any],
-    ) -> grpc.Channel:
-        if credentials is None:
-            channel = grpc.insecure_channel(target, options)
-        else:
-            channel = grpc.secure_channel(target, credentials, options)
-        return grpc.intercept_channel(channel, *interceptors)
+    _grpc = grpc
+
+    def _open(self, opened: Callable[..., Any], interceptors: Sequence[Any]) -> Any:
+        return grpc.intercept_channel(opened(), *interceptors)
 
     def _current_token(self) -> str | None:
         token = self._token() if callable(self._token) else self._token

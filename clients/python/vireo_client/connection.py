@@ -7,7 +7,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -118,20 +118,21 @@ class Connection(ABC):
         self._closed = False
         self._owns_channel = channel is None
         if channel is None:
-            credentials = tls.channel_credentials() if tls else None
-            channel = self._open(target, credentials, _options(attempts, options), interceptors)
+            settings = _options(attempts, options)
+            opened = partial(self._grpc.insecure_channel, target, settings)
+            if tls:
+                credentials = tls.channel_credentials()
+                opened = partial(self._grpc.secure_channel, target, credentials, settings)
+            channel = self._open(opened, interceptors)
         self._channel: Any = channel
         self._methods = {each: each.on(self._channel) for each in METHODS}
 
+    _grpc: Any
+    """The module that channels are of."""
+
     @abstractmethod
-    def _open(
-        self,
-        target: str,
-        credentials: grpc.ChannelCredentials | None,
-        options: Options,
-        interceptors: Sequence[Any],
-    ) -> Any:
-        """Open the channel; plaintext without credentials."""
+    def _open(self, opened: Callable[..., Any], interceptors: Sequence[Any]) -> Any:
+        """Return what `opened` does, a channel, with interceptors."""
 
     def _call(self, method: Method, build: Callable[[], Any], how: Mapping[str, Any]) -> Call:
         check_zone(how.get("time"))
