@@ -8,11 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import pyarrow as pa
 
 from vireo.server.arrays import Int64Array
 from vireo.server.features.context import (
-    COLUMNS,
     NAMES,
     BadTimeZoneError,
     ContextIds,
@@ -27,12 +25,6 @@ Int16Array = npt.NDArray[np.int16]
 _PREFIX = "context."
 _QUARTER = 900
 """Seconds within which no zone of today changes its hour."""
-
-
-def context_fields(columns: Iterable[str]) -> list[pa.Field]:
-    """Return the fields of those of COLUMNS that are among some columns, for interactions."""
-    given = set(columns)
-    return [pa.field(name, pa.string()) for name in COLUMNS if name in given]
 
 
 def is_time_zone(text: str) -> bool:

@@ -25,7 +25,6 @@ from vireo.server.features.keys import KeyCollisionError, unique_video_keys
 from vireo.server.home import Home, keep_private
 from vireo.server.recommend.catalogue.takedowns import Takedowns
 from vireo.server.releases.layout import TAKEDOWNS
-from vireo.training.data.context import context_fields
 from vireo.training.data.folder import replaced_folder
 from vireo.training.data.schema import (
     INTERACTIONS,
@@ -233,7 +232,7 @@ def write_dataset(
         problems: what was repaired or dropped, and how often.
         log_positions: up to where it has what is in the log.
         attributes: kind of each declared attribute of the videos.
-        context: columns of the interactions' context.
+        context: columns of the interactions' context, in the order of COLUMNS.
         bounce: which plays were made bounces.
         takedowns: the videos that were taken down, if that is known.
 
@@ -243,7 +242,9 @@ def write_dataset(
     """
     columns = pa.schema([*VIDEOS, *attribute_fields(attributes or {})])
     schemas = {
-        "interactions": pa.schema([*INTERACTIONS, *context_fields(context)]),
+        "interactions": pa.schema(
+            [*INTERACTIONS, *(pa.field(name, pa.string()) for name in context)]
+        ),
         "videos": columns,
         "viewers": VIEWERS,
     }

@@ -6,7 +6,7 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import closing, contextmanager
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -132,17 +132,18 @@ def build_features(
             for position, view in enumerate(ONLINE_VIEWS):
                 progress("online store", position, len(ONLINE_VIEWS))
                 fill_online(rows, folder, view, left_out)
-        if holdout == "none":  # what is measured must not know of later events, and isn't served
-            _catch_up(home, folder, target, settings)
+            # What is measured must not know of later events, and isn't served.
+            if holdout == "none":
+                _catch_up(home, rows, target, settings)
         progress("online store", len(ONLINE_VIEWS), len(ONLINE_VIEWS))
 
 
-def _catch_up(home: Home, repo: Path, replaced: Path, store: OnlineStoreSettings) -> None:
+def _catch_up(home: Home, rows: ViewerStore, replaced: Path, store: OnlineStoreSettings) -> None:
     """Add what the features that are replaced keep, and apply the log's events if it is there.
 
     Args:
         home: whose stack's log it is, unless the settings name one.
-        repo: the new features.
+        rows: those of the new features.
         replaced: folder of those that they will replace, if there are any.
         store: where the rows are, and after how long viewers who weren't seen are forgotten.
 
@@ -150,25 +151,19 @@ def _catch_up(home: Home, repo: Path, replaced: Path, store: OnlineStoreSettings
         VireoError: the online store of the new features can't be written, or a setting is invalid.
     """
     settings = known_log(home)
-    with ExitStack() as opened:
-        try:
-            old = open_rows(replaced, _STORE_SECONDS, store.redis) if replaced.exists() else None
-        except VireoError as error:  # of an earlier version, for example, which had no hides
-            _log.warning("hides_not_kept", features=str(replaced), reason=str(error))
-            old = None
-        if old is not None:
-            opened.enter_context(closing(old))
-        elif settings is None:
-            return
-        new = open_rows(repo, _STORE_SECONDS, store.redis, announced=False)
-        opened.enter_context(closing(new))
-        if old is not None:
-            # The log may not have it any more, and a data set has no follows. Not of viewers of
-            # whom the data set has nothing recent, and who weren't seen since.
-            since = time.time() - store.viewer_expiry
-            keep(new, ((who, row, last_seen(row) >= since) for who, row in old.kept()))
-        if settings is not None:
-            asyncio.run(_apply_events(settings, new))
+    try:
+        old = open_rows(replaced, _STORE_SECONDS, store.redis) if replaced.exists() else None
+    except VireoError as error:  # of an earlier version, for example, which had no hides
+        _log.warning("hides_not_kept", features=str(replaced), reason=str(error))
+        old = None
+    if old is not None:
+        # The log may not have it any more, and a data set has no follows. Not of viewers of whom
+        # the data set has nothing recent, and who weren't seen since.
+        since = time.time() - store.viewer_expiry
+        with closing(old):
+            keep(rows, ((who, row, last_seen(row) >= since) for who, row in old.kept()))
+    if settings is not None:
+        asyncio.run(_apply_events(settings, rows))
 
 
 def last_seen(row: ViewerRow) -> float:
