@@ -70,23 +70,13 @@ _UNRATED = 0.03
 """Share of the series without an age rating."""
 
 
-def video_ids(count: int) -> pa.Array:
-    """Return the id of each video by row: "v0000000" and so on."""
-    return _numbered("v", np.arange(count))
-
-
-def viewer_ids(count: int) -> pa.Array:
-    """Return the id of each viewer by number: "u0000000" and so on."""
-    return _numbered("u", np.arange(count))
-
-
-def video_parts(world: World) -> Iterator[pa.Table]:
-    """Yield the catalogue in parts; schema VIDEOS, with ATTRIBUTES.
+def video_parts(world: World, ids: pa.Array) -> Iterator[pa.Table]:
+    """Yield the catalogue in parts; schema VIDEOS, with ATTRIBUTES. `ids` are the videos' by row.
 
     A title consists of two words of its topic, the series number and the episode number; tags are
     the topic, its region and a class of duration.
     """
-    ids, seed, topics = video_ids(world.config.videos), world.config.seed, len(world.starts) - 1
+    seed, topics = world.config.seed, len(world.starts) - 1
     columns = pa.schema([*VIDEOS, *attribute_fields(ATTRIBUTES)])
     for start in range(0, world.config.videos, VIDEOS_AT_A_TIME):
         part = slice(start, start + VIDEOS_AT_A_TIME)
@@ -166,7 +156,7 @@ def age_ratings(seed: int, topic: Int64Array, series: Int64Array) -> pa.Array:
     return pa.array(_RATINGS[np.minimum(place, len(_RATINGS) - 1)], mask=own >= 1 - _UNRATED)
 
 
-def viewer_table(world: World) -> pa.Table:
+def viewer_table(world: World, ids: pa.Array) -> pa.Table:
     """Return the viewers; schema VIEWERS. Country encodes the region; plan and age are noise."""
     count = world.config.viewers
     random = world.config.random(10)
@@ -175,7 +165,7 @@ def viewer_table(world: World) -> pa.Table:
         _named("plan", _PLANS, random.integers(0, len(_PLANS), count)),
         _named("age", _AGES, random.integers(0, len(_AGES), count)),
     ]
-    return pa.table({"viewer_id": viewer_ids(count), "attributes": _lists(attributes)}, VIEWERS)
+    return pa.table({"viewer_id": ids, "attributes": _lists(attributes)}, VIEWERS)
 
 
 def _interactions(events: Events, first_row: int) -> Interactions:
@@ -246,7 +236,8 @@ def write_world(
     """
     check_name_is_free(home, name, force=force)
     world = World.of(config)
-    viewers, videos = viewer_ids(config.viewers), video_ids(config.videos)
+    viewers = _numbered("u", np.arange(config.viewers))
+    videos = _numbered("v", np.arange(config.videos))
     texts = {"time_zone": ZONES, "locale": LOCALES, "device": DEVICES}
     known = [pa.array(texts[name] if config.context else (), pa.string()) for name in COLUMNS]
 
@@ -261,8 +252,8 @@ def write_world(
         home,
         name,
         _source(config),
-        videos=video_parts(world),
-        viewers=viewer_table(world),
+        videos=video_parts(world, videos),
+        viewers=viewer_table(world, viewers),
         interactions=interactions(),
         terms=TERMS,
         attributes=ATTRIBUTES,
