@@ -55,9 +55,10 @@ def split_watches(interactions: pd.DataFrame, holdout: Holdout) -> pd.DataFrame:
         viewer, then time. Videos that a viewer hides are left out, except where that comes after
         the viewer's test watch.
     """
-    order = _watches_in_order(interactions)
-    viewers, videos = (_in_order(interactions[name]) for name in ("viewer_id", "video_id"))
     raw_times, held_out = micros(interactions["timestamp"]), interactions["held_out"].to_numpy()
+    order = np.lexsort((interactions["row"].to_numpy(), raw_times))
+    order = order[interactions["event"].isin(WATCH_EVENTS).to_numpy()[order]]
+    viewers, videos = (_in_order(interactions[name]) for name in ("viewer_id", "video_id"))
     first, outcomes = _first_watches(
         viewers.codes[order],
         videos.codes[order],
@@ -127,12 +128,6 @@ def hidden_videos(interactions: pd.DataFrame, watches: pd.DataFrame) -> pd.DataF
             **context_columns(interactions, first),
         }
     )
-
-
-def _watches_in_order(interactions: pd.DataFrame) -> npt.NDArray[np.intp]:
-    """Return the indices of the interactions that are watches, sorted by time."""
-    order = np.lexsort((interactions["row"].to_numpy(), micros(interactions["timestamp"])))
-    return order[interactions["event"].isin(WATCH_EVENTS).to_numpy()[order]]
 
 
 def _first_watches(

@@ -18,7 +18,7 @@ import grpc
 
 from vireo_client import messages as pb
 from vireo_client._generated.enums import SURFACE_NUMBERS, Surface
-from vireo_client.errors import REQUEST_ID, InvalidRequest, Overloaded, Unavailable, VireoError
+from vireo_client.errors import InvalidRequest, Overloaded, Unavailable, VireoError
 from vireo_client.inputs import Filter, RequestProfile, SessionVideo
 from vireo_client.slate import Slate, explanation_of, slate_of
 
@@ -211,10 +211,6 @@ class Call:
     def invalid(self, error: ValueError) -> InvalidRequest:
         """Return the exception for a value that no message can hold."""
         return InvalidRequest(grpc.StatusCode.INVALID_ARGUMENT, str(error), self.request_id)
-
-    def sent_metadata(self) -> tuple[tuple[str, str | bytes], ...]:
-        """Return the metadata: the request id, and the caller's."""
-        return ((REQUEST_ID, self.request_id), *self.metadata)
 
 
 def identity(request_id: str) -> str:

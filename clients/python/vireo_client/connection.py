@@ -14,6 +14,7 @@ from typing import Any
 import grpc
 
 from vireo_client.calls import ARGUMENTS, METHODS, REPEAT, TABLE, Call, Method, identity
+from vireo_client.errors import REQUEST_ID
 from vireo_client.inputs import check_zone
 from vireo_client.version import __version__
 
@@ -156,7 +157,7 @@ class Connection(ABC):
         return self._methods[call.method](
             request,
             timeout=call.timeout if timeout is None else timeout,
-            metadata=call.sent_metadata(),
+            metadata=((REQUEST_ID, call.request_id), *call.metadata),
             credentials=None if token is None else self._credentials(token),
         )
 
