@@ -153,9 +153,10 @@ def _parsed(values: Any) -> Float64Array:
         numeric = pc.match_substring_regex(values, _NUMBER)
         kept = pc.if_else(numeric, pc.utf8_trim_whitespace(values), pa.scalar(None, kind))
         # pandas can't read numbers beyond float64, such as 1e400.
-        return pd.to_numeric(kept.to_pandas(), errors="coerce").to_numpy(np.float64)
+        found: Float64Array = pd.to_numeric(kept.to_pandas(), errors="coerce").to_numpy(np.float64)
+        return found
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
-        found: Float64Array = values.cast(pa.float64(), safe=False).fill_null(math.nan).to_numpy()
+        found = values.cast(pa.float64(), safe=False).fill_null(math.nan).to_numpy()
         return found
     return np.full(len(values), np.nan)
 
