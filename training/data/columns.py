@@ -148,17 +148,15 @@ def numbers(
 
 def _parsed(values: Any) -> Float64Array:
     """Return a column's values as numbers, NaN if they are none, float64[n]."""
-    kind = values.type
+    kind, found = values.type, np.full(len(values), np.nan)
     if is_text(kind):
         numeric = pc.match_substring_regex(values, _NUMBER)
         kept = pc.if_else(numeric, pc.utf8_trim_whitespace(values), pa.scalar(None, kind))
         # pandas can't read numbers beyond float64, such as 1e400.
-        found: Float64Array = pd.to_numeric(kept.to_pandas(), errors="coerce").to_numpy(np.float64)
-        return found
-    if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+        found = pd.to_numeric(kept.to_pandas(), errors="coerce").to_numpy(np.float64)
+    elif pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
         found = values.cast(pa.float64(), safe=False).fill_null(math.nan).to_numpy()
-        return found
-    return np.full(len(values), np.nan)
+    return found
 
 
 def texts(part: FilePart, column: str, max_bytes: int | None = None) -> Any:
