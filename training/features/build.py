@@ -68,15 +68,11 @@ def not_seen(interactions: pd.DataFrame, seconds: float) -> pa.Array:
     return pa.array(list(age.index[age > seconds]), pa.string())
 
 
-def _silent(_step: str, _done: int, _total: int) -> None:
-    pass
-
-
 def build_features(
     home: Home,
     name: str,
     holdout: Holdout = "last",
-    progress: Progress = _silent,
+    progress: Progress = lambda _step, _done, _total: None,
     settings: OnlineStoreSettings | None = None,
 ) -> None:
     """Build the features of a data set, atomically replacing any earlier ones.

@@ -49,10 +49,6 @@ _EVENT = re.compile(r"events\[(\d+)\]")
 log = logging.getLogger(__name__)
 
 
-def _ignore(_: Sequence[Event], __: Exception) -> None:
-    """Do nothing: `lost` counts them."""
-
-
 class _Batches(ABC, Generic[AnyClient]):
     """The events that wait, and what becomes of a batch that failed."""
 
@@ -70,7 +66,7 @@ class _Batches(ABC, Generic[AnyClient]):
         max_events: int = 500,
         max_seconds: float = 1.0,
         max_waiting: int = 10_000,
-        on_lost: OnLost = _ignore,
+        on_lost: OnLost = lambda _events, _error: None,
     ) -> None:
         """Start to send in the background; an AsyncEventSender in the running loop.
 
