@@ -134,10 +134,10 @@ def numbers(
         return pa.nulls(len(part.rows), pa.from_numpy_dtype(kind))
     values = part.columns[column]
     there = present(values)
-    found, numeric = _parsed(values)
+    found = _parsed(values)
     with np.errstate(over="ignore"):
         narrow = found.astype(kind)
-    fits = numeric & np.isfinite(narrow) & (found >= low) & (found <= high)
+    fits = np.isfinite(narrow) & (found >= low) & (found <= high)
     span = f"from {low:g} to {high:g}" if math.isfinite(high) else f"of at least {low:g}"
     if not math.isfinite(low):
         span = "that is finite"
@@ -146,21 +146,17 @@ def numbers(
     return pa.array(narrow, mask=~(there & fits))
 
 
-def _parsed(values: Any) -> tuple[Float64Array, BoolArray]:
-    """Parse a column as numbers: float64[n], 0 if none, and which rows have one, bool[n]."""
-    kind = values.type
+def _parsed(values: Any) -> Float64Array:
+    """Return a column's values as numbers, NaN if they are none, float64[n]."""
+    kind, found = values.type, np.full(len(values), np.nan)
     if is_text(kind):
-        numeric = pc.match_substring_regex(values, _NUMBER).fill_null(False)
-        kept = pc.if_else(numeric, pc.utf8_trim_whitespace(values), "0")
+        numeric = pc.match_substring_regex(values, _NUMBER)
+        kept = pc.if_else(numeric, pc.utf8_trim_whitespace(values), pa.scalar(None, kind))
         # pandas can't read numbers beyond float64, such as 1e400.
         found = pd.to_numeric(kept.to_pandas(), errors="coerce").to_numpy(np.float64)
-        fits = np.asarray(numeric.to_numpy(), np.bool_) & ~np.isnan(found)
-        return np.where(fits, found, 0.0), fits
-    if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+    elif pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
         found = values.cast(pa.float64(), safe=False).fill_null(math.nan).to_numpy()
-        numeric = ~np.isnan(found)
-        return np.where(numeric, found, 0.0), numeric
-    return np.zeros(len(values)), np.zeros(len(values), np.bool_)
+    return found
 
 
 def texts(part: FilePart, column: str, max_bytes: int | None = None) -> Any:
@@ -220,17 +216,11 @@ def labels(part: FilePart, column: str) -> list[list[str]]:
     """Return each row's distinct labels, from lists, or from values as text separated by `|`."""
     values = part.columns[column]
     found = _distinct(values if _is_list(values.type) else texts(part, column))
-    long = (any(len(value.encode()) > MAX_VALUE_BYTES for value in row) for row in found)
-    many = (len(row) > MAX_VALUES for row in found)
-    for bad, what, remedy in (
-        (
-            long,
-            f"a label of {{}} is over {MAX_VALUE_BYTES} bytes long",
-            "shorten it, or write | between labels",
-        ),
-        (many, f"{{}} are over {MAX_VALUES} labels", "keep those that filters ask for"),
-    ):
-        part.mark(column, np.fromiter(bad, np.bool_, len(found)), what, remedy)
+    long = [any(len(value.encode()) > MAX_VALUE_BYTES for value in row) for row in found]
+    what = f"a label of {{}} is over {MAX_VALUE_BYTES} bytes long"
+    part.mark(column, np.array(long, np.bool_), what, "shorten it, or write | between labels")
+    many = np.array([len(row) > MAX_VALUES for row in found], np.bool_)
+    part.mark(column, many, f"{{}} are over {MAX_VALUES} labels", "keep those that filters ask for")
     return found
 
 
@@ -307,11 +297,11 @@ def _times(part: FilePart, column: str) -> tuple[Int64Array, BoolArray, BoolArra
     there = present(values)
     if pa.types.is_timestamp(values.type) or pa.types.is_date(values.type):
         return _stored(values), there, np.zeros(len(there), np.bool_)
-    seconds, numeric = _parsed(values)
-    milliseconds = numeric & ~(np.abs(seconds) < _MAX_SECONDS)
+    seconds = _parsed(values)
+    milliseconds = np.abs(seconds) >= _MAX_SECONDS
     what = "{} is not a Unix time in seconds"
     part.mark(column, milliseconds, what, "divide milliseconds by 1,000")
-    numeric = numeric & ~milliseconds
+    numeric = np.abs(seconds) < _MAX_SECONDS
     seconds = np.where(numeric, seconds, 0.0)
     day = numeric & _is_written_day(seconds)
     remedy = "write it with dashes, for example 2024-05-01"

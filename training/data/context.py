@@ -8,13 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import pyarrow as pa
 
 from vireo.server.arrays import Int64Array
 from vireo.server.features.context import (
-    COLUMNS,
     NAMES,
-    UNKNOWN,
     BadTimeZoneError,
     ContextIds,
     device_id,
@@ -28,12 +25,6 @@ Int16Array = npt.NDArray[np.int16]
 _PREFIX = "context."
 _QUARTER = 900
 """Seconds within which no zone of today changes its hour."""
-
-
-def context_fields(columns: Iterable[str]) -> list[pa.Field]:
-    """Return the fields of those of COLUMNS that are among some columns, for interactions."""
-    given = set(columns)
-    return [pa.field(name, pa.string()) for name in COLUMNS if name in given]
 
 
 def is_time_zone(text: str) -> bool:
@@ -114,15 +105,9 @@ def _known(seconds: int, zone: int, zones: Sequence[str] | pd.Index[Any]) -> tup
 
 def contexts_of(watches: pd.DataFrame) -> list[ContextIds]:
     """Return the context of each watch as a request's."""
-    names = context_names(watches.columns)
-    if not names:
-        return [UNKNOWN] * len(watches)
-    nothing = np.zeros(len(watches), np.int64)
-    columns = [
-        watches[watch_column(name)].to_numpy(np.int64) if name in names else nothing
-        for name in NAMES
-    ]
-    return [tuple(ids) for ids in np.stack(columns, 1).tolist()]
+    columns = [watch_column(name) for name in NAMES]
+    ids = watches.reindex(columns=columns, fill_value=0).to_numpy(np.int64)
+    return [tuple(each) for each in ids.tolist()]
 
 
 def video_languages(labels: Iterable[Sequence[str] | None]) -> Int64Array:

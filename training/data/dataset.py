@@ -25,7 +25,6 @@ from vireo.server.features.keys import KeyCollisionError, unique_video_keys
 from vireo.server.home import Home, keep_private
 from vireo.server.recommend.catalogue.overlay import Takedowns
 from vireo.server.releases.layout import TAKEDOWNS
-from vireo.training.data.context import context_fields
 from vireo.training.data.folder import replaced_folder
 from vireo.training.data.schema import (
     INTERACTIONS,
@@ -125,15 +124,13 @@ class Dataset:
     @property
     def viewers(self) -> pd.DataFrame:
         """The known viewers."""
-        return self._table("viewers")
+        return read_frame(self.folder / "viewers.parquet", (), _REMEDY)
 
     @property
     def interactions(self) -> pd.DataFrame:
         """The interactions, with ids and events as categories."""
-        return self._table("interactions", "viewer_id", "video_id", "event")
-
-    def _table(self, name: str, *categories: str) -> pd.DataFrame:
-        return read_frame(self.folder / f"{name}.parquet", categories, _REMEDY)
+        categories = ("viewer_id", "video_id", "event")
+        return read_frame(self.folder / "interactions.parquet", categories, _REMEDY)
 
 
 def describe_dataset(home: Home, name: str) -> DatasetInfo:
@@ -146,7 +143,12 @@ def describe_dataset(home: Home, name: str) -> DatasetInfo:
     try:
         return DatasetInfo.model_validate_json(path.read_bytes())
     except FileNotFoundError as error:
-        raise DatasetMissingError(_missing(home, name)) from error
+        fetched = name in ("ml-100k", "ml-1m")
+        files = "--interactions FILE --videos FILE"
+        command = f"fetch {name}" if fetched else f"import --data {name} {files}"
+        raise DatasetMissingError(
+            f"there is no data set {name} in {home.root}; make it with: vireo data {command}"
+        ) from error
     except (OSError, ValidationError) as error:
         raise VireoError(f"cannot read {path}: {error}; {_REMEDY}") from error
 
@@ -192,16 +194,6 @@ def read_frame(
     return frame
 
 
-def _missing(home: Home, name: str) -> str:
-    fetched = {"ml-100k", "ml-1m"}
-    command = (
-        f"vireo data fetch {name}"
-        if name in fetched
-        else f"vireo data import --data {name} --interactions FILE --videos FILE"
-    )
-    return f"there is no data set {name} in {home.root}; make it with: {command}"
-
-
 def check_name_is_free(home: Home, name: str, *, force: bool) -> None:
     """Raise VireoError if there is a data set of that name, unless it may be replaced."""
     if home.data(name).exists() and not force:
@@ -240,7 +232,7 @@ def write_dataset(
         problems: what was repaired or dropped, and how often.
         log_positions: up to where it has what is in the log.
         attributes: kind of each declared attribute of the videos.
-        context: columns of the interactions' context.
+        context: columns of the interactions' context, in the order of COLUMNS.
         bounce: which plays were made bounces.
         takedowns: the videos that were taken down, if that is known.
 
@@ -250,7 +242,9 @@ def write_dataset(
     """
     columns = pa.schema([*VIDEOS, *attribute_fields(attributes or {})])
     schemas = {
-        "interactions": pa.schema([*INTERACTIONS, *context_fields(context)]),
+        "interactions": pa.schema(
+            [*INTERACTIONS, *(pa.field(name, pa.string()) for name in context)]
+        ),
         "videos": columns,
         "viewers": VIEWERS,
     }

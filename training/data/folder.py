@@ -45,7 +45,10 @@ def replaced_folder(target: Path) -> Iterator[Path]:
 def cannot_write(target: Path, error: OSError) -> VireoError:
     """Return the error to raise since the file system refused."""
     reason = error.strerror or str(error)
-    return VireoError(f"cannot write {target}: {reason}; check free space and permissions there")
+    return VireoError(
+        f"cannot write {target}: {reason}; check free space and permissions there, or set "
+        "VIREO_HOME to another folder"
+    )
 
 
 def remove_abandoned_drafts(parent: Path, name: str = "*") -> None:

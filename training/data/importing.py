@@ -323,9 +323,9 @@ def _context(part: FilePart, column: str) -> Any:
     """Return a column of the context as text, null if missing; mark rows with a bad time zone."""
     found = texts(part, column)
     if column == "time_zone":
-        zones = [zone for zone in pc.unique(found).to_pylist() if zone is not None]
-        good = pa.array([zone for zone in zones if is_time_zone(zone)], pa.string())
-        bad = pc.and_(found.is_valid(), pc.invert(pc.is_in(found, value_set=good)))
+        zones = pc.unique(found.drop_null()).to_pylist()
+        wrong = pa.array([zone for zone in zones if not is_time_zone(zone)], pa.string())
+        bad = pc.is_in(found, value_set=wrong)
         remedy = "write an IANA name or an offset like +02:00, or leave it empty"
         bad = np.asarray(bad.to_numpy(zero_copy_only=False), np.bool_)
         part.mark(column, bad, "{} is not a time zone", remedy)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -19,7 +19,6 @@ from vireo.server.errors import VireoError
 from vireo.server.features.activity import Bounce
 from vireo.server.features.context import COLUMNS
 from vireo.training.data.columns import MAX_CLOCK_SKEW, unix_micros
-from vireo.training.data.context import context_fields
 from vireo.training.data.schema import EVENTS, INTERACTIONS, MAX_RATING, TIME, WATCH_EVENTS
 from vireo.training.data.split import MIN_WATCHES
 
@@ -163,32 +162,39 @@ class Interactions:
         return Interactions(*map(np.concatenate, columns))
 
     def tables(self, order: Int64Array, names: Names) -> Iterator[pa.Table]:
-        """Yield them in the given order, int64[m], a row group at a time.
-
-        The schema is INTERACTIONS, with the columns of the context that are known.
-        """
+        """Yield them in the given order, int64[m], a row group at a time; see `table`."""
         viewers, videos = names.viewers.array(), names.videos.array()
+        context = [texts.array() for texts in names.context]
         for start in range(0, len(order), ROWS_AT_A_TIME):
             part = self.take(order[start : start + ROWS_AT_A_TIME])
-            table = pa.table(
-                {
-                    "viewer_id": viewers.take(pa.array(part.viewer)),
-                    "video_id": videos.take(pa.array(part.video)),
-                    "timestamp": pa.array(part.time, TIME),
-                    "row": part.row,
-                    "event": pa.array(EVENTS).take(pa.array(part.event)),
-                    "watched_fraction": pa.array(part.watched_fraction, from_pandas=True),
-                    "rating": pa.array(part.rating, from_pandas=True),
-                    "held_out": np.zeros(len(part), np.bool_),
-                },
-                schema=INTERACTIONS,
-            )
-            for known in context_fields(names.known_context):
-                number = COLUMNS.index(known.name)
-                own = part.context[:, number]
-                column = names.context[number].array().take(pa.array(own, mask=own < 0))
-                table = table.append_column(known, column)
-            yield table
+            yield part.table(viewers, videos, context)
+
+    def table(self, viewers: pa.Array, videos: pa.Array, context: Sequence[pa.Array]) -> pa.Table:
+        """Return them in a table of INTERACTIONS, with the columns of the context that are known.
+
+        Args:
+            viewers: the ids of viewers by number.
+            videos: those of videos.
+            context: the texts of each of COLUMNS; none if it isn't known.
+        """
+        table = pa.table(
+            {
+                "viewer_id": viewers.take(pa.array(self.viewer)),
+                "video_id": videos.take(pa.array(self.video)),
+                "timestamp": pa.array(self.time, TIME),
+                "row": self.row,
+                "event": pa.array(EVENTS).take(pa.array(self.event)),
+                "watched_fraction": pa.array(self.watched_fraction, from_pandas=True),
+                "rating": pa.array(self.rating, from_pandas=True),
+                "held_out": np.zeros(len(self), np.bool_),
+            },
+            schema=INTERACTIONS,
+        )
+        for name, texts, own in zip(COLUMNS, context, self.context.T, strict=True):
+            if len(texts):
+                column = texts.take(pa.array(own, mask=own < 0))
+                table = table.append_column(pa.field(name, pa.string()), column)
+        return table
 
 
 def rescaled(ratings: Float32Array, scale: float | None) -> Float32Array:

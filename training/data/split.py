@@ -55,9 +55,10 @@ def split_watches(interactions: pd.DataFrame, holdout: Holdout) -> pd.DataFrame:
         viewer, then time. Videos that a viewer hides are left out, except where that comes after
         the viewer's test watch.
     """
-    order = _watches_in_order(interactions)
+    raw_times, held_out = micros(interactions["timestamp"]), interactions["held_out"].to_numpy()
+    order = np.lexsort((interactions["row"].to_numpy(), raw_times))
+    order = order[interactions["event"].isin(WATCH_EVENTS).to_numpy()[order]]
     viewers, videos = (_in_order(interactions[name]) for name in ("viewer_id", "video_id"))
-    raw_times, held_out = _micros(interactions["timestamp"]), interactions["held_out"].to_numpy()
     first, outcomes = _first_watches(
         viewers.codes[order],
         videos.codes[order],
@@ -102,11 +103,11 @@ def hidden_videos(interactions: pd.DataFrame, watches: pd.DataFrame) -> pd.DataF
         watches: what `split_watches` returns for them.
     """
     viewers, videos = (_in_order(interactions[name]) for name in ("viewer_id", "video_id"))
-    times, event = _micros(interactions["timestamp"]), interactions["event"]
+    times, event = micros(interactions["timestamp"]), interactions["event"]
     hides = event.isin(HIDE_EVENTS).to_numpy()
     tests = watches[watches["part"] == "test"]
     ends = np.full(len(viewers.categories), _NEVER)
-    np.minimum.at(ends, tests["viewer_id"].cat.codes, _micros(tests["time"]))
+    np.minimum.at(ends, tests["viewer_id"].cat.codes, micros(tests["time"]))
     pairs = viewers.codes.astype(np.int64) * len(videos.categories) + videos.codes
     kept = watches["viewer_id"].cat.codes.to_numpy(np.int64) * len(videos.categories)
     kept += watches["video_id"].cat.codes
@@ -127,12 +128,6 @@ def hidden_videos(interactions: pd.DataFrame, watches: pd.DataFrame) -> pd.DataF
             **context_columns(interactions, first),
         }
     )
-
-
-def _watches_in_order(interactions: pd.DataFrame) -> npt.NDArray[np.intp]:
-    """Return the indices of the interactions that are watches, sorted by time."""
-    order = np.lexsort((interactions["row"].to_numpy(), _micros(interactions["timestamp"])))
-    return order[interactions["event"].isin(WATCH_EVENTS).to_numpy()[order]]
 
 
 def _first_watches(
@@ -161,12 +156,13 @@ def _in_order(ids: pd.Series) -> pd.Categorical:
     return found.reorder_categories(found.categories.sort_values())
 
 
-def _micros(times: pd.Series) -> Int64Array:
+def micros(times: pd.Series) -> Int64Array:
+    """Return times in Unix microseconds, int64[n]; the minimum for a missing one."""
     return times.to_numpy("datetime64[us]").view(np.int64)
 
 
-def _moments(micros: Int64Array) -> pd.DatetimeIndex:
-    return pd.DatetimeIndex(micros.view("datetime64[us]"), tz="UTC")
+def _moments(times: Int64Array) -> pd.DatetimeIndex:
+    return pd.DatetimeIndex(times.view("datetime64[us]"), tz="UTC")
 
 
 def _like_times(interactions: pd.DataFrame, watches: npt.NDArray[np.intp]) -> Int64Array:
@@ -181,14 +177,14 @@ def _like_times(interactions: pd.DataFrame, watches: npt.NDArray[np.intp]) -> In
     liked = (interactions["event"] == "like").to_numpy()[watches]
     known = ~np.isnan(rating) | ~np.isnan(fraction) | liked.any()
     enough = np.where(np.isnan(rating), fraction >= LIKED_FRACTION, rating >= LIKED_RATING)
-    times = _micros(interactions["timestamp"])[watches]
+    times = micros(interactions["timestamp"])[watches]
     return np.where(liked | enough, times, np.where(known, _KNOWN_NOT, _NEVER))
 
 
 def _finish_times(interactions: pd.DataFrame, watches: npt.NDArray[np.intp]) -> Int64Array:
     """Return the time of each watch to the end, as `_like_times` does."""
     fraction = interactions["watched_fraction"].to_numpy(np.float32)[watches]
-    times = _micros(interactions["timestamp"])[watches]
+    times = micros(interactions["timestamp"])[watches]
     unfinished = np.where(np.isnan(fraction), _NEVER, _KNOWN_NOT)
     return np.where(fraction >= FINISHED_FRACTION, times, unfinished)
 
@@ -227,7 +223,7 @@ def _hidden_times(
     """
     width = int(video.max(initial=0)) + 1
     times = pd.Series(
-        _micros(interactions["timestamp"])[hides],
+        micros(interactions["timestamp"])[hides],
         viewer[hides].astype(np.int64) * width + video[hides],
     )
     first = times.groupby(level=0).min()

@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 import structlog
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
@@ -22,7 +21,7 @@ from vireo.ops.stack.nats import known_log
 from vireo.server.consumer.apply import apply, keep
 from vireo.server.errors import VireoError
 from vireo.server.event_log.jetstream import JetStreamLog, opened_log
-from vireo.server.event_log.log import BEGIN, EVENTS, LogAwayError, Position
+from vireo.server.event_log.log import BEGIN, EVENTS, LogAwayError
 from vireo.server.event_log.settings import EventLogSettings
 from vireo.server.features.activity import Bounce, EventRules
 from vireo.server.features.online_store import open_rows
@@ -30,21 +29,20 @@ from vireo.server.features.viewer_rows import ViewerRow
 from vireo.server.features.viewer_store import ViewerStore
 from vireo.server.home import Home
 from vireo.training.data.dataset import describe_dataset, load_dataset
-from vireo.training.data.schema import TIME
 from vireo.training.data.split import LIKED_FRACTION, Holdout, hidden_videos, split_watches
 from vireo.training.features.definitions import (
     ONLINE_VIEWS,
     apply_definitions,
     consumer_position,
-    file_schema,
     fill_online,
+    viewer_followed,
     write_configuration,
+    write_view,
 )
 from vireo.training.features.online_store import OnlineStoreSettings, replaced_build
 from vireo.training.features.statistics import write_video_statistics
 from vireo.training.features.viewers import (
     write_viewer_activity,
-    write_viewer_followed,
     write_viewer_hidden,
     write_viewer_profile,
     write_viewer_shown,
@@ -70,26 +68,11 @@ def not_seen(interactions: pd.DataFrame, seconds: float) -> pa.Array:
     return pa.array(list(age.index[age > seconds]), pa.string())
 
 
-def write_consumer_position(positions: Mapping[int, Position], path: Path) -> None:
-    """Write up to where in the log each partition's events are in the data set."""
-    columns = [
-        pa.array([str(partition) for partition in positions], pa.string()),
-        pa.array([_EPOCH] * len(positions), TIME),
-        pa.array([str(each) for each in positions.values()], pa.string()),
-    ]
-    schema = file_schema(consumer_position)
-    pq.write_table(pa.Table.from_arrays(columns, schema=schema), path, compression="zstd")
-
-
-def _silent(_step: str, _done: int, _total: int) -> None:
-    pass
-
-
 def build_features(
     home: Home,
     name: str,
     holdout: Holdout = "last",
-    progress: Progress = _silent,
+    progress: Progress = lambda _step, _done, _total: None,
     settings: OnlineStoreSettings | None = None,
 ) -> None:
     """Build the features of a data set, atomically replacing any earlier ones.
@@ -113,16 +96,17 @@ def build_features(
         # Hides may come after a held-out watch, and nothing that is measured reads them; no more do
         # impressions.
         served = dataset.interactions[: None if holdout == "none" else 0]
-        write_viewer_hidden(served, folder / "viewer_hidden.parquet")
-        write_viewer_shown(served, folder / "viewer_shown.parquet")
-        write_viewer_followed(folder / "viewer_followed.parquet")
+        write_viewer_hidden(served, folder)
+        write_viewer_shown(served, folder)
+        write_view(folder, viewer_followed)  # data sets don't have whom viewers follow
         # An example may span years, and is to be served whole.
         expiry = math.inf if info.terms else settings.viewer_expiry
         left_out = not_seen(served, expiry)
         del served
         EventRules(liked_fraction=LIKED_FRACTION, bounce=info.bounce or Bounce()).write(folder)
-        positions = info.log_positions.partitions
-        write_consumer_position(positions, folder / "consumer_position.parquet")
+        # Up to where in the log each partition's events are in the data set.
+        at = {str(number): str(each) for number, each in info.log_positions.partitions.items()}
+        write_view(folder, consumer_position, [*at], [_EPOCH] * len(at), [*at.values()])
         watches = watches[watches["part"] != "test"]
         if watches.empty:
             raise VireoError(
@@ -132,8 +116,8 @@ def build_features(
         Split.of(holdout, dataset.info.fingerprint).write(folder)
         progress("split", 1, 1)
         first = watches["time"].min().to_pydatetime() - timedelta(seconds=1)
-        write_viewer_profile(dataset.viewers, first, folder / "viewer_profile.parquet")
-        write_viewer_activity(watches, folder / "viewer_activity.parquet")
+        write_viewer_profile(dataset.viewers, first, folder)
+        write_viewer_activity(watches, folder)
         step = partial(progress, "video statistics")
         table = folder / "video_statistics.parquet"
         write_video_statistics(watches, dataset.videos, table, step)
@@ -143,18 +127,19 @@ def build_features(
         with closing(open_rows(folder, _STORE_SECONDS, settings.redis, announced=False)) as rows:
             for position, view in enumerate(ONLINE_VIEWS):
                 progress("online store", position, len(ONLINE_VIEWS))
-                fill_online(rows, view, folder / f"{view}.parquet", left_out)
-        if holdout == "none":  # what is measured must not know of later events, and isn't served
-            _catch_up(home, folder, target, settings)
+                fill_online(rows, folder, view, left_out)
+            # What is measured must not know of later events, and isn't served.
+            if holdout == "none":
+                _catch_up(home, rows, target, settings)
         progress("online store", len(ONLINE_VIEWS), len(ONLINE_VIEWS))
 
 
-def _catch_up(home: Home, repo: Path, replaced: Path, store: OnlineStoreSettings) -> None:
+def _catch_up(home: Home, rows: ViewerStore, replaced: Path, store: OnlineStoreSettings) -> None:
     """Add what the features that are replaced keep, and apply the log's events if it is there.
 
     Args:
         home: whose stack's log it is, unless the settings name one.
-        repo: the new features.
+        rows: those of the new features.
         replaced: folder of those that they will replace, if there are any.
         store: where the rows are, and after how long viewers who weren't seen are forgotten.
 
@@ -162,25 +147,19 @@ def _catch_up(home: Home, repo: Path, replaced: Path, store: OnlineStoreSettings
         VireoError: the online store of the new features can't be written, or a setting is invalid.
     """
     settings = known_log(home)
-    with ExitStack() as opened:
-        try:
-            old = open_rows(replaced, _STORE_SECONDS, store.redis) if replaced.exists() else None
-        except VireoError as error:  # of an earlier version, for example, which had no hides
-            _log.warning("hides_not_kept", features=str(replaced), reason=str(error))
-            old = None
-        if old is not None:
-            opened.enter_context(closing(old))
-        elif settings is None:
-            return
-        new = open_rows(repo, _STORE_SECONDS, store.redis, announced=False)
-        opened.enter_context(closing(new))
-        if old is not None:
-            # The log may not have it any more, and a data set has no follows. Not of viewers of
-            # whom the data set has nothing recent, and who weren't seen since.
-            since = time.time() - store.viewer_expiry
-            keep(new, ((who, row, last_seen(row) >= since) for who, row in old.kept()))
-        if settings is not None:
-            asyncio.run(_apply_events(settings, new))
+    try:
+        old = open_rows(replaced, _STORE_SECONDS, store.redis) if replaced.exists() else None
+    except VireoError as error:  # of an earlier version, for example, which had no hides
+        _log.warning("hides_not_kept", features=str(replaced), reason=str(error))
+        old = None
+    if old is not None:
+        # The log may not have it any more, and a data set has no follows. Not of viewers of whom
+        # the data set has nothing recent, and who weren't seen since.
+        since = time.time() - store.viewer_expiry
+        with closing(old):
+            keep(rows, ((who, row, last_seen(row) >= since) for who, row in old.kept()))
+    if settings is not None:
+        asyncio.run(_apply_events(settings, rows))
 
 
 def last_seen(row: ViewerRow) -> float:

@@ -43,27 +43,19 @@ for _name in ("PROMETHEUS_MULTIPROCESS_DIR", "PROMETHEUS_MULTIPROC_DIR"):
 TIMESTAMP = "event_timestamp"
 """Column of the time from which a row of an offline file is valid."""
 _ROWS_AT_A_TIME = 2000
+_GROUP_ROWS = 5_000
+"""Rows in a group of a view's file, which is read at once: one may have 5,000 videos."""
 _KINDS = {pa.int64(): "int64", pa.string(): "string", pa.bool_(): "bool"}
 """Begins of the fields of Feast's `Value` that features are stored in, by their types."""
 _FOREVER = timedelta(0)  # In Feast, a TTL of 0 means that values never expire.
 
-viewer = Entity(
-    name="viewer",
-    join_keys=["viewer_id"],
-    value_type=ValueType.STRING,
-    description="Someone who watches videos",
-)
-partition = Entity(
-    name="partition",
-    join_keys=["partition"],
-    value_type=ValueType.STRING,
-    description="A partition of the log of events",
-)
-video = Entity(
-    name="video",
-    join_keys=["video_id"],
-    value_type=ValueType.STRING,
-    description="A video of the catalogue",
+viewer, partition, video = (
+    Entity(name=name, join_keys=[key], value_type=ValueType.STRING, description=meaning)
+    for name, key, meaning in (
+        ("viewer", "viewer_id", "Someone who watches videos"),
+        ("partition", "partition", "A partition of the log of events"),
+        ("video", "video_id", "A video of the catalogue"),
+    )
 )
 
 
@@ -88,11 +80,6 @@ def _view(
         source=FileSource(name=f"{name}_source", path=f"{name}.parquet", timestamp_field=TIMESTAMP),
         description=description,
     )
-
-
-def columns(view: FeatureView) -> list[str]:
-    """Return the names of a view's features, in order."""
-    return [field.name for field in view.features]
 
 
 viewer_profile = _view(
@@ -160,16 +147,7 @@ viewer_serving = FeatureService(
     ],
     description="A viewer's row, as a request reads it",
 )
-video_statistics_service = FeatureService(
-    name="video_statistics",
-    features=[video_statistics],
-    description="A video's statistics, offline only",
-)
-
-DEFINITIONS: Any = [
-    viewer,
-    video,
-    partition,
+VIEWS = (
     viewer_profile,
     viewer_activity,
     viewer_hidden,
@@ -177,18 +155,8 @@ DEFINITIONS: Any = [
     viewer_followed,
     consumer_position,
     video_statistics,
-    viewer_serving,
-    video_statistics_service,
-]
-"""All objects to apply; FeatureStore.apply declares no type for them."""
-ONLINE_VIEWS = (
-    viewer_profile.name,
-    viewer_activity.name,
-    viewer_hidden.name,
-    viewer_shown.name,
-    viewer_followed.name,
-    consumer_position.name,
 )
+ONLINE_VIEWS = tuple(view for view in VIEWS if view.online)
 """Feature views of the online store; the videos' statistics are in the release."""
 
 
@@ -196,6 +164,14 @@ def file_schema(view: FeatureView) -> pa.Schema:
     """Return the schema of a view's offline file: the entity's id, TIMESTAMP, then the features."""
     values = [(field.name, from_feast_to_pyarrow_type(field.dtype)) for field in view.features]
     return pa.schema([(view.entity_columns[0].name, pa.string()), (TIMESTAMP, TIME), *values])
+
+
+def write_view(folder: Path, view: FeatureView, *columns: Any) -> None:
+    """Write a view's offline file, whose columns are those of `file_schema`; no row without any."""
+    schema = file_schema(view)
+    table = pa.table([*columns], schema=schema) if columns else schema.empty_table()
+    path = folder / f"{view.name}.parquet"
+    pq.write_table(table, path, compression="zstd", row_group_size=_GROUP_ROWS)
 
 
 def write_configuration(folder: Path, project: str, settings: OnlineStoreSettings) -> None:
@@ -216,22 +192,21 @@ def write_configuration(folder: Path, project: str, settings: OnlineStoreSetting
 
 def apply_definitions(folder: Path) -> None:
     """Register the entities, views and services in a repository's folder."""
+    objects: Any = [viewer, video, partition, *VIEWS, viewer_serving]  # Feast declares no type
     with contextlib.redirect_stdout(io.StringIO()):  # Feast prints; the CLI reports.
-        FeatureStore(repo_path=str(folder.absolute())).apply(DEFINITIONS)
+        FeatureStore(repo_path=str(folder.absolute())).apply(objects)
 
 
-def fill_online(store: ViewerStore, view: str, path: Path, left_out: pa.Array) -> None:
+def fill_online(store: ViewerStore, folder: Path, view: FeatureView, left_out: pa.Array) -> None:
     """Write the row of each entity to the online store, in batches.
 
     Args:
         store: the rows; whatever is there is written over.
+        folder: where the view's offline file is.
         view: one of ONLINE_VIEWS.
-        path: its offline table. The first columns are the entity's id, and the time from which the
-            row is valid.
         left_out: viewers who get no row.
     """
-    assert view in ONLINE_VIEWS
-    file = pq.ParquetFile(path)
+    file = pq.ParquetFile(folder / f"{view.name}.parquet")
     entity, _, *features = file.schema_arrow.names
     kinds = [_kind(file.schema_arrow.field(name).type) for name in features]
     for group in range(file.num_row_groups):
@@ -245,7 +220,7 @@ def fill_online(store: ViewerStore, view: str, path: Path, left_out: pa.Array) -
             store.apply(
                 Put(
                     key,
-                    view,
+                    view.name,
                     {
                         name: encode(kind, value)
                         for name, kind, value in zip(features, kinds, values, strict=True)

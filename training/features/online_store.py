@@ -93,7 +93,7 @@ def replaced_build(target: Path, settings: OnlineStoreSettings) -> Iterator[tupl
                     yield folder, project
                 keys = active_key(series), _building(series)
                 if in_redis and _REDIS_IS_HERE and _clean(_connected(settings), series, *keys):
-                    _note_redis_is_clean(file, series_in_file)
+                    file.truncate(len(series_in_file))  # without _IN_REDIS: no rows are left
     except OSError as error:
         raise cannot_write(target, error) from error
     except _store_errors() as error:
@@ -118,11 +118,6 @@ def _noted(file: TextIO, name: str, *, in_redis: bool) -> tuple[str, bool]:
         file.write(_IN_REDIS)
     file.flush()
     return series, in_redis or bool(noted)
-
-
-def _note_redis_is_clean(file: TextIO, series: str) -> None:
-    """Leave the series alone in the file: Redis has no rows of it any more."""
-    file.truncate(len(series))
 
 
 def _lock(file: TextIO, target: Path) -> None:

@@ -19,7 +19,8 @@ import pyarrow.parquet as pq
 
 from vireo.server.arrays import Float32Array, Float64Array, Int64Array
 from vireo.server.features.model_inputs import LIKE_PRIOR, like_rate, video_features
-from vireo.training.features.definitions import TIMESTAMP, columns, file_schema, video_statistics
+from vireo.training.data.split import micros
+from vireo.training.features.definitions import TIMESTAMP, file_schema, video_statistics
 
 SNAPSHOTS = 64
 """Number of snapshots, evenly spread over the watches, besides the last one."""
@@ -31,7 +32,7 @@ HALF_LIFE_DAYS = 30.0
 _DAY = 86_400 * 1_000_000  # microseconds
 
 _NEVER = np.iinfo(np.int64).max
-_COLUMNS = columns(video_statistics)
+_COLUMNS = [field.name for field in video_statistics.features]
 _UNKNOWN = (0.0, 0.0, LIKE_PRIOR, 0.0)
 """Values of a video that is unknown at the time."""
 
@@ -92,9 +93,9 @@ def _in_order(
     rows: npt.NDArray[np.intp], times: pd.Series
 ) -> tuple[npt.NDArray[np.intp], Int64Array]:
     """Return rows and times, in Unix microseconds, sorted by time."""
-    micros = times.to_numpy("datetime64[us]").view(np.int64)
-    order = np.argsort(micros, kind="stable")
-    return rows[order], micros[order]
+    moments = micros(times)
+    order = np.argsort(moments, kind="stable")
+    return rows[order], moments[order]
 
 
 def snapshot_moments(times: Int64Array, videos: int) -> list[int]:
@@ -179,17 +180,11 @@ def video_features_at(
     return features
 
 
-def latest_video_features(repo: Path, video_ids: Sequence[str]) -> Float32Array:
-    """Return VIDEO_FEATURES of videos at the last snapshot, float32[n, 4]."""
-    return video_features(*_latest(repo, video_ids).T)
+def latest(repo: Path, video_ids: Sequence[str]) -> tuple[Float32Array, Float32Array]:
+    """Return VIDEO_FEATURES of videos at the last snapshot, float32[n, 4], and their popularity.
 
-
-def latest_popularity(repo: Path, video_ids: Sequence[str]) -> Float32Array:
-    """Return time-decayed watch counts of videos at the last snapshot, float32[n]."""
-    values: Float32Array = _latest(repo, video_ids)[:, 1].astype(np.float32)
-    return values
-
-
-def _latest(repo: Path, video_ids: Sequence[str]) -> Float64Array:
+    It is the time-decayed number of watches, float32[n].
+    """
     snapshots = Snapshots(repo, video_ids)
-    return snapshots.values(len(snapshots.moments) - 1)
+    values = snapshots.values(len(snapshots.moments) - 1)
+    return video_features(*values.T), values[:, 1].astype(np.float32)

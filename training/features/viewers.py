@@ -30,18 +30,16 @@ from vireo.server.features.keys import video_keys
 from vireo.server.features.viewer import ViewerFeatures
 from vireo.training.data.context import contexts_of
 from vireo.training.data.schema import HIDE_EVENTS, TIME
+from vireo.training.data.split import micros
 from vireo.training.features.definitions import (
-    file_schema,
     viewer_activity,
-    viewer_followed,
     viewer_hidden,
     viewer_profile,
     viewer_shown,
+    write_view,
 )
 from vireo.training.features.watches import load_past
 
-ROWS_AT_A_TIME = 5_000
-"""Rows in a group of a view's file, which is read at once: one may have 5,000 videos."""
 _MICROS = 1_000_000
 _NEVER = np.iinfo(np.int64).max
 
@@ -58,8 +56,8 @@ class PastViewers:
         watches = load_past(repo)
         self._offsets, names = _spans(watches["viewer_id"])
         self._viewers = pd.Index(names)
-        self._keys, self._times = _keys(watches["video_id"]), _micros(watches["time"])
-        liked = _micros(watches["liked_time"])
+        self._keys, self._times = _keys(watches["video_id"]), micros(watches["time"])
+        liked = micros(watches["liked_time"])
         self._liked = np.where(liked < 0, _NEVER, liked)
         self._seconds = self._times // _MICROS
         profiles = pq.read_table(repo / f"{viewer_profile.name}.parquet").to_pandas()
@@ -71,7 +69,7 @@ class PastViewers:
         `watches` has `viewer_id` str and `time` datetime64[us, UTC], and columns of the context if
         it is known. An unknown viewer gets the default.
         """
-        names, times = watches["viewer_id"], _micros(watches["time"])
+        names, times = watches["viewer_id"], micros(watches["time"])
         numbers = self._viewers.get_indexer(pd.Index(names))
         each = zip(names, numbers.tolist(), times.tolist(), contexts_of(watches), strict=True)
         return [
@@ -100,22 +98,24 @@ class PastViewers:
         }
 
 
-def write_viewer_profile(viewers: pd.DataFrame, since: datetime, path: Path) -> None:
+def write_viewer_profile(viewers: pd.DataFrame, since: datetime, folder: Path) -> None:
     """Write one row per viewer, valid from `since` on; profiles have no time of their own."""
-    columns = [viewers["viewer_id"], [since] * len(viewers), viewers["attributes"]]
-    _write(pa.table(columns, schema=file_schema(viewer_profile)), path)
+    columns = viewers["viewer_id"], [since] * len(viewers), viewers["attributes"]
+    write_view(folder, viewer_profile, *columns)
 
 
-def write_viewer_activity(watches: pd.DataFrame, path: Path) -> None:
+def write_viewer_activity(watches: pd.DataFrame, folder: Path) -> None:
     """Write one row per viewer, valid from the last watch or like on.
 
     `watches` is the output of `split_watches`, without the test part.
     """
     offsets, viewers = _spans(watches["viewer_id"])
-    times, liked_times = _micros(watches["time"]), _micros(watches["liked_time"])
+    times, liked_times = micros(watches["time"]), micros(watches["liked_time"])
     liked = liked_times >= 0
     history, watched = (_last(offsets, limit) for limit in (HISTORY_LIMIT, WATCHED_LIMIT))
-    columns = [
+    write_view(
+        folder,
+        viewer_activity,
         pa.array(viewers, pa.string()),
         pa.array(np.maximum.reduceat(np.maximum(times, liked_times), offsets[:-1]), TIME),
         pa.ListArray.from_arrays(history[0], pa.array(times[history[1]] // _MICROS)),
@@ -125,48 +125,42 @@ def write_viewer_activity(watches: pd.DataFrame, path: Path) -> None:
         ),
         pa.array(np.diff(offsets)),
         pa.array(np.add.reduceat(liked.astype(np.int64), offsets[:-1])),
-    ]
-    _write(pa.Table.from_arrays(columns, schema=file_schema(viewer_activity)), path)
+    )
 
 
-def write_viewer_hidden(interactions: pd.DataFrame, path: Path) -> None:
+def write_viewer_hidden(interactions: pd.DataFrame, folder: Path) -> None:
     """Write one row for each viewer who has hidden a video, valid from the last hide on.
 
     A video counts from the first time that it was hidden; the last HIDDEN_LIMIT are kept.
     """
     hides = interactions[interactions["event"].isin(HIDE_EVENTS).to_numpy()]
-    seconds = _micros(hides["timestamp"]) // _MICROS
-    _write_pairs(viewer_hidden, hides, seconds, ["viewer", "key"], HIDDEN_LIMIT, path)
+    _write_pairs(viewer_hidden, hides, ["viewer", "key"], HIDDEN_LIMIT, folder)
 
 
-def write_viewer_shown(interactions: pd.DataFrame, path: Path) -> None:
+def write_viewer_shown(interactions: pd.DataFrame, folder: Path) -> None:
     """Write one row for each viewer who was shown a video, valid from the last impression on.
 
     A video counts once for each minute; the last SHOWN_LIMIT are kept.
     """
     shown = interactions[(interactions["event"] == "impression").to_numpy()]
-    seconds = _micros(shown["timestamp"]) // _MICROS
-    seconds -= seconds % SHOWN_SECONDS
-    _write_pairs(viewer_shown, shown, seconds, ["viewer", "key", "seconds"], SHOWN_LIMIT, path)
-
-
-def write_viewer_followed(path: Path) -> None:
-    """Write no row: data sets don't have whom viewers follow."""
-    _write(file_schema(viewer_followed).empty_table(), path)
+    once = ["viewer", "key", "seconds"]
+    _write_pairs(viewer_shown, shown, once, SHOWN_LIMIT, folder, step=SHOWN_SECONDS)
 
 
 def _write_pairs(
     view: FeatureView,
     events: pd.DataFrame,
-    seconds: Int64Array,
     once: Sequence[str],
     limit: int,
-    path: Path,
+    folder: Path,
+    step: int = 1,
 ) -> None:
     """Write the last keys and times of each viewer, in the order of (time, key).
 
-    Of pairs with the same `once`, some of "viewer", "key" and "seconds", the first counts.
+    Times are multiples of `step` seconds. Of pairs with the same `once`, some of "viewer", "key"
+    and "seconds", the first counts.
     """
+    seconds = micros(events["timestamp"]) // _MICROS // step * step
     viewer, viewers = pd.factorize(events["viewer_id"])
     keys = _keys(events["video_id"])
     by_time = np.lexsort((keys, seconds, viewer))
@@ -176,17 +170,14 @@ def _write_pairs(
     ends, kept = _last(offsets, limit)
     last = np.zeros(len(viewers), np.int64)
     np.maximum.at(last, viewer, seconds)
-    columns = [
+    write_view(
+        folder,
+        view,
         pa.array(list(viewers), pa.string()),
         pa.array((last + 1) * _MICROS, TIME),
         pa.ListArray.from_arrays(ends, pa.array(keys[first[kept]])),
         pa.ListArray.from_arrays(ends, pa.array(seconds[first[kept]])),
-    ]
-    _write(pa.Table.from_arrays(columns, schema=file_schema(view)), path)
-
-
-def _write(table: pa.Table, path: Path) -> None:
-    pq.write_table(table, path, compression="zstd", row_group_size=ROWS_AT_A_TIME)
+    )
 
 
 def _spans(viewers: pd.Series) -> tuple[Int64Array, npt.NDArray[np.object_]]:
@@ -203,11 +194,6 @@ def _keys(videos: pd.Series) -> Int64Array:
     """Return the key of each video; `videos` are ids, or categories of them."""
     numbers, ids = pd.factorize(videos)
     return video_keys(list(ids)).take(numbers) if len(ids) else np.empty(0, np.int64)
-
-
-def _micros(times: pd.Series) -> Int64Array:
-    """Return times in Unix microseconds, int64[n]; the minimum for a missing one."""
-    return times.to_numpy("datetime64[us]").view(np.int64)
 
 
 def _last(offsets: Int64Array, limit: int) -> tuple[pa.Array, Int64Array]:

@@ -23,18 +23,14 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 
-from vireo.server.arrays import Int64Array
+from vireo.server.arrays import Float32Array, Int64Array
 from vireo.server.features.content import CONTENT_LIMIT
 from vireo.server.features.keys import video_keys
-from vireo.server.features.model_inputs import (
-    RANKER_HISTORY,
-    VideoTable,
-    ranking_inputs,
-    retrieval_features,
-)
+from vireo.server.features.model_inputs import RANKER_HISTORY
 from vireo.server.features.viewer import ViewerFeatures
 from vireo.server.recommend.catalogue.placement import Placement
-from vireo.server.recommend.ranking.release import RankingRelease
+from vireo.server.recommend.ranking.pipeline import model_inputs, requested
+from vireo.server.recommend.ranking.release import Ranking, RankingRelease
 from vireo.server.recommend.retrieval.pipeline import CandidatePipeline, CandidateQuery
 from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.server.releases import layout
@@ -52,12 +48,12 @@ from vireo.training.data.context import video_languages
 from vireo.training.data.dataset import Dataset
 from vireo.training.data.folder import replaced_folder
 from vireo.training.data.schema import attribute_column
-from vireo.training.features.statistics import latest_popularity, latest_video_features
+from vireo.training.evaluation.chain import ranking_query
+from vireo.training.features.statistics import latest
 from vireo.training.features.watches import Split
 from vireo.training.onnx_export import write_triton_config
 from vireo.training.ranking.model import Ranker
 from vireo.training.ranking.served import export_ranker, torch_scores
-from vireo.training.ranking.training_set import match_table
 from vireo.training.release.tables import EXACT_LIMIT, build_index, write_attributes
 from vireo.training.retrieval.data import RetrievalData
 from vireo.training.retrieval.export import ContentTower, export_video_tower, export_viewer_tower
@@ -96,15 +92,12 @@ def fresh_rows(data: RetrievalData, videos: pd.DataFrame) -> Int64Array:
     dated = ~np.isnat(published)
     # Seconds; an undated video gets the earliest possible time.
     born = np.where(dated, published.astype(np.int64), np.iinfo(np.int64).min)
-    newest_first = np.lexsort((data.keys, -born.astype(np.float64)))
     last = int(data.train.times.max(initial=0))
     new = dated & (born >= last - FRESH_DAYS * 86_400)
-    hardly = ~new & (watches < FRESH_WATCHES)
-    first = newest_first[new[newest_first]]
-    then = newest_first[hardly[newest_first]]
-    then = then[np.argsort(watches[then], kind="stable")]
-    rows: Int64Array = np.concatenate([first, then])[:FRESH_LIMIT]
-    return rows
+    rows = np.flatnonzero(new | (watches < FRESH_WATCHES))
+    rank = np.where(new, -1, watches)  # new ones come first
+    order = np.lexsort((data.keys[rows], -born[rows].astype(np.float64), rank[rows]))
+    return rows[order][:FRESH_LIMIT]
 
 
 def stage_retrieval(
@@ -143,13 +136,13 @@ def stage_retrieval(
     index, description = build_index(vectors, viewer_queries(model, data))
     faiss.write_index(index, str(folder / layout.VIDEO_INDEX))
     del index
-    popularity = latest_popularity(repo, ids)
+    features, popularity = latest(repo, ids)
     rows, weights = co_watch_table(data, co_watch_neighbours(data.video_count))
     model_rows, model_weights = ease_table(data, limit=model.config.ease_limit)
     content = model.video_tower.content_vectors(model.video_tower.content).detach()
     tables: dict[str, npt.NDArray[Any]] = {
         layout.VIDEO_KEYS: data.keys,
-        layout.VIDEO_FEATURE_TABLE: latest_video_features(repo, ids),
+        layout.VIDEO_FEATURE_TABLE: features,
         layout.CO_WATCH_ROWS: rows,
         layout.CO_WATCH_WEIGHTS: weights.astype(stored_as),
         layout.EASE_ROWS: model_rows,
@@ -185,7 +178,8 @@ def stage_retrieval(
     if (dataset.folder / layout.TAKEDOWNS).exists():
         shutil.copy(dataset.folder / layout.TAKEDOWNS, folder / layout.TAKEDOWNS)
     golden = folder / layout.GOLDEN_VIEWER_TOWER
-    write_tower_goldens(model, vectors, golden_viewers(data), data, golden)
+    inputs = data.inputs(golden_viewers(data), model.config.history_limit)
+    write_tower_goldens(model, vectors, inputs, golden)
     write_video_goldens(placing, data, folder / layout.GOLDEN_VIDEO_TOWER)
     Manifest(
         release_id=DRAFT,
@@ -284,9 +278,9 @@ def _with_ranker(
     settings = {"score_weights": weights, "candidates": candidate_count, "feature_schema": schema}
     draft.model_copy(update=settings).write(folder)
     release = RankingRelease.load(folder)
-    golden = folder / layout.GOLDEN_RANKER
-    viewers, table = golden_viewers(data), match_table(staged)
-    write_ranker_goldens(answer or release.ranker.run, viewers, staged, table, golden)
+    inputs = ranker_requests(golden_viewers(data), staged, release)
+    scores = (answer or release.ranker.run)(inputs)
+    save_golden(folder / layout.GOLDEN_RANKER, inputs, {"scores": scores})
     release.replay_goldens()
     return release
 
@@ -310,22 +304,14 @@ def golden_viewers(data: RetrievalData) -> list[ViewerFeatures]:
     return [ViewerFeatures(), replace(known[-1], attributes=(), asked_at=0), *known]
 
 
-def write_tower_goldens(
-    model: TwoTower,
-    vectors: npt.NDArray[np.float32],
-    viewers: Sequence[ViewerFeatures],
-    data: RetrievalData,
-    path: Path,
-) -> None:
-    """Write one batch of viewer tower requests and PyTorch's outputs.
+@torch.no_grad()
+def write_tower_goldens(model: TwoTower, vectors: Float32Array, inputs: Arrays, path: Path) -> None:
+    """Write one batch of inputs of the viewer tower and PyTorch's outputs.
 
     `vectors` are the release's, float32[n, d].
     """
-    inputs = data.inputs(viewers, model.config.history_limit)
     model.eval()
-    with torch.no_grad():
-        table = readable(torch.from_numpy(vectors))
-        answers = viewer_vectors(model, table, inputs).numpy()
+    answers = viewer_vectors(model, readable(torch.from_numpy(vectors)), inputs).numpy()
     save_golden(path, inputs, {"viewer_vector": answers})
 
 
@@ -339,44 +325,31 @@ def write_video_goldens(tower: ContentTower, data: RetrievalData, path: Path) ->
     save_golden(path, {"content": content}, {"video_vectors": vectors})
 
 
-def write_ranker_goldens(
-    answer: Answer,
-    viewers: Sequence[ViewerFeatures],
-    release: CandidateRelease,
-    table: VideoTable,
-    path: Path,
-) -> None:
-    """Write a batch of ranker requests over retrieved candidates, and the outputs.
+def ranker_requests(
+    viewers: Sequence[ViewerFeatures], staged: CandidateRelease, release: RankingRelease
+) -> dict[str, npt.NDArray[Any]]:
+    """Return a batch of inputs of the ranker: of viewers who have candidates, for some of these.
 
     Histories are padded on the right.
     """
-    pipeline = CandidatePipeline(release, fail_open=False)
+    pipeline = CandidatePipeline(staged, fail_open=False)
     retrieved = [
         (viewer, pipeline.retrieve(CandidateQuery(viewer=viewer, count=GOLDEN_CANDIDATES)))
         for viewer in viewers
     ]
     # A batch has one width, but in a small catalogue a viewer may have watched nearly everything.
-    drawn = [(viewer, candidates) for viewer, candidates in retrieved if len(candidates.keys)]
-    width = min(len(candidates.keys) for _, candidates in drawn)
-    single = []
-    for viewer, candidates in drawn:
-        found = release.rows.find(viewer.history_keys)
-        retrieval = retrieval_features(candidates.scores, candidates.source_masks)
-        inputs = ranking_inputs(
-            viewer,
-            found[found >= 0],
-            candidates.rows[:width],
-            retrieval[:width],
-            table,
-            release.vocabulary,
-            release.context,
-        )
+    queries = [
+        Ranking.of(release, ranking_query(viewer, found))
+        for viewer, found in retrieved
+        if len(found.keys)
+    ]
+    width = np.arange(min(len(query.rows) for query in queries))
+    single = [model_inputs(query, requested(query).take(width)) for query in queries]
+    for inputs in single:
         history = inputs["history_vectors"]
         missing = RANKER_HISTORY - history.shape[1]
         inputs["history_vectors"] = np.pad(history, ((0, 0), (0, missing), (0, 0)))
-        single.append(inputs)
-    batch = {name: np.concatenate([inputs[name] for inputs in single]) for name in single[0]}
-    save_golden(path, batch, {"scores": answer(batch)})
+    return {name: np.concatenate([inputs[name] for inputs in single]) for name in single[0]}
 
 
 def save_golden(path: Path, inputs: Arrays, outputs: Arrays) -> None:

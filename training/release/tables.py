@@ -7,8 +7,9 @@ inverted index of labels and a table of numbers.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import pyarrow.compute as pc
 
 from vireo.server.arrays import Float32Array, Float64Array, Int32Array, Int64Array
 from vireo.server.recommend.filters.declared import MAX_VALUE_BYTES, label
+from vireo.server.recommend.filters.table import AttributeTable
 from vireo.server.releases import layout
 from vireo.server.releases.manifest import IndexDescription
 from vireo.server.releases.tables import write_texts
@@ -124,17 +126,6 @@ def min_probes(recall: Callable[[int], float], wanted: float, limit: int) -> int
     return high
 
 
-@dataclass(frozen=True)
-class _Labels:
-    """Labels, sorted by their bytes, and which videos have each."""
-
-    texts: list[str]
-    counts: Int64Array
-    """Number of videos that have each label, int64[v]."""
-    rows: Int32Array
-    """Their rows, label after label, ascending, int32[t]."""
-
-
 def write_attributes(folder: Path, dataset: Dataset, popular: Int64Array) -> None:
     """Write layout.ATTRIBUTE_TABLES and layout.POPULAR_ATTRIBUTES into a release.
 
@@ -149,23 +140,29 @@ def write_attributes(folder: Path, dataset: Dataset, popular: Int64Array) -> Non
     declared = all_attributes(dataset.info.attributes)
     # The label's text begins with "name=", so "a1=" comes before "a=".
     names = sorted(declared.labels, key=lambda name: label(name, ""))
-    labels = _joined([_labels(name, _column(dataset, name)) for name in names])
+    texts, counts, rows = zip(
+        *(_labels(name, _column(dataset, name)) for name in names), strict=True
+    )
     count = dataset.video_columns("video_id").num_rows
     # Column by column, as filters read it.
     numbers = np.full((count, len(declared.numbers)), np.nan, order="F")
     for place, name in enumerate(declared.numbers):
         numbers[:, place] = _numbers(_column(dataset, name))
-    write_texts(folder / layout.LABELS, labels.texts)
-    np.save(folder / layout.LABEL_OFFSETS, np.concatenate([[0], np.cumsum(labels.counts)]))
-    np.save(folder / layout.LABEL_ROWS, labels.rows)
+    write_texts(folder / layout.LABELS, chain.from_iterable(texts))
+    offsets = np.concatenate([[0], np.cumsum(np.concatenate(counts))])
+    np.save(folder / layout.LABEL_OFFSETS, offsets)
+    np.save(folder / layout.LABEL_ROWS, np.concatenate(rows))
     np.save(folder / layout.NUMBERS, numbers)
     names_by_kind = {"labels": declared.labels, "numbers": declared.numbers}
-    documents = {
-        layout.ATTRIBUTES: names_by_kind,
-        layout.POPULAR_ATTRIBUTES: _of_rows(popular, labels, numbers, declared.numbers),
-    }
-    for path, document in documents.items():
-        (folder / path).write_text(json.dumps(document, ensure_ascii=False))
+    (folder / layout.ATTRIBUTES).write_text(json.dumps(names_by_kind, ensure_ascii=False))
+    written = AttributeTable.load(folder, count)
+    popular_ones = []
+    for row in popular.tolist():
+        own, known = written.attributes_of(row)
+        known = {name: number for name, number in known.items() if not math.isnan(number)}
+        popular_ones.append({"labels": sorted(own), "numbers": known})
+    text = json.dumps(popular_ones, ensure_ascii=False)
+    (folder / layout.POPULAR_ATTRIBUTES).write_text(text)
 
 
 def _column(dataset: Dataset, name: str) -> pa.ChunkedArray:
@@ -173,8 +170,13 @@ def _column(dataset: Dataset, name: str) -> pa.ChunkedArray:
     return dataset.video_columns(attribute_column(name)).column(0)
 
 
-def _labels(name: str, column: pa.ChunkedArray) -> _Labels:
-    """Return the labels of one attribute."""
+def _labels(name: str, column: pa.ChunkedArray) -> tuple[list[str], Int64Array, Int32Array]:
+    """Return the labels of one attribute, sorted by their bytes, and which videos have each.
+
+    Returns:
+        The texts of v labels; the number of videos that have each, int64[v]; and their rows, label
+        after label, ascending, int32[t].
+    """
     rows: Int32Array = np.arange(len(column), dtype=np.int32)
     if pa.types.is_list(column.type):
         rows = rows.repeat(pc.list_value_length(column).fill_null(0).to_numpy())
@@ -194,15 +196,7 @@ def _labels(name: str, column: pa.ChunkedArray) -> _Labels:
     once = (np.diff(places, prepend=-1) != 0) | (np.diff(rows, prepend=-1) != 0)
     texts = pc.binary_join_element_wise(pa.scalar(name), values.take(pa.array(order)), "=")
     counts = np.bincount(places[once], minlength=len(order))
-    return _Labels(texts.to_pylist(), counts, rows[once])
-
-
-def _joined(parts: list[_Labels]) -> _Labels:
-    return _Labels(
-        [text for part in parts for text in part.texts],
-        np.concatenate([part.counts for part in parts]),
-        np.concatenate([part.rows for part in parts]),
-    )
+    return texts.to_pylist(), counts, rows[once]
 
 
 def _numbers(column: pa.ChunkedArray) -> Float64Array:
@@ -214,27 +208,3 @@ def _numbers(column: pa.ChunkedArray) -> Float64Array:
         # As it was written: 9.1, not the nearest number to it in single precision.
         column = column.cast(pa.string())
     return np.asarray(column.cast(pa.float64()).fill_null(np.nan).to_numpy(), np.float64)
-
-
-def _of_rows(
-    rows: Int64Array, labels: _Labels, numbers: Float64Array, names: tuple[str, ...]
-) -> list[dict[str, Any]]:
-    """Return the labels and the known numbers of some videos."""
-    place = np.full(len(numbers), -1)
-    place[rows] = np.arange(len(rows))
-    found: list[dict[str, Any]] = [
-        {
-            "labels": [],
-            "numbers": {
-                name: number
-                for name, number in zip(names, known, strict=True)
-                if number == number  # not NaN
-            },
-        }
-        for known in numbers[rows].tolist()
-    ]
-    asked = np.flatnonzero(place[labels.rows] >= 0)
-    which = np.searchsorted(np.cumsum(labels.counts), asked, side="right")
-    for at, text in zip(place[labels.rows[asked]].tolist(), which.tolist(), strict=True):
-        found[at]["labels"].append(labels.texts[text])
-    return found

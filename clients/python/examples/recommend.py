@@ -55,19 +55,12 @@ def options() -> argparse.Namespace:
         ("--played", "record that this was played, first"),
         ("--upsert", "add this to the catalogue, first"),
         ("--remove", "remove this from the catalogue, first"),
+        ("--similar", "print the videos like this, for no viewer"),
+        ("--why", "print why this is on the page, or isn't"),
     ):
         parser.add_argument(name, metavar="VIDEO", default="", help=said)
     parser.add_argument("--tag", default="", help="only videos with this tag")
     parser.add_argument("--pages", type=int, default=1, help="number of pages to print")
-    parser.add_argument(
-        "--similar", metavar="VIDEO", default="", help="print the videos like this, for no viewer"
-    )
-    parser.add_argument(
-        "--why",
-        metavar="VIDEO",
-        default="",
-        help="print why this is on the page, or isn't",
-    )
     given = parser.parse_args()
     if bool(given.similar) == bool(given.viewers):
         parser.error("a viewer or --similar is needed, and not both")

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Sequence
-from types import TracebackType
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from typing import Any, Self, Unpack
 
 import grpc
 import grpc.aio
 
 from vireo_client.base import BaseClient
-from vireo_client.calls import Batch, Call, CallBudget, PageArguments, Sent, repeatable
-from vireo_client.connection import Options
+from vireo_client.calls import RECOMMEND, BatchPart, Call, CallBudget, PageArguments, Sent
 from vireo_client.errors import DeadlineExceeded, VireoError, error_of
 from vireo_client.slate import Slate, VideoExplanation
 
@@ -39,25 +37,19 @@ class AsyncClient(
         Each page is requested when it is asked for. Its arguments, and what it raises, are those
         of `recommend`; a `page_token` continues a slate.
         """
-        arguments = repeatable(arguments)
+        request = self._first_page(viewer_id, arguments)
         while True:
-            slate = await self.recommend(viewer_id, **arguments)
+            slate: Slate = await self._send(self._call(RECOMMEND, lambda: request, arguments))
             yield slate
             if not slate.next_page_token:
                 return
-            arguments["page_token"] = slate.next_page_token
+            request.page_token = slate.next_page_token
 
-    def _open(
-        self,
-        target: str,
-        credentials: grpc.ChannelCredentials | None,
-        options: Options,
-        interceptors: Sequence[Any],
-    ) -> grpc.aio.Channel:
+    _grpc = grpc.aio
+
+    def _open(self, opened: Callable[..., Any], interceptors: Sequence[Any]) -> Any:
         asyncio.get_running_loop()
-        if credentials is None:
-            return grpc.aio.insecure_channel(target, options, interceptors=interceptors)
-        return grpc.aio.secure_channel(target, credentials, options, interceptors=interceptors)
+        return opened(interceptors=interceptors)
 
     async def _current_token(self, call: Call, seconds: float | None) -> str | None:
         """Return the token; raise DeadlineExceeded if that takes longer than the call may."""
@@ -94,7 +86,9 @@ class AsyncClient(
         requests = Sent(call)
         try:
             return call.method.result(
-                await self._begin(call, requests, await self._current_token(call, call.timeout))
+                await self._begin(
+                    call, iter(requests), await self._current_token(call, call.timeout)
+                )
             )
         except grpc.aio.AioRpcError as failed:
             requests.reraise()
@@ -104,8 +98,8 @@ class AsyncClient(
             self._raise_if_closed(call)
             raise
 
-    async def _batch(self, batch: Batch) -> AsyncIterator[tuple[str, Slate]]:
-        for part in batch.parts():
+    async def _batch(self, parts: Iterator[BatchPart]) -> AsyncIterator[tuple[str, Slate]]:
+        for part in parts:
             pause: float | None = 0.0
             while pause is not None:
                 await asyncio.sleep(pause)
@@ -145,10 +139,5 @@ class AsyncClient(
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()

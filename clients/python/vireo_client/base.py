@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 from datetime import datetime
+from functools import partial
 from typing import Any, Generic, TypeVar, Unpack
 
 from vireo_client import messages as pb
@@ -18,14 +19,15 @@ from vireo_client.calls import (
     STREAM_EVENTS,
     STREAM_SECONDS,
     UPSERT_VIDEOS,
-    AskArguments,
-    Batch,
+    BatchPart,
     Call,
     CallArguments,
     ExplainArguments,
     Metadata,
+    PageArguments,
     SimilarArguments,
     SlateArguments,
+    batch_parts,
     identity,
     recommend_request,
     set_slate_arguments,
@@ -109,8 +111,7 @@ class BaseClient(Connection, Generic[Answer, Count, Slates, Explained]):
             ValueError: the request can't be sent: a time without a zone, an invalid request id,
                 or the client is closed.
         """
-        check_zone(time)
-        asked = AskArguments(
+        how = ExplainArguments(
             page_size=page_size,
             surface=surface,
             seed_video_id=seed_video_id,
@@ -123,12 +124,11 @@ class BaseClient(Connection, Generic[Answer, Count, Slates, Explained]):
             profile=profile,
             filter=filter,
             session=session,
+            timeout=timeout,
+            request_id=request_id,
+            metadata=metadata,
         )
-
-        def build() -> pb.RecommendRequest:
-            return recommend_request(viewer_id, asked, page_token, explain=explain)
-
-        how = CallArguments(timeout=timeout, request_id=request_id, metadata=metadata)
+        build = partial(recommend_request, viewer_id, how, page_token, explain=explain)
         answer: Answer = self._send(self._call(RECOMMEND, build, how))
         return answer
 
@@ -145,7 +145,6 @@ class BaseClient(Connection, Generic[Answer, Count, Slates, Explained]):
             VireoError: as for `recommend`.
             ValueError: as for `recommend`.
         """
-        check_zone(how.get("time"))
 
         def build() -> pb.SimilarVideosRequest:
             excluded = how.get("excluded_video_ids", ())
@@ -174,7 +173,6 @@ class BaseClient(Connection, Generic[Answer, Count, Slates, Explained]):
             VireoError: as for `recommend`.
             ValueError: as for `recommend`.
         """
-        check_zone(how.get("time"))
 
         def build() -> pb.ExplainVideoRequest:
             request = recommend_request(viewer_id, how)
@@ -212,8 +210,9 @@ class BaseClient(Connection, Generic[Answer, Count, Slates, Explained]):
             ValueError: as for `recommend`.
         """
         self._check_open()
-        batch = Batch(viewer_ids, slate, patience, identity(request_id), metadata)
-        slates: Slates = self._batch(batch)
+        check_zone(slate.get("time"))
+        parts = batch_parts(viewer_ids, slate, patience, identity(request_id), metadata)
+        slates: Slates = self._batch(parts)
         return slates
 
     def record_events(
@@ -269,8 +268,7 @@ class BaseClient(Connection, Generic[Answer, Count, Slates, Explained]):
 
         if how.get("timeout") is None:
             how["timeout"] = STREAM_SECONDS
-        call = self._call(STREAM_EVENTS, build, how)
-        recorded: Count = self._stream(call)
+        recorded: Count = self._stream(self._call(STREAM_EVENTS, build, how))
         return recorded
 
     def upsert_videos(
@@ -315,12 +313,16 @@ class BaseClient(Connection, Generic[Answer, Count, Slates, Explained]):
         Raises:
             VireoError: as for `record_events`.
         """
-
-        def build() -> pb.RemoveVideosRequest:
-            return pb.RemoveVideosRequest(video_ids=video_ids)
-
+        build = partial(pb.RemoveVideosRequest, video_ids=video_ids)
         removed: Count = self._send(self._call(REMOVE_VIDEOS, build, how))
         return removed
+
+    def _first_page(self, viewer_id: str, how: PageArguments) -> pb.RecommendRequest:
+        """Return the request for the first of some pages; others differ by their token alone."""
+        token, explain = how.get("page_token", ""), how.get("explain", False)
+        build = partial(recommend_request, viewer_id, how, token, explain=explain)
+        request: pb.RecommendRequest = self._call(RECOMMEND, build, how).message()
+        return request
 
     @abstractmethod
     def _send(self, call: Call) -> Any:
@@ -331,5 +333,5 @@ class BaseClient(Connection, Generic[Answer, Count, Slates, Explained]):
         """Make one call with a stream of requests."""
 
     @abstractmethod
-    def _batch(self, batch: Batch) -> Any:
+    def _batch(self, parts: Iterator[BatchPart]) -> Any:
         """Return an iterator of a batch's viewers and slates."""

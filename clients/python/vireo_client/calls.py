@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import json
 import random
 import time as clock
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
+from importlib.resources import files
 from itertools import islice
 from operator import attrgetter
-from typing import Any, Self, TypedDict
+from typing import Any, TypedDict
 
 import grpc
 
 from vireo_client import messages as pb
 from vireo_client._generated.enums import SURFACE_NUMBERS, Surface
-from vireo_client.errors import REQUEST_ID, InvalidRequest, Overloaded, Unavailable, VireoError
-from vireo_client.inputs import Filter, RequestProfile, SessionVideo, check_zone
-from vireo_client.retries import REPEAT, RESUME, TABLE, codes
+from vireo_client.errors import InvalidRequest, Overloaded, Unavailable, VireoError
+from vireo_client.inputs import Filter, RequestProfile, SessionVideo
 from vireo_client.slate import Slate, explanation_of, slate_of
 
 Metadata = Sequence[tuple[str, str | bytes]]
+
+TABLE: Any = json.loads(files("vireo_client").joinpath("_generated", "retries.json").read_text())
+"""What is retried, and after how long: the clients of all languages share it."""
+REPEAT, RESUME = TABLE["repeat"], TABLE["batch"]
 
 MAX_VIEWERS: int = RESUME["maxViewers"]
 """Maximum viewers of one call of a batch."""
@@ -32,8 +37,11 @@ _RECONNECT = timedelta(seconds=REPEAT["delaySeconds"])
 _FIRST_PAUSE: float = RESUME["minPauseSeconds"]
 """Seconds before the first call that continues one of a batch that failed; later they double."""
 _MAX_JITTER: float = 1 + TABLE["jitter"]
-_RESUMED = codes(RESUME["codes"])
-_REPEATED = {False: codes(REPEAT["reads"]), True: codes(REPEAT["writes"])}
+_RESUMED, _READS, _WRITES = (
+    frozenset(grpc.StatusCode[name] for name in names)
+    for names in (RESUME["codes"], REPEAT["reads"], REPEAT["writes"])
+)
+_REPEATED = {False: _READS, True: _WRITES}
 """After which codes a call is repeated, by whether it writes."""
 _SURFACES = {surface: number for number, surface in SURFACE_NUMBERS.items()}
 
@@ -140,19 +148,6 @@ ARGUMENTS = frozenset(PageArguments.__optional_keys__)
 """The names of all arguments that a call may have by keyword alone."""
 
 
-def repeatable(arguments: PageArguments) -> PageArguments:
-    """Return arguments that can be sent several times, whatever iterables they have."""
-    kept = PageArguments(**arguments)
-    if "excluded_video_ids" in kept:
-        kept["excluded_video_ids"] = tuple(kept["excluded_video_ids"])
-    if "session" in kept:
-        kept["session"] = tuple(kept["session"])
-    if (profile := kept.get("profile")) is not None:
-        watched, attributes = tuple(profile.history), tuple(profile.attributes)
-        kept["profile"] = replace(profile, history=watched, attributes=attributes)
-    return kept
-
-
 def recommend_request(
     viewer_id: str, asked: AskArguments, page_token: str = "", *, explain: bool = False
 ) -> pb.RecommendRequest:
@@ -217,10 +212,6 @@ class Call:
         """Return the exception for a value that no message can hold."""
         return InvalidRequest(grpc.StatusCode.INVALID_ARGUMENT, str(error), self.request_id)
 
-    def sent_metadata(self) -> tuple[tuple[str, str | bytes], ...]:
-        """Return the metadata: the request id, and the caller's."""
-        return ((REQUEST_ID, self.request_id), *self.metadata)
-
 
 def identity(request_id: str) -> str:
     """Return the caller's request id, or a new one if it is empty.
@@ -254,7 +245,7 @@ class CallBudget:
         """
         if error.code not in self._repeated or not self._repeats:
             raise error
-        after = error.retry_after if isinstance(error, Overloaded | Unavailable) else None
+        after = error.retry_after
         if after is None:
             if not isinstance(error, Unavailable):
                 raise error
@@ -267,35 +258,28 @@ class CallBudget:
         return max(0.0, seconds)
 
 
-@dataclass(frozen=True)
-class Batch:
-    """A batch: the slates of any number of viewers, in as many calls as it takes."""
+def batch_parts(
+    viewer_ids: Iterable[str],
+    asked: SlateArguments,
+    patience: float,
+    request_id: str,
+    metadata: Metadata,
+) -> Iterator[BatchPart]:
+    """Yield the parts of a batch of any number of viewers, each of one call if nothing fails.
 
-    viewer_ids: Iterable[str]
-    asked: SlateArguments
-    patience: float
-    request_id: str
-    metadata: Metadata
+    Raises:
+        InvalidRequest: a value that no message can hold.
+    """
+    viewers = iter(viewer_ids)
+    while part := list(islice(viewers, MAX_VIEWERS)):
 
-    def __post_init__(self) -> None:
-        check_zone(self.asked.get("time"))
+        def build(part: list[str] = part) -> pb.BatchRecommendRequest:
+            request = pb.BatchRecommendRequest(viewer_ids=part)
+            set_slate_arguments(request, asked)
+            return request
 
-    def parts(self) -> Iterator[BatchPart]:
-        """Yield the parts of the batch, each of one call if nothing fails.
-
-        Raises:
-            InvalidRequest: a value that no message can hold.
-        """
-        viewers = iter(self.viewer_ids)
-        while part := list(islice(viewers, MAX_VIEWERS)):
-
-            def build(part: list[str] = part) -> pb.BatchRecommendRequest:
-                request = pb.BatchRecommendRequest(viewer_ids=part)
-                set_slate_arguments(request, self.asked)
-                return request
-
-            call = Call(BATCH, build, STREAM_SECONDS, self.request_id, self.metadata)
-            yield BatchPart(call, self.patience)
+        call = Call(BATCH, build, STREAM_SECONDS, request_id, metadata)
+        yield BatchPart(call, patience)
 
 
 class BatchPart:
@@ -324,7 +308,7 @@ class BatchPart:
         Raises `error` if there is none: it can't be mended so, has lasted for too long, or the
         client is closed.
         """
-        after = error.retry_after if isinstance(error, Overloaded | Unavailable) else None
+        after = error.retry_after
         too_large = isinstance(error, Overloaded) and after is None
         pause = max(self._pause, after.total_seconds() if after else 0.0)
         now = clock.monotonic()
@@ -336,22 +320,17 @@ class BatchPart:
         return pause * random.uniform(1.0, _MAX_JITTER)  # noqa: S311
 
 
-class Sent(Iterator[Any]):
+class Sent(Iterable[Any]):
     """The requests of a stream: remembers what a caller's own iterator raises, which gRPC hides."""
 
     def __init__(self, call: Call) -> None:
         """Read from the requests of a call."""
-        self._call, self._requests = call, call.build()
+        self._call = call
         self._raised: Exception | None = None
 
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> Any:
+    def __iter__(self) -> Iterator[Any]:
         try:
-            return next(self._requests)
-        except StopIteration:
-            raise
+            yield from self._call.build()
         except Exception as error:
             self._raised = error
             raise

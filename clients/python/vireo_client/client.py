@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from types import TracebackType
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Self, Unpack
 
 import grpc
 
 from vireo_client.base import BaseClient
-from vireo_client.calls import Batch, Call, CallBudget, PageArguments, Sent, repeatable
-from vireo_client.connection import Options
+from vireo_client.calls import RECOMMEND, BatchPart, Call, CallBudget, PageArguments, Sent
 from vireo_client.errors import error_of
 from vireo_client.slate import Slate, VideoExplanation
 
@@ -29,26 +27,18 @@ class Client(BaseClient[Slate, int, Iterator[tuple[str, Slate]], VideoExplanatio
         Each page is requested when it is asked for. Its arguments, and what it raises, are those
         of `recommend`; a `page_token` continues a slate.
         """
-        arguments = repeatable(arguments)
+        request = self._first_page(viewer_id, arguments)
         while True:
-            slate = self.recommend(viewer_id, **arguments)
+            slate: Slate = self._send(self._call(RECOMMEND, lambda: request, arguments))
             yield slate
             if not slate.next_page_token:
                 return
-            arguments["page_token"] = slate.next_page_token
+            request.page_token = slate.next_page_token
 
-    def _open(
-        self,
-        target: str,
-        credentials: grpc.ChannelCredentials | None,
-        options: Options,
-        interceptors: Sequence[Any],
-    ) -> grpc.Channel:
-        if credentials is None:
-            channel = grpc.insecure_channel(target, options)
-        else:
-            channel = grpc.secure_channel(target, credentials, options)
-        return grpc.intercept_channel(channel, *interceptors)
+    _grpc = grpc
+
+    def _open(self, opened: Callable[..., Any], interceptors: Sequence[Any]) -> Any:
+        return grpc.intercept_channel(opened(), *interceptors)
 
     def _current_token(self) -> str | None:
         token = self._token() if callable(self._token) else self._token
@@ -70,13 +60,13 @@ class Client(BaseClient[Slate, int, Iterator[tuple[str, Slate]], VideoExplanatio
     def _stream(self, call: Call) -> Any:
         requests = Sent(call)
         try:
-            return call.method.result(self._begin(call, requests, self._current_token()))
+            return call.method.result(self._begin(call, iter(requests), self._current_token()))
         except grpc.RpcError as failed:
             requests.reraise()
             raise error_of(failed, call.request_id) from failed
 
-    def _batch(self, batch: Batch) -> Iterator[tuple[str, Slate]]:
-        for part in batch.parts():
+    def _batch(self, parts: Iterator[BatchPart]) -> Iterator[tuple[str, Slate]]:
+        for part in parts:
             pause: float | None = 0.0
             while pause is not None:
                 time.sleep(pause)
@@ -100,10 +90,5 @@ class Client(BaseClient[Slate, int, Iterator[tuple[str, Slate]], VideoExplanatio
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()

@@ -5,15 +5,17 @@ from __future__ import annotations
 import copy
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import grpc
 
-from vireo_client.calls import ARGUMENTS, METHODS, Call, CallArguments, Method, identity
-from vireo_client.retries import REPEAT, TABLE
+from vireo_client.calls import ARGUMENTS, METHODS, REPEAT, TABLE, Call, Method, identity
+from vireo_client.errors import REQUEST_ID
+from vireo_client.inputs import check_zone
 from vireo_client.version import __version__
 
 Options = Sequence[tuple[str, Any]]
@@ -110,28 +112,31 @@ class Connection(ABC):
         if token is not None and tls is None and channel is None:
             raise ValueError("a token must not be sent in plain text: pass tls too")
         self._token = token
-        self._latest: tuple[str, grpc.CallCredentials] | None = None
+        # Those of the latest token, which most calls have.
+        self._credentials = lru_cache(1)(grpc.access_token_call_credentials)
         self._timeout = timeout
         self._repeats = 1 if attempts > 1 else 0
         self._closed = False
         self._owns_channel = channel is None
         if channel is None:
-            credentials = tls.channel_credentials() if tls else None
-            channel = self._open(target, credentials, _options(attempts, options), interceptors)
+            settings = _options(attempts, options)
+            opened = partial(self._grpc.insecure_channel, target, settings)
+            if tls:
+                credentials = tls.channel_credentials()
+                opened = partial(self._grpc.secure_channel, target, credentials, settings)
+            channel = self._open(opened, interceptors)
         self._channel: Any = channel
         self._methods = {each: each.on(self._channel) for each in METHODS}
 
-    @abstractmethod
-    def _open(
-        self,
-        target: str,
-        credentials: grpc.ChannelCredentials | None,
-        options: Options,
-        interceptors: Sequence[Any],
-    ) -> Any:
-        """Open the channel; plaintext without credentials."""
+    _grpc: Any
+    """The module that channels are of."""
 
-    def _call(self, method: Method, build: Callable[[], Any], how: CallArguments) -> Call:
+    @abstractmethod
+    def _open(self, opened: Callable[..., Any], interceptors: Sequence[Any]) -> Any:
+        """Return what `opened` does, a channel, with interceptors."""
+
+    def _call(self, method: Method, build: Callable[[], Any], how: Mapping[str, Any]) -> Call:
+        check_zone(how.get("time"))
         if unknown := how.keys() - ARGUMENTS:
             raise TypeError(f"unexpected arguments: {', '.join(sorted(unknown))}")
         timeout = how.get("timeout")
@@ -152,22 +157,13 @@ class Connection(ABC):
         return self._methods[call.method](
             request,
             timeout=call.timeout if timeout is None else timeout,
-            metadata=call.sent_metadata(),
-            credentials=self._call_credentials(token),
+            metadata=((REQUEST_ID, call.request_id), *call.metadata),
+            credentials=None if token is None else self._credentials(token),
         )
 
     def _check_open(self) -> None:
         if self._closed:
             raise ValueError("the client is closed")
-
-    def _call_credentials(self, token: str | None) -> grpc.CallCredentials | None:
-        """Return the credentials for one call; None without a token."""
-        if token is None:
-            return None
-        latest = self._latest
-        if latest is None or latest[0] != token:
-            latest = self._latest = (token, grpc.access_token_call_credentials(token))
-        return latest[1]
 
 
 def _options(attempts: int, further: Options) -> list[tuple[str, Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -22,6 +22,8 @@ class VireoError(Exception):
 
     recorded: int | None = None
     """Number of events that a failed `stream_events` recorded; None if the server didn't say."""
+    retry_after: timedelta | None = None
+    """Delay before a retry; None if the server sent none."""
 
     def __init__(self, code: grpc.StatusCode, message: str, request_id: str) -> None:
         """Hold gRPC's status code, its message, and the request's id."""
@@ -70,15 +72,9 @@ class PermissionDenied(AccessDenied):
 class Overloaded(VireoError):
     """The server is overloaded, and shed the request before any work was done."""
 
-    retry_after: timedelta | None = None
-    """Delay before a retry; None if the server sent none."""
-
 
 class Unavailable(VireoError):
     """The server is unreachable or not serving yet, or can't store events; try the same again."""
-
-    retry_after: timedelta | None = None
-    """Delay before a retry; None if the server sent none."""
 
 
 class DeadlineExceeded(VireoError):
@@ -109,11 +105,17 @@ def error_of(failed: Any, request_id: str) -> VireoError:
         code, failed.details() or "", _text(metadata.get(REQUEST_ID, request_id))
     )
     details = _details(metadata.get(_STATUS, b""))
-    error.recorded = _recorded(details)
+    infos = _unpacked(details, pb.ErrorInfo)
+    ended = (info.metadata["recorded"] for info in infos if info.reason == "STREAM_ENDED")
+    error.recorded = next(map(int, ended), None)
+    delays = (info.retry_delay.ToTimedelta() for info in _unpacked(details, pb.RetryInfo))
+    error.retry_after = next(delays, None)
     if isinstance(error, InvalidRequest):
-        error.violations = _violations(details)
-    elif isinstance(error, Overloaded | Unavailable):
-        error.retry_after = _retry_after(details)
+        error.violations = tuple(
+            FieldViolation(each.field, each.description)
+            for bad in _unpacked(details, pb.BadRequest)
+            for each in bad.field_violations
+        )
     return error
 
 
@@ -129,27 +131,7 @@ def _details(status: str | bytes) -> Sequence[Any]:
         return ()  # corrupted on the way; the code is still valid
 
 
-def _violations(details: Sequence[Any]) -> tuple[FieldViolation, ...]:
-    bad = pb.BadRequest()
-    return tuple(
-        FieldViolation(each.field, each.description)
-        for detail in details
-        if detail.Unpack(bad)
-        for each in bad.field_violations
-    )
-
-
-def _recorded(details: Sequence[Any]) -> int | None:
-    info = pb.ErrorInfo()
-    for detail in details:
-        if detail.Unpack(info) and info.reason == "STREAM_ENDED":
-            return int(info.metadata["recorded"])
-    return None
-
-
-def _retry_after(details: Sequence[Any]) -> timedelta | None:
-    info = pb.RetryInfo()
-    for detail in details:
-        if detail.Unpack(info):
-            return info.retry_delay.ToTimedelta()
-    return None
+def _unpacked(details: Sequence[Any], kind: type[Any]) -> Iterator[Any]:
+    """Yield the details of a kind."""
+    found = kind()
+    return (found for detail in details if detail.Unpack(found))

@@ -7,19 +7,20 @@ import logging
 import random
 import re
 import threading
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from types import TracebackType
-from typing import Self
+from contextlib import AbstractContextManager, nullcontext, suppress
+from typing import Any, Generic, Self, TypeVar
 
 import grpc
 
 from vireo_client.aio import AsyncClient
 from vireo_client.client import Client
-from vireo_client.errors import InvalidRequest, Overloaded, Unavailable, VireoError
+from vireo_client.errors import InvalidRequest, Overloaded, VireoError
 from vireo_client.inputs import Event
 
+AnyClient = TypeVar("AnyClient")
 OnLost = Callable[[Sequence[Event], Exception], None]
 """Called with events that will never be recorded, and why."""
 
@@ -48,11 +49,7 @@ _EVENT = re.compile(r"events\[(\d+)\]")
 log = logging.getLogger(__name__)
 
 
-def _ignore(_: Sequence[Event], __: Exception) -> None:
-    """Do nothing: `lost` counts them."""
-
-
-class _Batches:
+class _Batches(ABC, Generic[AnyClient]):
     """The events that wait, and what becomes of a batch that failed."""
 
     recorded = 0
@@ -63,8 +60,23 @@ class _Batches:
     """Events that the server refused for good."""
 
     def __init__(
-        self, max_events: int, max_seconds: float, max_waiting: int, on_lost: OnLost
+        self,
+        client: AnyClient,
+        *,
+        max_events: int = 500,
+        max_seconds: float = 1.0,
+        max_waiting: int = 10_000,
+        on_lost: OnLost = lambda _events, _error: None,
     ) -> None:
+        """Start to send in the background; an AsyncEventSender in the running loop.
+
+        Args:
+            client: what to send with; it stays open.
+            max_events: maximum events of a batch, up to 1,000.
+            max_seconds: maximum seconds that an event waits for others.
+            max_waiting: maximum events that wait; `send` drops those beyond.
+            on_lost: called in the background with events that the server refuses, and why.
+        """
         if not 1 <= max_events <= _MAX_BATCH:
             raise ValueError(f"a batch has 1 to {_MAX_BATCH:,} events, not {max_events}")
         if max_seconds <= 0 or max_waiting < 1:
@@ -76,15 +88,34 @@ class _Batches:
         self._batch: Sequence[Event] = ()
         """The events that are being sent."""
         self._pause, self._broken = _FIRST_PAUSE, 0
+        self._client = client
+        self._start()
 
-    def _take(self, event: Event) -> bool:
-        """Let an event wait; return whether there was room."""
-        if self._closed:
-            raise ValueError("the sender is closed")
-        if len(self._waiting) + len(self._batch) >= self._max_waiting:
-            self.dropped += 1
-            return False
-        self._waiting.append(event)
+    @abstractmethod
+    def _start(self) -> None:
+        """Set `_lock` and `_wake`, and start the thread or task that sends."""
+
+    _lock: AbstractContextManager[Any]
+    """Held while the events that wait change."""
+    _wake: Callable[[], None]
+    """Has the thread or task look again whether a batch is due."""
+
+    def send(self, event: Event) -> bool:
+        """Take an event to be sent; return whether there was room for it. It never waits.
+
+        Raises:
+            ValueError: the sender is closed, or no message can hold the event.
+        """
+        event.message()
+        with self._lock:
+            if self._closed:
+                raise ValueError("the sender is closed")
+            if len(self._waiting) + len(self._batch) >= self._max_waiting:
+                self.dropped += 1
+                return False
+            self._waiting.append(event)
+            if self._is_due():
+                self._wake()
         return True
 
     def _is_due(self) -> bool:
@@ -105,7 +136,7 @@ class _Batches:
     def _failed(self, error: Exception) -> float:
         """Keep of the batch what is to be sent again; return the seconds until then."""
         code = error.code if isinstance(error, VireoError) else None
-        after = error.retry_after if isinstance(error, Overloaded | Unavailable) else None
+        after = error.retry_after if isinstance(error, VireoError) else None
         too_large = isinstance(error, Overloaded) and after is None
         self._broken += code in _BROKEN or code is None
         if code not in _AWAY + _BROKEN + (None,) or too_large or self._broken >= _MAX_BROKEN:
@@ -130,54 +161,23 @@ class _Batches:
             log.exception("on_lost failed")
 
 
-class EventSender(_Batches):
+class EventSender(_Batches[Client]):
     """Records events in batches in a thread of its own; an event counts once.
 
     A batch is repeated as it is until the server has it, for example while its gateway restarts.
     """
 
-    def __init__(
-        self,
-        client: Client,
-        *,
-        max_events: int = 500,
-        max_seconds: float = 1.0,
-        max_waiting: int = 10_000,
-        on_lost: OnLost = _ignore,
-    ) -> None:
-        """Start the thread.
-
-        Args:
-            client: what to send with; it stays open.
-            max_events: maximum events of a batch, up to 1,000.
-            max_seconds: maximum seconds that an event waits for others.
-            max_waiting: maximum events that wait; `send` drops those beyond.
-            on_lost: called in the thread with events that the server refuses, and why.
-        """
-        super().__init__(max_events, max_seconds, max_waiting, on_lost)
-        self._client = client
+    def _start(self) -> None:
         self._changed, self._given_up = threading.Condition(), threading.Event()
+        self._lock, self._wake = self._changed, self._changed.notify
         self._thread = threading.Thread(target=self._run, name="vireo-events", daemon=True)
         self._thread.start()
-
-    def send(self, event: Event) -> bool:
-        """Take an event to be sent; return whether there was room for it. It never waits.
-
-        Raises:
-            ValueError: the sender is closed, or no message can hold the event.
-        """
-        event.message()
-        with self._changed:
-            taken = self._take(event)
-            if self._is_due():
-                self._changed.notify()
-        return taken
 
     def close(self, seconds: float = _CLOSE_SECONDS) -> int:
         """Send what waits, for so many seconds; return the number of events that are left."""
         with self._changed:
             self._closed = True
-            self._changed.notify()
+            self._wake()
         self._thread.join(seconds)
         self._given_up.set()
         self._thread.join(_GRACE_SECONDS)
@@ -201,48 +201,22 @@ class EventSender(_Batches):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
-class AsyncEventSender(_Batches):
+class AsyncEventSender(_Batches[AsyncClient]):
     """Records events in batches in a task of its own; see `EventSender`."""
 
-    def __init__(
-        self,
-        client: AsyncClient,
-        *,
-        max_events: int = 500,
-        max_seconds: float = 1.0,
-        max_waiting: int = 10_000,
-        on_lost: OnLost = _ignore,
-    ) -> None:
-        """Start the task in the running loop; the arguments are those of `EventSender`."""
-        super().__init__(max_events, max_seconds, max_waiting, on_lost)
-        self._client, self._due = client, asyncio.Event()
+    def _start(self) -> None:
+        self._due = asyncio.Event()
+        self._lock, self._wake = nullcontext(), self._due.set
         self._task = asyncio.get_running_loop().create_task(self._run())
-
-    def send(self, event: Event) -> bool:
-        """Take an event to be sent; return whether there was room for it. It never waits.
-
-        Raises:
-            ValueError: the sender is closed, or no message can hold the event.
-        """
-        event.message()
-        taken = self._take(event)
-        if self._is_due():
-            self._due.set()
-        return taken
 
     async def close(self, seconds: float = _CLOSE_SECONDS) -> int:
         """Send what waits, for so many seconds; return the number of events that are left."""
         self._closed = True
-        self._due.set()
+        self._wake()
         await asyncio.wait({self._task}, timeout=seconds)
         self._task.cancel()
         with suppress(asyncio.CancelledError):
@@ -269,10 +243,5 @@ class AsyncEventSender(_Batches):
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()

@@ -14,7 +14,6 @@ from datetime import timedelta
 from itertools import islice
 from operator import methodcaller
 from threading import Event, Lock
-from types import TracebackType
 from typing import Any, Self
 
 import grpc
@@ -149,12 +148,7 @@ class FakeStack:
         self.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     def _handler(self, method: Method) -> grpc.RpcMethodHandler[Any, Any]:

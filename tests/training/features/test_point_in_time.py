@@ -18,8 +18,7 @@ from vireo.training.data.dataset import load_dataset
 from vireo.training.data.split import split_watches
 from vireo.training.features import viewers as past
 from vireo.training.features.statistics import (
-    latest_popularity,
-    latest_video_features,
+    latest,
     snapshot_moments,
     video_features_at,
 )
@@ -116,8 +115,8 @@ def test_lists_end_at_their_limits_and_counts_do_not(
     monkeypatch.setattr(past, "HISTORY_LIMIT", 4)
     monkeypatch.setattr(past, "WATCHED_LIMIT", 9)
     split = split_watches(interactions, "last")
-    past.write_viewer_activity(split[split["part"] != "test"], tmp_path / "rows.parquet")
-    rows = pd.read_parquet(tmp_path / "rows.parquet")
+    past.write_viewer_activity(split[split["part"] != "test"], tmp_path)
+    rows = pd.read_parquet(tmp_path / "viewer_activity.parquet")
     now = pd.Timestamp("2030-01-01", tz="UTC")
     assert rows["viewer_like_count"].any()
     written: Iterable[Any] = rows.itertuples()
@@ -201,10 +200,9 @@ def test_the_latest_statistics_are_those_of_the_last_snapshot(
 ) -> None:
     ids = [f"v{n}" for n in range(60)]
     last = snapshots(repo)[-1]
-    found = latest_video_features(repo, ids)
+    found, popularity = latest(repo, ids)
     expected = [statistics_recomputed(home, watches, video, last) for video in ids]
     np.testing.assert_allclose(found, np.array(expected), rtol=1e-5, atol=1e-5)
-    popularity = latest_popularity(repo, ids)
     np.testing.assert_allclose(found[:, 1], np.log1p(popularity), rtol=1e-6)
 
 

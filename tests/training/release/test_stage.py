@@ -32,7 +32,7 @@ from vireo.server.releases.manifest import (
 )
 from vireo.server.releases.tables import read_mapped_texts
 from vireo.training.data.dataset import load_dataset
-from vireo.training.features.statistics import latest_popularity, latest_video_features
+from vireo.training.features.statistics import latest
 from vireo.training.ranking.training_set import RankingSet
 from vireo.training.release import stage
 from vireo.training.release.stage import (
@@ -87,9 +87,8 @@ def test_tables_follow_the_order_of_the_catalogue(folder: Path, trained_home: Ho
     assert list(read_mapped_texts(folder / layout.VIDEO_IDS, len(ids))) == ids
     titles = read_mapped_texts(folder / layout.VIDEO_TITLES, len(ids))
     assert list(titles) == videos["title"].tolist()
-    table = np.load(folder / layout.VIDEO_FEATURE_TABLE)
-    assert np.array_equal(table, latest_video_features(repo, ids))
-    popularity = latest_popularity(repo, ids)
+    features, popularity = latest(repo, ids)
+    assert np.array_equal(np.load(folder / layout.VIDEO_FEATURE_TABLE), features)
     assert np.array_equal(np.load(folder / layout.POPULARITY), popularity)
     popular = json.loads((folder / layout.POPULAR_IDS).read_text())
     by_id = dict(zip(ids, popularity, strict=True))

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from vireo.server.arrays import Int64Array
 from vireo.server.features.context import DEVICES
 from vireo.training.data.context import hours_and_weekdays
+from vireo.training.data.schema import EVENTS
 from vireo.training.data.synth.world import (
     DAY,
     FAVOURITES,
@@ -60,15 +61,13 @@ _DEVICE_SHARES = np.cumsum(
 )
 """Cumulative shares of the first DEVICES by part of the day; the rest is the last one's."""
 
-PLAY, LIKE, HIDE = 0, 1, 2
-"""Indices in KINDS."""
-KINDS = ("play", "like", "hide")
+PLAY, LIKE, HIDE = (EVENTS.index(kind) for kind in ("play", "like", "hide"))
 EVENT = np.dtype(
     [
         ("viewer", np.int64),  # number of the viewer
         ("video", np.int64),  # row of the video
         ("time", np.int64),  # Unix microseconds
-        ("kind", np.int8),  # index in KINDS
+        ("kind", np.int8),  # index in EVENTS
         ("fraction", np.float32),  # watched fraction of the video
         ("time_zone", np.int8),  # index in ZONES, -1 in a world without context
         ("locale", np.int8),  # index in LOCALES, likewise

@@ -167,19 +167,15 @@ class World:
         self, topics: Int64Array, times: Int64Array, random: np.random.Generator
     ) -> Int64Array:
         """Draw a video published by then from each topic, by popularity, int64[m]."""
-        sizes = np.diff(self.starts)[topics]
-        spread = np.log((sizes + HEAD) / HEAD)
         videos = np.empty(len(topics), np.int64)
         left: Int64Array = np.arange(len(topics))
         for _ in range(_TRIES):
-            drawn = HEAD * np.exp(random.random(len(left)) * spread[left]) - HEAD
-            ranks = np.minimum(drawn.astype(np.int64), sizes[left] - 1)
-            videos[left] = self.members[self.starts[topics[left]] + ranks]
+            videos[left] = self._by_popularity(topics[left], random.random(len(left)))
             left = left[self.published[videos[left]] > times[left]]
             if not len(left):
                 return videos
         # The first series of each topic was published before everything else.
-        ranks = random.integers(0, np.minimum(SERIES, sizes[left]))
+        ranks = random.integers(0, np.minimum(SERIES, np.diff(self.starts)[topics[left]]))
         videos[left] = self.members[self.starts[topics[left]] + ranks]
         return videos
 
@@ -188,9 +184,13 @@ class World:
 
         `which` is the number of the favourite, below FAVOURITES, int64[m].
         """
-        draw = unit(hashed(self.config.seed, 10, viewers, topics * FAVOURITES + which))
+        draw = hashed(self.config.seed, 10, viewers, topics * FAVOURITES + which)
+        return self._by_popularity(topics, unit(draw))
+
+    def _by_popularity(self, topics: Int64Array, shares: Float64Array) -> Int64Array:
+        """Return the video of each topic at a quantile in [0, 1) of its popularity, int64[m]."""
         sizes = np.diff(self.starts)[topics]
-        ranks = HEAD * np.exp(draw * np.log((sizes + HEAD) / HEAD)) - HEAD
+        ranks = HEAD * np.exp(shares * np.log((sizes + HEAD) / HEAD)) - HEAD
         places = self.starts[topics] + np.minimum(ranks.astype(np.int64), sizes - 1)
         return np.asarray(self.members[places], np.int64)
 

@@ -16,10 +16,9 @@ import pyarrow.compute as pc
 from vireo.server.arrays import Int64Array
 from vireo.server.features.context import COLUMNS, DEVICES
 from vireo.server.home import Home
-from vireo.training.data.context import context_fields
 from vireo.training.data.dataset import DatasetInfo, check_name_is_free, write_dataset
+from vireo.training.data.interactions import Interactions
 from vireo.training.data.schema import (
-    INTERACTIONS,
     TIME,
     VIDEOS,
     VIEWERS,
@@ -27,7 +26,7 @@ from vireo.training.data.schema import (
     attribute_column,
     attribute_fields,
 )
-from vireo.training.data.synth.events import HIDE, KINDS, LOCALES, ZONES, Events, all_events
+from vireo.training.data.synth.events import HIDE, LOCALES, ZONES, Events, all_events
 from vireo.training.data.synth.world import (
     REGIONS,
     SERIES,
@@ -71,23 +70,13 @@ _UNRATED = 0.03
 """Share of the series without an age rating."""
 
 
-def video_ids(count: int) -> pa.Array:
-    """Return the id of each video by row: "v0000000" and so on."""
-    return _numbered("v", np.arange(count))
-
-
-def viewer_ids(count: int) -> pa.Array:
-    """Return the id of each viewer by number: "u0000000" and so on."""
-    return _numbered("u", np.arange(count))
-
-
-def video_parts(world: World) -> Iterator[pa.Table]:
-    """Yield the catalogue in parts; schema VIDEOS, with ATTRIBUTES.
+def video_parts(world: World, ids: pa.Array) -> Iterator[pa.Table]:
+    """Yield the catalogue in parts; schema VIDEOS, with ATTRIBUTES. `ids` are the videos' by row.
 
     A title consists of two words of its topic, the series number and the episode number; tags are
     the topic, its region and a class of duration.
     """
-    ids, seed, topics = video_ids(world.config.videos), world.config.seed, len(world.starts) - 1
+    seed, topics = world.config.seed, len(world.starts) - 1
     columns = pa.schema([*VIDEOS, *attribute_fields(ATTRIBUTES)])
     for start in range(0, world.config.videos, VIDEOS_AT_A_TIME):
         part = slice(start, start + VIDEOS_AT_A_TIME)
@@ -135,22 +124,15 @@ def creators(seed: int, topics: int, topic: Int64Array, series: Int64Array) -> p
     other = (draw % np.uint64(topics)).astype(np.int64)
     of_topic = np.where(unit(hashed(seed, 13, topic, series)) < _OWN_TOPIC, topic, other)
     number = (unit(draw) * (series + 1)).astype(np.int64)
-    return pc.binary_join_element_wise(
-        pa.scalar("creator"),
-        pa.array(of_topic).cast("string"),
-        pa.array(number).cast("string"),
-        "-",
-    )
+    return pc.binary_join_element_wise(pa.scalar("creator"), _text(of_topic), _text(number), "-")
 
 
 def languages(seed: int, topic: Int64Array, series: Int64Array) -> pa.Array:
     """Return the language of each video, a list of one; arguments as for `creators`."""
     draw = hashed(seed, 14, topic, series)
     other = (draw % np.uint64(REGIONS)).astype(np.int64)
-    own = unit(draw) < _OWN_LANGUAGE
-    place = np.where(own, topic % REGIONS, other)
-    offsets = np.arange(len(topic) + 1, dtype=np.int32)
-    return pa.ListArray.from_arrays(offsets, pa.array(_LANGUAGES).take(pa.array(place)))
+    place = np.where(unit(draw) < _OWN_LANGUAGE, topic % REGIONS, other)
+    return _lists([pa.array(_LANGUAGES).take(pa.array(place))])
 
 
 def regions(seed: int, topic: Int64Array, series: Int64Array) -> pa.Array:
@@ -174,7 +156,7 @@ def age_ratings(seed: int, topic: Int64Array, series: Int64Array) -> pa.Array:
     return pa.array(_RATINGS[np.minimum(place, len(_RATINGS) - 1)], mask=own >= 1 - _UNRATED)
 
 
-def viewer_table(world: World) -> pa.Table:
+def viewer_table(world: World, ids: pa.Array) -> pa.Table:
     """Return the viewers; schema VIEWERS. Country encodes the region; plan and age are noise."""
     count = world.config.viewers
     random = world.config.random(10)
@@ -183,35 +165,22 @@ def viewer_table(world: World) -> pa.Table:
         _named("plan", _PLANS, random.integers(0, len(_PLANS), count)),
         _named("age", _AGES, random.integers(0, len(_AGES), count)),
     ]
-    return pa.table({"viewer_id": viewer_ids(count), "attributes": _lists(attributes)}, VIEWERS)
+    return pa.table({"viewer_id": ids, "attributes": _lists(attributes)}, VIEWERS)
 
 
-def interaction_table(
-    events: Events, first_row: int, viewers: pa.Array, videos: pa.Array, *, context: bool
-) -> pa.Table:
-    """Return events as INTERACTIONS, with their context if asked, numbered from `first_row`.
-
-    `viewers` and `videos` are the ids by number and row.
-    """
+def _interactions(events: Events, first_row: int) -> Interactions:
+    """Return events as interactions that are numbered from `first_row`."""
     count = len(events)
-    table = pa.table(
-        {
-            "viewer_id": viewers.take(pa.array(events["viewer"])),
-            "video_id": videos.take(pa.array(events["video"])),
-            "timestamp": pa.array(events["time"], TIME),
-            "row": pa.array(np.arange(first_row, first_row + count)),
-            "event": pa.array(KINDS).take(pa.array(events["kind"])),
-            "watched_fraction": pa.array(events["fraction"], mask=events["kind"] == HIDE),
-            "rating": pa.nulls(count, pa.float32()),
-            "held_out": pa.array(np.zeros(count, np.bool_)),
-        },
-        schema=INTERACTIONS,
+    return Interactions(
+        viewer=events["viewer"].astype(np.int32),
+        video=events["video"].astype(np.int32),
+        event=events["kind"],
+        time=events["time"],
+        row=np.arange(first_row, first_row + count),
+        watched_fraction=np.where(events["kind"] == HIDE, np.float32(np.nan), events["fraction"]),
+        rating=np.full(count, np.nan, np.float32),
+        context=np.stack([events[name] for name in COLUMNS], 1),
     )
-    texts = {"time_zone": ZONES, "locale": LOCALES, "device": DEVICES}
-    for field in context_fields(COLUMNS if context else ()):
-        column = pa.array(texts[field.name]).take(pa.array(events[field.name]))
-        table = table.append_column(field, column)
-    return table
 
 
 def _word(seed: int, topic: Int64Array, draw: npt.NDArray[np.uint64]) -> Int64Array:
@@ -267,12 +236,15 @@ def write_world(
     """
     check_name_is_free(home, name, force=force)
     world = World.of(config)
-    viewers, videos = viewer_ids(config.viewers), video_ids(config.videos)
+    viewers = _numbered("u", np.arange(config.viewers))
+    videos = _numbered("v", np.arange(config.videos))
+    texts = {"time_zone": ZONES, "locale": LOCALES, "device": DEVICES}
+    known = [pa.array(texts[name] if config.context else (), pa.string()) for name in COLUMNS]
 
     def interactions() -> Iterator[pa.Table]:
         written = 0
         for events in all_events(world):
-            yield interaction_table(events, written + 1, viewers, videos, context=config.context)
+            yield _interactions(events, written + 1).table(viewers, videos, known)
             written += len(events)
             progress(written, config.events)
 
@@ -280,8 +252,8 @@ def write_world(
         home,
         name,
         _source(config),
-        videos=video_parts(world),
-        viewers=viewer_table(world),
+        videos=video_parts(world, videos),
+        viewers=viewer_table(world, viewers),
         interactions=interactions(),
         terms=TERMS,
         attributes=ATTRIBUTES,
