@@ -276,8 +276,6 @@ def _without(part: Part, name: str) -> Part:
     elif column is not None:
         table, place = column
         owner = viewers if table == "viewer_features" else part
-        if not hasattr(owner, table):  # Outcomes have no retrieval features.
-            return part
         values = getattr(owner, table).copy()
         values[..., place] = 0
         if owner is part:
@@ -309,7 +307,7 @@ def ranks_of(model: Ranker, lists: WatchLists, vectors: Float32Array) -> Int64Ar
     ranks = [np.empty(0, np.int64)]
     model.eval()
     for places in chunks(np.arange(len(lists.rows)), 64):
-        inputs, real = batches.watch_inputs(lists, places)
+        inputs, real = batches.inputs(lists, places)
         label = torch.from_numpy(lists.label[places])
         order = model.logits(inputs)[0].masked_fill(~real, -torch.inf)
         own = order.gather(1, label.clamp(min=0)[:, None])

@@ -124,7 +124,7 @@ class RankingTrainer:
             nn.init.constant_(self.model.watch_surface, float(torch.logit(rate, eps=_MIN_RATE)))
         if len(self.fit_lists):
             sample = self.fit_lists[:_FIT_INPUT_LISTS]
-            self.model.fit_inputs(*self.batches.watch_inputs(data.watches, sample))
+            self.model.fit_inputs(*self.batches.inputs(data.watches, sample))
         self.curve: list[dict[str, float | str]] = []
 
     def measure(self) -> HeldOut:
@@ -212,14 +212,14 @@ class RankingTrainer:
         self.model.train()
         losses = []
         for places in chunks(random.permutation(self.fit_lists), self.config.batch_lists):
-            inputs, real = self.batches.watch_inputs(self.data.watches, places)
+            inputs, real = self.batches.inputs(self.data.watches, places)
             label = torch.from_numpy(self.data.watches.label[places])
             order, level, _ = self.model.logits(inputs)
             watch = listwise_loss(order, real, label)
             # The level learns the overall probability of a watch, without affecting the order.
             total = watch + level_loss(order.detach() + level, real, label)
             some = next(outcome_batches)
-            _, _, logit = self.model.logits(self.batches.outcome_inputs(self.data.outcomes, some))
+            _, _, logit = self.model.logits(self.batches.inputs(self.data.outcomes, some)[0])
             labels = torch.from_numpy(self.data.outcomes.labels[some])
             outcome = outcome_loss(logit[:, 0], labels)
             total = total + (outcome * weights).sum()
@@ -427,7 +427,7 @@ def _task_logits(model: Ranker, batches: Batches, data: RankingSet) -> list[_Tas
     if len(lists) > MAX_LISTS:
         lists = np.random.default_rng(0).choice(lists, MAX_LISTS, replace=False)
     for places in chunks(lists, 64):
-        inputs, real = batches.watch_inputs(data.watches, places)
+        inputs, real = batches.inputs(data.watches, places)
         order, level, _ = model.logits(inputs)
         label = torch.from_numpy(data.watches.label[places])
         target = torch.arange(order.shape[1]) == label[:, None]
@@ -435,7 +435,7 @@ def _task_logits(model: Ranker, batches: Batches, data: RankingSet) -> list[_Tas
         viewer = viewer[:, None].expand(real.shape)
         events[0].append(_Task((order + level)[real], target[real].float(), viewer[real]))
     for places in chunks(np.arange(len(data.outcomes.rows)), 1024):
-        _, _, logits = model.logits(batches.outcome_inputs(data.outcomes, places))
+        _, _, logits = model.logits(batches.inputs(data.outcomes, places)[0])
         labels = torch.from_numpy(data.outcomes.labels[places])
         viewer = torch.from_numpy(data.outcomes.viewers.viewer[places])
         known = ~labels.isnan()

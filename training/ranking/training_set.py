@@ -157,16 +157,12 @@ class ShownLists(CandidateLists):
 
 
 @dataclass(frozen=True)
-class OutcomeLabels:
-    """m videos that were watched or hidden, and what followed."""
+class OutcomeLabels(CandidateLists):
+    """m videos that were watched or hidden, each a list of one, and what followed.
 
-    viewers: ViewerColumns
-    rows: Int64Array
-    """int64[m]."""
-    features: Float32Array
-    """VIDEO_FEATURES as of the label's time, float32[m, f]."""
-    match: Float32Array
-    """MATCH_FEATURES as of the label's time, float32[m, k]."""
+    Retrieval features are zeros: tasks of outcomes don't read them.
+    """
+
     labels: Float32Array
     """Whether each of OUTCOMES came true: 1 or 0, NaN if unknown, float32[m, t]."""
 
@@ -214,12 +210,13 @@ def build_ranking_set(
     columns, drawn = _columns_and_candidates(repo, release, labels, listed, config.candidates)
     columns = replace(columns, viewer=number.astype(np.int64), held_out=held_out[number])
     table = match_table(release)
-    rows = release.rows.find(video_keys(labels["video_id"].tolist()))
+    rows = release.rows.find(video_keys(labels["video_id"].tolist()))[:, None]
     outcomes = OutcomeLabels(
         viewers=columns,
         rows=rows,
-        features=_features(repo, release, rows[:, None], labels)[:, 0],
-        match=matches(columns, rows[:, None], table, release.context)[:, 0],
+        features=_features(repo, release, rows, labels),
+        retrieval=np.zeros((*rows.shape, len(RETRIEVAL_FEATURES)), np.float32),
+        match=matches(columns, rows, table, release.context),
         labels=outcome_labels(labels),
     )
     lists = _watch_lists(

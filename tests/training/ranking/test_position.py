@@ -78,7 +78,7 @@ def learned_from(lists: ShownLists, folder: Path, config: RankingConfig = CONFIG
 def ndcg(trainer: RankingTrainer) -> float:
     """NDCG of the model's order of other slates, by their true relevance."""
     lists = shown(99, biased=False)
-    inputs, _ = Batches(VECTORS).watch_inputs(lists, np.arange(SLATES))
+    inputs, _ = Batches(VECTORS).inputs(lists, np.arange(SLATES))
     order = trainer.model.logits(inputs)[0].numpy()
     gains, discounts = relevance(lists), 1 / np.log2(np.arange(PAGE) + 2)
     ours = np.take_along_axis(gains, np.argsort(-order, axis=1), 1) @ discounts
