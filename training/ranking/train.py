@@ -208,7 +208,6 @@ class RankingTrainer:
         torch.manual_seed(int(random.integers(2**31)))
         outcome_batches = _endless(random, self.fit_outcomes, self.config.batch_likes)
         slate_batches = _endless(random, self.fit_slates, self.config.batch_slates)
-        weights = torch.tensor(self.config.outcome_loss_weights(self.model.schema.tasks[1:]))
         self.model.train()
         losses = []
         for places in chunks(random.permutation(self.fit_lists), self.config.batch_lists):
@@ -222,14 +221,13 @@ class RankingTrainer:
             _, _, logit = self.model.logits(self.batches.inputs(self.data.outcomes, some)[0])
             labels = torch.from_numpy(self.data.outcomes.labels[some])
             outcome = outcome_loss(logit[:, 0], labels)
-            total = total + (outcome * weights).sum()
+            total = total + outcome.sum()
             if self.data.shown is not None:
                 some = next(slate_batches)
                 plays, followed = slate_loss(self.model, self.batches, self.data.shown, some)
                 # Normal of deviation 1: a few slates don't make a position matter.
                 prior = self.model.watch_position.square().sum() / (2 * len(self.fit_slates))
-                slates = plays + prior + (followed * weights).sum()
-                total = total + self.config.slate_loss_weight * slates
+                total = total + (plays + prior + followed.sum())
             optimizer.zero_grad()
             total.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
