@@ -198,6 +198,6 @@ def _summed_up(trainer: RetrievalTrainer) -> str:
 def _described(point: dict[str, float], epochs: int) -> str:
     return (
         f"epoch {point['epoch']:.0f}/{epochs}  loss {point['loss']:.3f}  validation "
-        f"HR@10 {point['hit_rate_10']:.3f}  NDCG@10 {point['ndcg_10']:.3f}  "
+        f"HR@10 {point['hr_10']:.3f}  NDCG@10 {point['ndcg_10']:.3f}  "
         f"Recall@100 {point['recall_100']:.3f}"
     )

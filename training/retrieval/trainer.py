@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from vireo.training.config import RetrievalConfig
+from vireo.training.metrics import means
 from vireo.training.modules import CheckpointError, bfloat16_is_fast
 from vireo.training.retrieval.data import RetrievalData
 from vireo.training.retrieval.embeddings import first_vectors
 from vireo.training.retrieval.loss import SampledSoftmax, full_softmax_loss
 from vireo.training.retrieval.model import ROWS_AT_ONCE, TwoTower
-from vireo.training.retrieval.validation import validation_metrics
+from vireo.training.retrieval.validation import validation_ranks
 from vireo.training.retrieval.windows import WindowBatch, epoch_batches
 
 PROGRESS = (
@@ -362,7 +363,7 @@ class RetrievalTrainer:
             self.validated = validations
             self.average.settle()
             if self._data.validation:
-                point |= validation_metrics(self.average.model, self._data)
+                point |= means(validation_ranks(self.average.model, self._data))
             if point.get("ndcg_10", math.inf) > self.best_ndcg:
                 self.best_ndcg = point.get("ndcg_10", self.best_ndcg)
                 average = self.average.model.state_dict()

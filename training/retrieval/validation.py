@@ -15,7 +15,7 @@ from torch import Tensor
 from vireo.server.arrays import Float32Array, Int64Array
 from vireo.server.errors import VireoError
 from vireo.server.features.viewer import ViewerFeatures
-from vireo.training.metrics import full_ranking, gains, hit_rate, hits, ndcg, paired_p
+from vireo.training.metrics import full_ranking, gains, hits, paired_p
 from vireo.training.retrieval.data import HeldOut, RetrievalData
 from vireo.training.retrieval.model import TwoTower, readable, viewer_vectors
 
@@ -25,6 +25,8 @@ SCORES = 2_000_000_000
 """Maximum scores (videos x viewers) of a validation; a large catalogue has fewer viewers."""
 QUERIES = 500
 """Maximum viewers that an index is measured with."""
+Scorer = Callable[[Sequence[HeldOut]], Float32Array]
+"""Returns the scores of every video for some viewers, float32[v, n]."""
 _NOISE = 0.05
 """Probability of a difference from popularity that counts as noise."""
 
@@ -98,16 +100,24 @@ def check_beats_popularity(
         )
 
 
-def _ranks(data: RetrievalData, scores: Callable[[Sequence[HeldOut]], Float32Array]) -> Int64Array:
+def _ranks(data: RetrievalData, scores: Scorer) -> Int64Array:
     step = -(-len(data.validation) * data.video_count // SCORES) or 1
     # By length, since a batch is padded to its longest history.
     held_out = sorted(data.validation[::step], key=lambda one: len(one.watched))
-    size = max(1, min(256, SCORES_AT_ONCE // data.video_count))
+    return ranks_of(held_out, scores, data.published_at)
+
+
+def ranks_of(held_out: Sequence[HeldOut], scores: Scorer, published_at: Int64Array) -> Int64Array:
+    """Return the rank of each held-out watch among the videos not watched before, int64[v].
+
+    `published_at` is as in RetrievalData, int64[n].
+    """
+    size = max(1, min(256, SCORES_AT_ONCE // len(published_at)))
     ranks = [np.empty(0, np.int64)]
     for start in range(0, len(held_out), size):
         part = held_out[start : start + size]
         targets = np.array([one.target for one in part])
-        later = data.published_at > np.array([one.viewer.asked_at for one in part])[:, None]
+        later = published_at > np.array([one.viewer.asked_at for one in part])[:, None]
         later[np.arange(len(part)), targets] = False
         own = np.where(later, -np.inf, scores(part))
         ranks.append(full_ranking(own, [one.watched for one in part], targets))
@@ -119,13 +129,3 @@ def _vectors(
 ) -> Tensor:
     """Return viewers' vectors, float32[v, d], given `readable(model.video_vectors())`."""
     return viewer_vectors(model, table, data.inputs(viewers, model.config.history_limit))
-
-
-def validation_metrics(model: TwoTower, data: RetrievalData) -> dict[str, float]:
-    """Return HR@10, NDCG@10 and Recall@100 on the validation part."""
-    ranks = validation_ranks(model, data)
-    return {
-        "hit_rate_10": hit_rate(ranks, 10),
-        "ndcg_10": ndcg(ranks, 10),
-        "recall_100": hit_rate(ranks, 100),
-    }
