@@ -53,7 +53,7 @@ from vireo.training.evaluation.tuning import described, tune_baselines, write_se
 from vireo.training.features.watches import load_watches
 from vireo.training.metrics import means, paired_tests
 from vireo.training.profile import load_profile
-from vireo.training.ranking.loss import Batches, chunks
+from vireo.training.ranking.loss import Batches, chunks, label_ranks
 from vireo.training.ranking.model import Ranker
 from vireo.training.ranking.train import fit_ranker
 from vireo.training.ranking.training_set import (
@@ -67,7 +67,6 @@ from vireo.training.run import Run, fingerprint
 
 FULL = "full"
 GROUPS = ("attributes", "history")
-_MISSED = 1_000_000
 
 Part = TypeVar("Part", WatchLists, OutcomeLabels)
 Column = tuple[str, int]
@@ -309,8 +308,5 @@ def ranks_of(model: Ranker, lists: WatchLists, vectors: Float32Array) -> Int64Ar
     for places in chunks(np.arange(len(lists.rows)), 64):
         inputs, real = batches.inputs(lists, places)
         label = torch.from_numpy(lists.label[places])
-        order = model.logits(inputs)[0].masked_fill(~real, -torch.inf)
-        own = order.gather(1, label.clamp(min=0)[:, None])
-        ahead = (order >= own).sum(1) - 1
-        ranks.append(torch.where(label >= 0, ahead, _MISSED).numpy())
+        ranks.append(label_ranks(model.logits(inputs)[0], real, label).numpy())
     return np.concatenate(ranks)

@@ -150,6 +150,16 @@ class HeldOut:
         return self.loss < other.loss if reaches == other_reaches else reaches
 
 
+def label_ranks(logits: Tensor, real: Tensor, label: Tensor) -> Tensor:
+    """Return the 0-based rank of each list's watched video, int64[b]; a huge number if missed.
+
+    Arguments are those of `listwise_loss`. Ties count against the video, as in full ranking.
+    """
+    own = logits.gather(1, label.clamp(min=0)[:, None])
+    ahead = (logits >= own).logical_and(real).sum(1) - 1
+    return torch.where(label >= 0, ahead, 1_000_000)
+
+
 @torch.no_grad()
 def measure(
     model: Ranker,
@@ -169,10 +179,7 @@ def measure(
         order, _, _ = model.logits(inputs)
         hits = int((label >= 0).sum())
         watch.append((float(listwise_loss(order, real, label)) * hits, hits))
-        own = order.gather(1, label.clamp(min=0)[:, None])
-        # Ties count against the video, as in full ranking.
-        ahead = (order >= own).logical_and(real).sum(1) - 1
-        ranks.append(torch.where(label >= 0, ahead, 1_000_000).numpy())
+        ranks.append(label_ranks(order, real, label).numpy())
     for places in outcomes:
         _, _, logit = model.logits(batches.inputs(data.outcomes, places)[0])
         logits.append(logit[:, 0])
