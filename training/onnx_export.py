@@ -64,12 +64,8 @@ def export(module: nn.Module, signature: Signature, path: Path, opset: int | Non
 
 
 _DATA_TYPES: Mapping[int, pb.DataType.ValueType] = {
-    TensorProto.BOOL: pb.TYPE_BOOL,
-    TensorProto.INT32: pb.TYPE_INT32,
     TensorProto.INT64: pb.TYPE_INT64,
-    TensorProto.FLOAT16: pb.TYPE_FP16,
     TensorProto.FLOAT: pb.TYPE_FP32,
-    TensorProto.DOUBLE: pb.TYPE_FP64,
 }
 
 
@@ -81,13 +77,11 @@ def write_triton_config(model_path: Path) -> Path:
     """
     model = onnx.load(str(model_path), load_external_data=False)
     folder = model_path.parent.parent
-    constants = {weights.name for weights in model.graph.initializer}
-    inputs = [value for value in model.graph.input if value.name not in constants]
     config = pb.ModelConfig(
         name=folder.name,
         platform="onnxruntime_onnx",
         backend="onnxruntime",
-        input=[pb.ModelInput(**_tensor(value)) for value in inputs],
+        input=[pb.ModelInput(**_tensor(value)) for value in model.graph.input],
         output=[pb.ModelOutput(**_tensor(value)) for value in model.graph.output],
     )
     path = folder / "config.pbtxt"
