@@ -19,13 +19,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 (as all of PyTorch's world calls it)
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-)
+from rich.progress import Progress
 from torch import Tensor, nn
 
 from vireo.server.arrays import Float32Array
@@ -276,13 +270,7 @@ def fit_ranker(
     model.watch_part, model.outcome_part = "retrieval", "linear"
     held_out = {"retrieval": trainer.measure()}
     states: dict[str, dict[str, Tensor]] = {"retrieval": trainer.weights()}
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    with Bars(*columns, console=console or Console(stderr=True)) as progress:
+    with Bars(console=console or Console(stderr=True)) as progress:
         for part in ("linear", "full"):
             floor = max(held.ndcg_10 for held in held_out.values())
             states[part], held_out[part] = trainer.phase(part, floor, progress)
