@@ -190,8 +190,8 @@ def test_each_part_of_the_model_is_served_as_it_was_trained(
             padded = torch.arange(history.shape[1]) >= tensors["history_lengths"][:, None]
             history[padded] = 7.0
             torch.testing.assert_close(served(**tensors), found)
-    for buffer in served.buffers():
-        buffer.fill_(9.0)
+    for weight in served.weights.values():
+        weight.fill_(9.0)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
