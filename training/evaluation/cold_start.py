@@ -26,7 +26,7 @@ from vireo.training.retrieval.content import weighted_bags
 from vireo.training.retrieval.data import HeldOut, RetrievalData
 from vireo.training.retrieval.model import TwoTower
 from vireo.training.retrieval.train import train_retrieval
-from vireo.training.retrieval.validation import Scorer, ranks_of, viewer_scores
+from vireo.training.retrieval.validation import Scorer, ranks_of, tower_scorer
 
 VIEWER_SHARE = 0.10
 """Share of viewers that the study's towers never see."""
@@ -204,7 +204,7 @@ def _systems(model: TwoTower, data: RetrievalData) -> dict[str, Scorer]:
     past = [data.watched(viewer) for viewer in range(data.viewer_count)]
     popularity = PopularityConfig().fit(Fitter(Past(past, data.video_count)))
     return {
-        "vireo": lambda cases: viewer_scores(model, data, [case.viewer for case in cases]),
+        "vireo": tower_scorer(model, data),
         "popularity": lambda cases: popularity([case.watched for case in cases]),
         "content_knn": lambda cases: content_scores(data, cases),
     }

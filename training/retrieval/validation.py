@@ -36,13 +36,17 @@ class WorseThanPopularityError(VireoError):
 
 
 @torch.inference_mode()
-def viewer_scores(
-    model: TwoTower, data: RetrievalData, viewers: list[ViewerFeatures]
-) -> Float32Array:
-    """Return the retrieval score of every video for each viewer, float32[v, n]."""
+def tower_scorer(model: TwoTower, data: RetrievalData) -> Scorer:
+    """Return the retrieval scores as a function of the viewers."""
     videos = model.eval().video_vectors()
-    scores = _vectors(model, data, readable(videos), viewers) @ videos.T
-    return np.asarray(scores.numpy(), np.float32)
+    table = readable(videos)
+
+    @torch.inference_mode()
+    def scores(part: Sequence[HeldOut]) -> Float32Array:
+        viewers = _vectors(model, data, table, [one.viewer for one in part])
+        return np.asarray((viewers @ videos.T).numpy(), np.float32)
+
+    return scores
 
 
 @torch.inference_mode()
@@ -56,20 +60,12 @@ def viewer_queries(model: TwoTower, data: RetrievalData) -> Float32Array:
     return np.asarray(_vectors(model, data, readable(videos), viewers).numpy(), np.float32)
 
 
-@torch.inference_mode()
 def validation_ranks(model: TwoTower, data: RetrievalData) -> Int64Array:
     """Return the rank of each viewer's last validation watch given all before it, int64[v].
 
     Viewers are sampled so that about SCORES scores are computed.
     """
-    videos = model.eval().video_vectors()
-    table = readable(videos)
-
-    def scores(part: Sequence[HeldOut]) -> Float32Array:
-        viewers = _vectors(model, data, table, [one.viewer for one in part])
-        return np.asarray((viewers @ videos.T).numpy(), np.float32)
-
-    return _ranks(data, scores)
+    return _ranks(data, tower_scorer(model, data))
 
 
 def check_beats_popularity(
