@@ -52,10 +52,11 @@ from vireo.training.evaluation.systems import (
 from vireo.training.evaluation.tuning import described, tune_baselines, write_settings
 from vireo.training.features.watches import load_watches
 from vireo.training.metrics import means, paired_tests
+from vireo.training.modules import Checkpoints
 from vireo.training.profile import load_profile
 from vireo.training.ranking.loss import Batches, chunks, label_ranks
 from vireo.training.ranking.model import Ranker
-from vireo.training.ranking.train import fit_ranker
+from vireo.training.ranking.train import RankingTrainer
 from vireo.training.ranking.training_set import (
     OutcomeLabels,
     RankingSet,
@@ -155,16 +156,18 @@ class Studies:
             fitted, asked = (
                 data if name == FULL else ablate(data, name) for data in (ranking_set, test)
             )
-            trainer, _ = fit_ranker(
+            trainer = RankingTrainer(
                 fitted,
                 vectors,
                 release.manifest.feature_schema,
                 len(release.vocabulary),
                 config,
-                self.run.checkpoints / "ablations" / name.replace(":", "_"),
-                fingerprint(made_of, asdict(config), name),
-                self.console,
+                Checkpoints(
+                    self.run.checkpoints / "ablations" / name.replace(":", "_"),
+                    fingerprint(made_of, asdict(config), name),
+                ),
             )
+            trainer.fit(self.console)
             ranks[name] = ranks_of(trainer.model, asked.watches, vectors)
         full = ranks.pop(FULL)
         found: dict[str, Any] = {

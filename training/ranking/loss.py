@@ -162,25 +162,21 @@ def label_ranks(logits: Tensor, real: Tensor, label: Tensor) -> Tensor:
 
 @torch.no_grad()
 def measure(
-    model: Ranker,
-    batches: Batches,
-    data: RankingSet,
-    lists: Sequence[Places],
-    outcomes: Sequence[Places],
+    model: Ranker, batches: Batches, data: RankingSet, lists: Places, outcomes: Places
 ) -> HeldOut:
     """Measure the model on these lists and outcome labels."""
     model.eval()
     watch, ranks = [(0.0, 0)], [np.empty(0, np.int64)]
     none = torch.zeros(0, data.outcomes.labels.shape[1])
     logits, labels = [none], [none]
-    for places in lists:
+    for places in chunks(lists, 64):
         inputs, real = batches.inputs(data.watches, places)
         label = torch.from_numpy(data.watches.label[places])
         order, _, _ = model.logits(inputs)
         hits = int((label >= 0).sum())
         watch.append((float(listwise_loss(order, real, label)) * hits, hits))
         ranks.append(label_ranks(order, real, label).numpy())
-    for places in outcomes:
+    for places in chunks(outcomes, 1024):
         _, _, logit = model.logits(batches.inputs(data.outcomes, places)[0])
         logits.append(logit[:, 0])
         labels.append(torch.from_numpy(data.outcomes.labels[places]))

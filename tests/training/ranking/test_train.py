@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from rich.progress import Progress
 
 from tests.builders.ranking_sets import (
@@ -35,10 +36,8 @@ from vireo.training.ranking.train import (
     RankingTrainer,
     TrainedRanker,
     calibrate,
-    calibrated,
     choose,
     fit_platt,
-    fit_ranker,
     with_known_tasks,
 )
 from vireo.training.ranking.training_set import (
@@ -53,7 +52,8 @@ BATCHES = Batches(VECTORS)
 
 
 def trained(data: RankingSet, folder: Path, config: RankingConfig = CONFIG) -> TrainedRanker:
-    return calibrated(*fit_ranker(data, VECTORS, SCHEMA, ATTRIBUTES, config, folder, "fingerprint"))
+    trainer = trainer_of(data, Checkpoints(folder, "fingerprint"), config)
+    return trainer.trained(Console(quiet=True))
 
 
 def trainer_of(
@@ -172,12 +172,9 @@ class Interrupted(Checkpoints):
 def test_a_training_that_was_interrupted_ends_like_one_that_was_not(
     co_watched: tuple[TrainedRanker, Path], tmp_path: Path
 ) -> None:
-    schema, known = with_known_tasks(SCHEMA, ranking_set("co_watch"))
     stopped = Interrupted(tmp_path, "fingerprint")
     with Progress(disable=True) as progress, pytest.raises(KeyboardInterrupt):
-        RankingTrainer(known, VECTORS, schema, ATTRIBUTES, CONFIG, stopped).phase(
-            "linear", 0.0, progress
-        )
+        trainer_of(ranking_set("co_watch"), stopped).phase("linear", 0.0, progress)
     resumed = trained(ranking_set("co_watch"), tmp_path).model.state_dict()
     for name, value in co_watched[0].model.state_dict().items():
         assert torch.equal(value, resumed[name]), name
