@@ -192,7 +192,7 @@ class ViewerTower(nn.Module):
         # Each bucket's difference from the one below, so that gaps longer than any in training
         # get the embedding of the longest one seen.
         self.asked_steps = nn.Embedding(GAP_BUCKETS, d)
-        self.context = ContextEmbeddings(sizes(data.context), d) if data.context else None
+        self.context = ContextEmbeddings(sizes(data.context), d)
         # Likewise, per head. Only the first block reads them: it takes time.
         self.age_steps = nn.Embedding(GAP_BUCKETS, config.heads)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.blocks))
@@ -232,7 +232,7 @@ class ViewerTower(nn.Module):
         x = x + F.embedding(gaps, self.asked_steps.weight.cumsum(0))
         x = self.dropout(x + self.position_embedding(torch.arange(x.shape[1])))
         asked = None
-        if self.context is not None and context is not None:
+        if self.context.features and context is not None:
             asked = torch.stack(self.context(self._kept(context, self.context_dropout))).sum(0)
         steps = self.age_steps.weight.cumsum(0)
         age_bias = F.embedding(ages_of(gaps), steps).permute(0, 3, 1, 2)
@@ -313,11 +313,12 @@ class TwoTower(nn.Module):
         self.video_tower = VideoTower(data, config)
         self.viewer_tower = ViewerTower(data, config)
         self.apply(_initialise)
-        for steps in (self.viewer_tower.asked_steps, self.viewer_tower.age_steps):
-            nn.init.zeros_(steps.weight)  # a bucket absent from training adds nothing
-        if (context := self.viewer_tower.context) is not None:
-            for weight in context.parameters():
-                nn.init.zeros_(weight)  # nor does an hour or a language
+        tower = self.viewer_tower
+        for part in (tower.asked_steps, tower.age_steps, tower.context):
+            for weight in part.parameters():
+                nn.init.zeros_(
+                    weight
+                )  # a bucket, hour or language absent from training adds nothing
 
     def video_vectors(self) -> Tensor:
         """Return the catalogue's vectors, by row, float32[n, d]."""
