@@ -37,20 +37,10 @@ class _ViewerTowerWithVideos(nn.Module):
         # Two placeholder rows: the number of videos isn't part of the graph.
         self.register_buffer("videos", torch.zeros(2, size))
 
-    def forward(
-        self,
-        history: Tensor,
-        gaps: Tensor,
-        asked_gap: Tensor,
-        lengths: Tensor,
-        attributes: Tensor,
-        context: Tensor | None = None,
-    ) -> Tensor:
+    def forward(self, history: Tensor, *others: Tensor) -> Tensor:
         known = (history > 0)[:, :, None]
         watched = F.embedding((history - 1).clamp(min=0), self.videos) * known
-        return self.viewer_tower.request_vectors(
-            watched, gaps, asked_gap, lengths, attributes, context
-        )
+        return self.viewer_tower.request_vectors(watched, *others)
 
 
 def export_viewer_tower(

@@ -86,11 +86,10 @@ class TowerOptimizer:
 
     def __init__(self, model: TwoTower, config: RetrievalConfig) -> None:
         ids = model.video_tower.id_embedding
-        by_row = {id(ids.weight)} if ids.sparse else set()
-        parameters = list(model.parameters())
-        self.rows = [parameter for parameter in parameters if id(parameter) in by_row]
+        self.rows = [ids.weight] if ids.sparse else []
         """Parameters with sparse gradients."""
-        self.dense = [parameter for parameter in parameters if id(parameter) not in by_row]
+        by_row = set(map(id, self.rows))
+        self.dense = [each for each in model.parameters() if id(each) not in by_row]
         """Parameters with dense gradients."""
         self._clip = config.clip
         rate, decay, betas = config.learning_rate, config.weight_decay, (0.9, 0.98)
