@@ -59,7 +59,7 @@ def export(module: nn.Module, signature: Signature, path: Path, opset: int | Non
             dynamo=False,
         )
     model = onnx.load(str(path))
-    model.graph.output[0].type.tensor_type.shape.dim[-1].dim_value = signature.answer.shape[-1]
+    model.graph.output[0].type.tensor_type.shape.dim[-1].dim_value = int(signature.answer.shape[-1])
     onnx.save(model, str(path))
 
 

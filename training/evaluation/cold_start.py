@@ -188,7 +188,7 @@ def study_cold_start(
             continue
         found["order"] = "two_tower"
         found["trained_on"] = {
-            "viewers": data.viewer_count,
+            "viewers": len(data.viewer_ids),
             "videos": int((data.watch_counts > 0).sum()),
             "watches": data.watch_count,
         }
@@ -201,7 +201,7 @@ def study_cold_start(
 
 
 def _systems(model: TwoTower, data: RetrievalData) -> dict[str, Scorer]:
-    past = [data.watched(viewer) for viewer in range(data.viewer_count)]
+    past = np.split(data.train.rows, data.train.offsets[1:-1])
     popularity = PopularityConfig().fit(Fitter(Past(past, data.video_count)))
     return {
         "vireo": tower_scorer(model, data),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import torch
@@ -16,7 +16,7 @@ from vireo.server.features.model_inputs import GAP_BUCKETS
 from vireo.training.config import RetrievalConfig
 from vireo.training.modules import ByteDropout, ContextEmbeddings
 from vireo.training.retrieval.content import Ridge
-from vireo.training.retrieval.data import RetrievalData
+from vireo.training.retrieval.data import HeldOut, RetrievalData
 
 CONVOLUTION_REACH = 3
 """Number of states before each that a block's attention reads with it."""
@@ -347,6 +347,18 @@ def _initialise(module: nn.Module) -> None:
 def readable(vectors: Tensor) -> Tensor:
     """Prepend zeros for unknown videos, for look-ups by row + 1: float32[n + 1, d]."""
     return F.pad(vectors, (0, 0, 1, 0))
+
+
+def vectors_of(
+    towers: TwoTower, data: RetrievalData, asked: Sequence[HeldOut], table: Tensor | None = None
+) -> Tensor:
+    """Return the vectors of viewers right before their held-out watches, float32[v, d].
+
+    `table` is as in `viewer_vectors`; it is made if None.
+    """
+    table = readable(towers.video_vectors()) if table is None else table
+    viewers = [one.viewer for one in asked]
+    return viewer_vectors(towers, table, data.inputs(viewers, towers.config.history_limit))
 
 
 def viewer_vectors(towers: TwoTower, table: Tensor, inputs: Mapping[str, Int64Array]) -> Tensor:

@@ -86,7 +86,7 @@ class TowerOptimizer:
 
     def __init__(self, model: TwoTower, config: RetrievalConfig) -> None:
         ids = model.video_tower.id_embedding
-        self.rows = [ids.weight] if ids.sparse else []
+        self.rows = [cast(nn.Parameter, ids.weight)] if ids.sparse else []
         """Parameters with sparse gradients."""
         by_row = set(map(id, self.rows))
         self.dense = [each for each in model.parameters() if id(each) not in by_row]

@@ -10,14 +10,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 from rich.console import Console
-from torch import Tensor
 
 from vireo.server.arrays import Float32Array, Int64Array
 from vireo.server.errors import VireoError
-from vireo.server.features.viewer import ViewerFeatures
 from vireo.training.metrics import full_ranking, gains, hits, paired_p
 from vireo.training.retrieval.data import HeldOut, RetrievalData
-from vireo.training.retrieval.model import TwoTower, readable, viewer_vectors
+from vireo.training.retrieval.model import TwoTower, readable, vectors_of
 
 SCORES_AT_ONCE = 8_000_000
 """Scores (videos x viewers) computed at once; bounds memory."""
@@ -43,8 +41,7 @@ def tower_scorer(model: TwoTower, data: RetrievalData) -> Scorer:
 
     @torch.inference_mode()
     def scores(part: Sequence[HeldOut]) -> Float32Array:
-        viewers = _vectors(model, data, table, [one.viewer for one in part])
-        return np.asarray((viewers @ videos.T).numpy(), np.float32)
+        return np.asarray((vectors_of(model, data, part, table) @ videos.T).numpy(), np.float32)
 
     return scores
 
@@ -53,11 +50,10 @@ def tower_scorer(model: TwoTower, data: RetrievalData) -> Scorer:
 def viewer_queries(model: TwoTower, data: RetrievalData) -> Float32Array:
     """Return vectors of at most QUERIES viewers at their last watch, float32[v, d]."""
     step = max(1, len(data.last_watches) // QUERIES)
-    viewers = [one.viewer for one in data.last_watches[::step]][:QUERIES]
-    videos = model.eval().video_vectors()
-    if not viewers:
-        return np.empty((0, videos.shape[1]), np.float32)
-    return np.asarray(_vectors(model, data, readable(videos), viewers).numpy(), np.float32)
+    asked = data.last_watches[::step][:QUERIES]
+    if not asked:
+        return np.empty((0, model.config.dimension), np.float32)
+    return np.asarray(vectors_of(model.eval(), data, asked).numpy(), np.float32)
 
 
 def validation_ranks(model: TwoTower, data: RetrievalData) -> Int64Array:
@@ -118,10 +114,3 @@ def ranks_of(held_out: Sequence[HeldOut], scores: Scorer, published_at: Int64Arr
         own = np.where(later, -np.inf, scores(part))
         ranks.append(full_ranking(own, [one.watched for one in part], targets))
     return np.concatenate(ranks)
-
-
-def _vectors(
-    model: TwoTower, data: RetrievalData, table: Tensor, viewers: list[ViewerFeatures]
-) -> Tensor:
-    """Return viewers' vectors, float32[v, d], given `readable(model.video_vectors())`."""
-    return viewer_vectors(model, table, data.inputs(viewers, model.config.history_limit))
