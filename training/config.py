@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pydantic import ConfigDict
@@ -140,11 +139,6 @@ class RankingConfig:
     """Maximum slates of the log that it is trained on, if it is; of more, a sample is drawn."""
     batch_slates: int = 32
     """Slates per step."""
-    slate_loss_weight: float = 1.0
-    """Weight of the loss of a slate; a list's, of a label event, has weight 1."""
-    like_loss_weight: float = 1.0
-    finish_loss_weight: float = 1.0
-    hide_loss_weight: float = 1.0
     watch_weight: float = _WEIGHTS["watch"]
     """Exponent of the watch probability in the score that orders a slate."""
     like_weight: float = _WEIGHTS["like"]
@@ -161,7 +155,3 @@ class RankingConfig:
     def task_weights(self) -> dict[str, float]:
         """Exponent of each task's probability, by the task's name."""
         return {name: getattr(self, f"{name}_weight") for name in _WEIGHTS}
-
-    def outcome_loss_weights(self, tasks: Sequence[str]) -> list[float]:
-        """Return the weight of the loss of each of these tasks."""
-        return [getattr(self, f"{name}_loss_weight") for name in tasks]

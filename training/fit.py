@@ -50,10 +50,11 @@ from vireo.training.evaluation.systems import last_held_out
 from vireo.training.features.build import build_features, progress_bars
 from vireo.training.features.online_store import OnlineStoreSettings
 from vireo.training.features.watches import FeaturesMissingError, Split, load_watches
+from vireo.training.modules import Checkpoints
 from vireo.training.profile import Profile, load_profile
 from vireo.training.progress import heartbeat
 from vireo.training.ranking.shown_lists import ShownLog, shown_lists
-from vireo.training.ranking.train import TrainedRanker, calibrated, fit_ranker
+from vireo.training.ranking.train import RankingTrainer, TrainedRanker
 from vireo.training.ranking.training_set import (
     RankingSet,
     build_ranking_set,
@@ -255,18 +256,14 @@ def _ranker(
     settings, run = inputs.settings.ranking, inputs.run
     vectors = release.vectors.astype(np.float32, copy=False)
     # The trainer, which holds a copy of the vectors, is freed here.
-    ranker = calibrated(
-        *fit_ranker(
-            ranking_set,
-            vectors,
-            release.manifest.feature_schema,
-            len(inputs.data.vocabulary),
-            settings,
-            run.checkpoints,
-            made_of,
-            console,
-        )
-    )
+    ranker = RankingTrainer(
+        ranking_set,
+        vectors,
+        release.manifest.feature_schema,
+        len(inputs.data.vocabulary),
+        settings,
+        Checkpoints(run.checkpoints, made_of),
+    ).trained(console)
     console.print(ranker.described())
     weights = ScoreWeights({**settings.task_weights, "diversity": settings.diversity or 0.0})
     if settings.diversity is None:

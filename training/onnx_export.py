@@ -18,58 +18,54 @@ from onnx import TensorProto
 from torch import nn
 
 from vireo.inference import model_config_pb2 as pb
+from vireo.server.models.signature import BATCH, CANDIDATES, HISTORY, Signature
 
 Inputs = dict[str, npt.NDArray[Any]]
 """Arrays by the name of the model's input."""
 
+_EXAMPLE_SIZES = {BATCH: 2, CANDIDATES: 3, HISTORY: 1}
+"""Sizes of the inputs that a module is traced with; a tower may read histories of one video."""
 
-def export(
-    module: nn.Module,
-    example: Inputs,
-    axes: Mapping[str, tuple[str, ...]],
-    output: str,
-    path: Path,
-    opset: int | None = None,
-) -> None:
+
+def export(module: nn.Module, signature: Signature, path: Path, opset: int | None = None) -> None:
     """Write a module to `path`.
 
     Args:
-        module: has a single output, whose last axis is of one size.
-        example: valid inputs.
-        axes: names of each input's leading, dynamic axes; inputs in the order of arguments.
-        output: name of the output.
+        module: reads the signature's inputs, in its order, and returns its output.
+        signature: what the module is served as.
         path: the file; its folder is created.
         opset: version of the operators; the exporter's default if None.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    tensors = tuple(torch.from_numpy(example[name]) for name in axes)
+    tensors = []
+    for value in signature.inputs.values():
+        sizes = [_EXAMPLE_SIZES[size] if isinstance(size, str) else size for size in value.shape]
+        tensors.append(torch.zeros(sizes, dtype=getattr(torch, value.dtype)))
     with torch.no_grad(), warnings.catch_warnings():
         # It says that the exporter by torch.export will replace it: that one takes twenty times as
         # long, for graphs that run 3% faster at most.
         warnings.simplefilter("ignore")
         torch.onnx.export(
             module.eval(),
-            tensors,
+            tuple(tensors),
             path,
-            input_names=list(axes),
-            output_names=[output],
+            input_names=list(signature.inputs),
+            output_names=[signature.output],
             opset_version=opset,
-            dynamic_axes={name: dict(enumerate(names)) for name, names in axes.items()},
+            dynamic_axes={
+                name: {at: size for at, size in enumerate(value.shape) if isinstance(size, str)}
+                for name, value in signature.inputs.items()
+            },
             dynamo=False,
         )
-        size = module(*tensors).shape[-1]
     model = onnx.load(str(path))
-    model.graph.output[0].type.tensor_type.shape.dim[-1].dim_value = size
+    model.graph.output[0].type.tensor_type.shape.dim[-1].dim_value = int(signature.answer.shape[-1])
     onnx.save(model, str(path))
 
 
 _DATA_TYPES: Mapping[int, pb.DataType.ValueType] = {
-    TensorProto.BOOL: pb.TYPE_BOOL,
-    TensorProto.INT32: pb.TYPE_INT32,
     TensorProto.INT64: pb.TYPE_INT64,
-    TensorProto.FLOAT16: pb.TYPE_FP16,
     TensorProto.FLOAT: pb.TYPE_FP32,
-    TensorProto.DOUBLE: pb.TYPE_FP64,
 }
 
 
@@ -81,13 +77,11 @@ def write_triton_config(model_path: Path) -> Path:
     """
     model = onnx.load(str(model_path), load_external_data=False)
     folder = model_path.parent.parent
-    constants = {weights.name for weights in model.graph.initializer}
-    inputs = [value for value in model.graph.input if value.name not in constants]
     config = pb.ModelConfig(
         name=folder.name,
         platform="onnxruntime_onnx",
         backend="onnxruntime",
-        input=[pb.ModelInput(**_tensor(value)) for value in inputs],
+        input=[pb.ModelInput(**_tensor(value)) for value in model.graph.input],
         output=[pb.ModelOutput(**_tensor(value)) for value in model.graph.output],
     )
     path = folder / "config.pbtxt"

@@ -54,18 +54,13 @@ def load_profile(name: str) -> Profile:
         ProfileError: there is no such profile, or a section, field or type is wrong; the message
             says what is allowed.
     """
-    if name.endswith(".toml"):
-        return read_profile(Path(name))
-    known = sorted(path.stem for path in PROFILES.glob("*.toml"))
-    if name not in known:
+    known = {path.stem: path for path in PROFILES.glob("*.toml")}
+    if not name.endswith(".toml") and name not in known:
+        names = ", ".join(sorted(known))
         raise ProfileError(
-            f"there is no profile {name!r}; choose one of {', '.join(known)}, or a file NAME.toml"
+            f"there is no profile {name!r}; choose one of {names}, or a file NAME.toml"
         )
-    return read_profile(PROFILES / f"{name}.toml")
-
-
-def read_profile(path: Path) -> Profile:
-    """Load the profile in the file at `path`; raises the same errors as `load_profile`."""
+    path = known.get(name) or Path(name)
     try:
         sections = tomllib.loads(path.read_text())
         # As JSON, of which 1 counts as 1.0, and true never as 1.

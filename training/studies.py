@@ -52,10 +52,11 @@ from vireo.training.evaluation.systems import (
 from vireo.training.evaluation.tuning import described, tune_baselines, write_settings
 from vireo.training.features.watches import load_watches
 from vireo.training.metrics import means, paired_tests
+from vireo.training.modules import Checkpoints
 from vireo.training.profile import load_profile
-from vireo.training.ranking.loss import Batches, chunks
+from vireo.training.ranking.loss import Batches, chunks, label_ranks
 from vireo.training.ranking.model import Ranker
-from vireo.training.ranking.train import fit_ranker
+from vireo.training.ranking.train import RankingTrainer
 from vireo.training.ranking.training_set import (
     OutcomeLabels,
     RankingSet,
@@ -67,7 +68,6 @@ from vireo.training.run import Run, fingerprint
 
 FULL = "full"
 GROUPS = ("attributes", "history")
-_MISSED = 1_000_000
 
 Part = TypeVar("Part", WatchLists, OutcomeLabels)
 Column = tuple[str, int]
@@ -156,16 +156,18 @@ class Studies:
             fitted, asked = (
                 data if name == FULL else ablate(data, name) for data in (ranking_set, test)
             )
-            trainer, _ = fit_ranker(
+            trainer = RankingTrainer(
                 fitted,
                 vectors,
                 release.manifest.feature_schema,
                 len(release.vocabulary),
                 config,
-                self.run.checkpoints / "ablations" / name.replace(":", "_"),
-                fingerprint(made_of, asdict(config), name),
-                self.console,
+                Checkpoints(
+                    self.run.checkpoints / "ablations" / name.replace(":", "_"),
+                    fingerprint(made_of, asdict(config), name),
+                ),
             )
+            trainer.fit(self.console)
             ranks[name] = ranks_of(trainer.model, asked.watches, vectors)
         full = ranks.pop(FULL)
         found: dict[str, Any] = {
@@ -276,8 +278,6 @@ def _without(part: Part, name: str) -> Part:
     elif column is not None:
         table, place = column
         owner = viewers if table == "viewer_features" else part
-        if not hasattr(owner, table):  # Outcomes have no retrieval features.
-            return part
         values = getattr(owner, table).copy()
         values[..., place] = 0
         if owner is part:
@@ -309,10 +309,7 @@ def ranks_of(model: Ranker, lists: WatchLists, vectors: Float32Array) -> Int64Ar
     ranks = [np.empty(0, np.int64)]
     model.eval()
     for places in chunks(np.arange(len(lists.rows)), 64):
-        inputs, real = batches.watch_inputs(lists, places)
+        inputs, real = batches.inputs(lists, places)
         label = torch.from_numpy(lists.label[places])
-        order = model.logits(inputs)[0].masked_fill(~real, -torch.inf)
-        own = order.gather(1, label.clamp(min=0)[:, None])
-        ahead = (order >= own).sum(1) - 1
-        ranks.append(torch.where(label >= 0, ahead, _MISSED).numpy())
+        ranks.append(label_ranks(model.logits(inputs)[0], real, label).numpy())
     return np.concatenate(ranks)

@@ -60,7 +60,7 @@ def ranking_set(column: str, seed: int = 1) -> RankingSet:
     label[:20] = -1
     rows = np.stack([random.permutation(VIDEOS)[:CANDIDATES] for _ in range(LISTS)])
     table = random.random((VIDEOS, len(VIDEO_FEATURES)), np.float32)
-    watched = random.integers(0, VIDEOS, LIKES)
+    watched = random.integers(0, VIDEOS, (LIKES, 1))
     liked = np.full((LIKES, len(OUTCOMES)), np.nan, np.float32)  # other outcomes are unknown
     found = RankingSet(
         WatchLists(
@@ -75,9 +75,10 @@ def ranking_set(column: str, seed: int = 1) -> RankingSet:
             viewers=viewers(random, LIKES),
             rows=watched,
             features=table[watched],
-            match=random.random((LIKES, len(MATCH_FEATURES)), np.float32),
+            retrieval=np.zeros((LIKES, 1, len(RETRIEVAL_FEATURES)), np.float32),
+            match=random.random((LIKES, 1, len(MATCH_FEATURES)), np.float32),
             labels=liked,
         ),
     )
-    liked[:, 0] = random.random(LIKES) < table[watched, LIKE_RATE]
+    liked[:, 0] = random.random(LIKES) < table[watched[:, 0], LIKE_RATE]
     return found

@@ -17,7 +17,7 @@ from vireo.server.pod.pod import PodSettings
 from vireo.server.releases.gate_measures import LIKENESS, MEASURES
 from vireo.server.releases.manifest import CANDIDATES, Manifest
 from vireo.training.config import RankingConfig
-from vireo.training.profile import PROFILES, read_profile
+from vireo.training.profile import PROFILES, load_profile
 from vireo_client import Client
 
 CHECKOUT = Path(__file__).parents[2]
@@ -65,7 +65,9 @@ def test_gateways_request_the_releases_number_of_candidates_by_default() -> None
 
 
 def test_profiles_rank_as_many_candidates_as_the_document_says() -> None:
-    counts = {path.stem: read_profile(path).ranking.candidates for path in PROFILES.glob("*.toml")}
+    counts = {
+        path.stem: load_profile(path.stem).ranking.candidates for path in PROFILES.glob("*.toml")
+    }
     assert sorted(counts.values()) == [CANDIDATES] * (len(counts) - 1) + [500]
 
 

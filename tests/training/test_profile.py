@@ -24,7 +24,6 @@ from vireo.training.profile import (
     estimate_import,
     features_memory,
     load_profile,
-    read_profile,
     training_memory,
 )
 
@@ -155,4 +154,4 @@ def test_a_mistake_in_a_profile_is_named(tmp_path: Path, text: str, message: str
     path.write_text(text)
 
     with pytest.raises(ProfileError, match=message):
-        read_profile(path)
+        load_profile(str(path))

@@ -339,11 +339,9 @@ def fitted(
     """
     fitter, names = Fitter(past), possible(names, past.videos)
     with Bars(console=Console(stderr=True), transient=True) as bars:
-        task = bars.add_task("baselines", total=len(names))
-        for name in names:
-            bars.update(task, description=f"baseline {name}")
+        for name in bars.track(names, description="baselines"):
+            bars.update(bars.task_ids[0], description=f"baseline {name}")
             yield name, settings.get(name, DECLARED[name].start).fit(fitter)
-            bars.advance(task)
 
 
 def possible(names: Sequence[str], videos: int) -> list[str]:

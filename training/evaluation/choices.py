@@ -270,7 +270,7 @@ def _lists_of(
     scores = np.zeros((len(places), RERANK_WINDOW), np.float32)
     model.eval()
     for some in chunks(np.arange(len(places)), 64):
-        inputs, real = batches.watch_inputs(watches, places[some])
+        inputs, real = batches.inputs(watches, places[some])
         tasks = model(**inputs).numpy()
         names = model.schema.tasks
         score = weights.combined({name: tasks[..., place] for place, name in enumerate(names)})

@@ -7,7 +7,7 @@ the test part is used, so the study may choose settings.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,12 +21,12 @@ from vireo.server.features.activity import HISTORY_LIMIT
 from vireo.server.features.viewer import ViewerFeatures
 from vireo.training.config import RetrievalConfig
 from vireo.training.evaluation.baselines import Fitter, Past, PopularityConfig, history_matrix
-from vireo.training.metrics import full_ranking, gains, means
+from vireo.training.metrics import gains, means
 from vireo.training.retrieval.content import weighted_bags
 from vireo.training.retrieval.data import HeldOut, RetrievalData
 from vireo.training.retrieval.model import TwoTower
 from vireo.training.retrieval.train import train_retrieval
-from vireo.training.retrieval.validation import SCORES_AT_ONCE, viewer_scores
+from vireo.training.retrieval.validation import Scorer, ranks_of, tower_scorer
 
 VIEWER_SHARE = 0.10
 """Share of viewers that the study's towers never see."""
@@ -153,9 +153,6 @@ def content_scores(data: RetrievalData, cases: Cases) -> Float32Array:
     return np.asarray((tastes @ bags.T).toarray(), np.float32)
 
 
-Scorer = Callable[[Cases], Float32Array]
-
-
 def study_cold_start(
     watches: pd.DataFrame,
     videos: pd.DataFrame,
@@ -191,7 +188,7 @@ def study_cold_start(
             continue
         found["order"] = "two_tower"
         found["trained_on"] = {
-            "viewers": data.viewer_count,
+            "viewers": len(data.viewer_ids),
             "videos": int((data.watch_counts > 0).sum()),
             "watches": data.watch_count,
         }
@@ -204,10 +201,10 @@ def study_cold_start(
 
 
 def _systems(model: TwoTower, data: RetrievalData) -> dict[str, Scorer]:
-    past = [data.watched(viewer) for viewer in range(data.viewer_count)]
+    past = np.split(data.train.rows, data.train.offsets[1:-1])
     popularity = PopularityConfig().fit(Fitter(Past(past, data.video_count)))
     return {
-        "vireo": lambda cases: viewer_scores(model, data, [case.viewer for case in cases]),
+        "vireo": tower_scorer(model, data),
         "popularity": lambda cases: popularity([case.watched for case in cases]),
         "content_knn": lambda cases: content_scores(data, cases),
     }
@@ -215,18 +212,12 @@ def _systems(model: TwoTower, data: RetrievalData) -> dict[str, Scorer]:
 
 def _ranks(cases: Cases, systems: Mapping[str, Scorer], videos: int) -> dict[str, Int64Array]:
     """Return where systems rank the watched videos, int64[c], and in how many as "choices"."""
-    size = max(1, min(256, SCORES_AT_ONCE // videos))
     # Similar lengths together, since a batch is padded to its longest history.
     cases = sorted(cases, key=lambda case: len(case.viewer.watched_keys))
-    ranks = {name: [np.empty(0, np.int64)] for name in systems}
-    for start in range(0, len(cases), size):
-        batch = cases[start : start + size]
-        watched = [case.watched for case in batch]
-        targets = np.array([case.target for case in batch])
-        for name, score in systems.items():
-            ranks[name].append(full_ranking(score(batch), watched, targets))
+    ever = np.zeros(videos, np.int64)  # whenever they were published
+    ranks = {name: ranks_of(cases, score, ever) for name, score in systems.items()}
     choices = np.array([videos - len(case.watched) for case in cases], np.int64)
-    return {name: np.concatenate(parts) for name, parts in ranks.items()} | {"choices": choices}
+    return ranks | {"choices": choices}
 
 
 def _measured(parts: Sequence[Mapping[str, Int64Array]]) -> dict[str, object]:

@@ -163,12 +163,15 @@ def popularity_shares(counts: Int64Array, slates: Int64Array) -> list[float]:
         counts: watches of each video, int64[n]; the first decile has the most watched.
         slates: rows, any shape, -1 for none.
     """
-    decile = np.empty(len(counts), np.int64)
-    order = np.argsort(-counts, kind="stable")
-    decile[order] = np.arange(len(counts)) * 10 // max(len(counts), 1)
+    decile = _places(counts) * 10 // max(len(counts), 1)
     taken = np.bincount(decile[slates[slates >= 0]], minlength=10).astype(np.float64)
     shares: list[float] = (taken / max(taken.sum(), 1.0)).tolist()
     return shares
+
+
+def _places(counts: Int64Array) -> Int64Array:
+    """Return each video's place by popularity, from 0, int64[n]."""
+    return np.argsort(np.argsort(-counts, kind="stable"))
 
 
 def sliced(
@@ -231,9 +234,7 @@ def _quarters(values: Float64Array, unit: str = "") -> dict[str, BoolArray]:
 
 
 def _popularity(counts: Int64Array, targets: Int64Array) -> dict[str, BoolArray]:
-    place = np.empty(len(counts), np.int64)
-    place[np.argsort(-counts, kind="stable")] = np.arange(len(counts))
-    share = place[targets] / len(counts)
+    share = _places(counts)[targets] / len(counts)
     groups = {
         "head: most watched tenth": share < _HEAD,
         "middle: the next four tenths": (share >= _HEAD) & (share < _MID),

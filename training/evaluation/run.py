@@ -29,12 +29,15 @@ from vireo.training.evaluation.report import (
     write_page,
 )
 from vireo.training.evaluation.systems import (
+    SYSTEMS,
     SystemReport,
-    Systems,
     TestBed,
     features_before_test,
     of_chunks,
     of_lists,
+    ranks_by_system,
+    read_systems,
+    write_systems,
 )
 from vireo.training.evaluation.tuning import add_to_report, tuned_for
 from vireo.training.features.publication import published_of, published_times
@@ -218,18 +221,18 @@ def add_systems(
         systems: by name, see SYSTEMS.
         ranker: measures of the ranker; the report's own are kept if None.
     """
-    together = Systems.load(report, bed.viewers.ids).also(systems)
-    together.write(report)
+    known = {**read_systems(report, bed.viewers.ids), **systems}
+    together = {name: known[name] for name in SYSTEMS if name in known}
+    write_systems(report, bed.viewers.ids, together)
     videos = bed.past.videos
-    metrics = {name: system.measures(videos) for name, system in together.reports.items()}
-    known = ranker or read_json(report, files.METRICS).get("ranker")
-    if known:
-        metrics["ranker"] = dict(known)
+    metrics = {name: system.measures(videos) for name, system in together.items()}
+    if ranker := ranker or read_json(report, files.METRICS).get("ranker"):
+        metrics["ranker"] = dict(ranker)
     document: dict[str, Any] = {"viewers": len(bed.viewers.ids), "videos": videos, **metrics}
     write_json(report, files.METRICS, document)
-    write_json(report, files.RECALL, recall_curves(together.ranks, videos))
+    write_json(report, files.RECALL, recall_curves(ranks_by_system(together), videos))
     watched = np.concatenate([np.empty(0, np.int64), *bed.past.histories])
-    taken = {name: system.slates[:, :10] for name, system in together.reports.items()}
+    taken = {name: system.slates[:, :10] for name, system in together.items()}
     shares = {
         name: popularity_shares(bed.past.counts, rows)
         for name, rows in {"watches": watched, **taken}.items()
@@ -251,7 +254,7 @@ def finish_report(
         baselines: those measured now.
     """
     if set(baselines) == set(BASELINES) or (run.report / files.COMPARISON).exists():
-        ranks = Systems.load(run.report, bed.viewers.ids).ranks
+        ranks = ranks_by_system(read_systems(run.report, bed.viewers.ids))
         write_json(run.report, files.COMPARISON, compare(ranks))
         slices = sliced(bed.watches, videos, bed.viewers, bed.past.counts, ranks)
         write_json(run.report, files.SLICES, slices)

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
@@ -71,17 +72,19 @@ class Stack:
     credentials: grpc.ChannelCredentials | None = None
     """For an edge with TLS."""
 
+    def channel(self, of: Any) -> Any:
+        """Return a channel of `grpc` or `grpc.aio` to its edge."""
+        if self.credentials is None:
+            return of.insecure_channel(self.target)
+        return of.secure_channel(self.target, self.credentials)
+
     def serving_release(self) -> str:
         """Return the id of the release that it serves.
 
         Raises:
             VireoError: no response, or no release is loaded yet.
         """
-        with (
-            grpc.secure_channel(self.target, self.credentials)
-            if self.credentials is not None
-            else grpc.insecure_channel(self.target)
-        ) as channel:
+        with self.channel(grpc) as channel:
             stub = release_pb2_grpc.ReleaseServiceStub(channel)
             request = release_pb2.GetServingReleaseRequest()
             try:
@@ -242,11 +245,7 @@ async def ask_viewers(
         explain: whether to request explanations.
     """
     free = asyncio.Semaphore(stack.concurrency)
-    async with (
-        grpc.aio.secure_channel(stack.target, stack.credentials)
-        if stack.credentials is not None
-        else grpc.aio.insecure_channel(stack.target)
-    ) as channel:
+    async with stack.channel(grpc.aio) as channel:
         stub = recommendation_pb2_grpc.RecommendationServiceStub(channel)
 
         async def ask(viewer_id: str, moment: int, context: ContextIds) -> ServedAnswer:

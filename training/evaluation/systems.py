@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -188,52 +188,38 @@ class SystemReport:
         }
 
 
-@dataclass(frozen=True)
-class Systems:
-    """Every system's results on the test viewers."""
+def read_systems(folder: Path, viewer_ids: Sequence[str]) -> dict[str, SystemReport]:
+    """Return a report's systems by name; none if there is no RANKS or it is of other viewers."""
+    path = folder / RANKS
+    if not path.exists():
+        return {}
+    with np.load(path) as file:
+        if file[_VIEWERS].tolist() != list(viewer_ids):
+            return {}
+        return {
+            name: SystemReport(file[name], file[_SLATE_OF + name].astype(np.int64))
+            for name in SYSTEMS
+            if name in file
+        }
 
-    viewer_ids: tuple[str, ...]
-    """In the order of every array."""
-    reports: Mapping[str, SystemReport] = field(default_factory=dict)
-    """By name, in the order of SYSTEMS."""
 
-    @property
-    def ranks(self) -> dict[str, Int64Array]:
-        """0-based rank of each held-out video by system, int64[v]."""
-        return {name: report.ranks for name, report in self.reports.items()}
+def write_systems(
+    folder: Path, viewer_ids: Sequence[str], systems: Mapping[str, SystemReport]
+) -> None:
+    """Write RANKS: `viewer_ids`, in the order of every array, and each system's arrays."""
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays: dict[str, npt.NDArray[Any]] = {_VIEWERS: np.array(viewer_ids, np.str_)}
+    for name, system in systems.items():
+        arrays[name] = system.ranks
+        arrays[_SLATE_OF + name] = system.slates.astype(np.int32)
+    partial = folder / f"partial-{RANKS}"
+    np.savez_compressed(partial, **arrays)  # type: ignore[arg-type]
+    partial.replace(folder / RANKS)
 
-    def also(self, reports: Mapping[str, SystemReport]) -> Systems:
-        """Return these with other systems, which replace those of the same name."""
-        together = {**self.reports, **reports}
-        ordered = {name: together[name] for name in SYSTEMS if name in together}
-        return Systems(self.viewer_ids, ordered)
 
-    @staticmethod
-    def load(folder: Path, viewer_ids: tuple[str, ...]) -> Systems:
-        """Read RANKS; without systems if there is no file or it is of other viewers."""
-        path = folder / RANKS
-        if not path.exists():
-            return Systems(viewer_ids)
-        with np.load(path) as file:
-            if tuple(file[_VIEWERS].tolist()) != viewer_ids:
-                return Systems(viewer_ids)
-            reports = {
-                name: SystemReport(file[name], file[_SLATE_OF + name].astype(np.int64))
-                for name in SYSTEMS
-                if name in file
-            }
-        return Systems(viewer_ids, reports)
-
-    def write(self, folder: Path) -> None:
-        """Write RANKS: `viewer_ids`, and each system's ranks and slates."""
-        folder.mkdir(parents=True, exist_ok=True)
-        arrays: dict[str, npt.NDArray[Any]] = {_VIEWERS: np.array(self.viewer_ids, np.str_)}
-        for name, report in self.reports.items():
-            arrays[name] = report.ranks
-            arrays[_SLATE_OF + name] = report.slates.astype(np.int32)
-        partial = folder / f"partial-{RANKS}"
-        np.savez_compressed(partial, **arrays)  # type: ignore[arg-type]
-        partial.replace(folder / RANKS)
+def ranks_by_system(systems: Mapping[str, SystemReport]) -> dict[str, Int64Array]:
+    """Return the 0-based rank of each held-out video by system, int64[v]."""
+    return {name: system.ranks for name, system in systems.items()}
 
 
 def of_chunks(

@@ -12,15 +12,12 @@ import torch.nn.functional as F  # noqa: N812 (as all of PyTorch's world calls i
 from torch import Tensor
 
 from vireo.server.arrays import Float32Array
-from vireo.server.features.model_inputs import RETRIEVAL_FEATURES
 from vireo.training.metrics import auc, ndcg
 from vireo.training.ranking.model import Ranker
 from vireo.training.ranking.training_set import (
     CandidateLists,
-    OutcomeLabels,
     RankingSet,
     ShownLists,
-    ViewerColumns,
 )
 
 Places = npt.NDArray[np.intp]
@@ -34,35 +31,16 @@ class Batches:
         padding = np.zeros((1, vectors.shape[1]), np.float32)  # is looked up by row -1
         self._table = torch.from_numpy(np.concatenate([vectors, padding]))
 
-    def watch_inputs(
-        self, lists: CandidateLists, places: Places
-    ) -> tuple[dict[str, Tensor], Tensor]:
+    def inputs(self, lists: CandidateLists, places: Places) -> tuple[dict[str, Tensor], Tensor]:
         """Return model inputs of the lists at `places`, and a mask of real columns, bool[b, n]."""
-        rows = torch.from_numpy(lists.rows[places])
-        inputs = self._viewer_inputs(lists.viewers, places) | {
+        rows, viewers = torch.from_numpy(lists.rows[places]), lists.viewers
+        lengths = viewers.history_lengths[places]
+        width = max(1, int(lengths.max(initial=0)))
+        inputs = {
             "candidate_vectors": self._table[rows],
             "candidate_features": torch.from_numpy(lists.features[places]),
             "retrieval_features": torch.from_numpy(lists.retrieval[places]),
             "match_features": torch.from_numpy(lists.match[places]),
-        }
-        return inputs, rows >= 0
-
-    def outcome_inputs(self, outcomes: OutcomeLabels, places: Places) -> dict[str, Tensor]:
-        """Return model inputs of the labels at `places`, one candidate each.
-
-        Retrieval features are zeros: tasks of outcomes don't read them.
-        """
-        return self._viewer_inputs(outcomes.viewers, places) | {
-            "candidate_vectors": self._table[torch.from_numpy(outcomes.rows[places])][:, None],
-            "candidate_features": torch.from_numpy(outcomes.features[places])[:, None],
-            "retrieval_features": torch.zeros(len(places), 1, len(RETRIEVAL_FEATURES)),
-            "match_features": torch.from_numpy(outcomes.match[places])[:, None],
-        }
-
-    def _viewer_inputs(self, viewers: ViewerColumns, places: Places) -> dict[str, Tensor]:
-        lengths = viewers.history_lengths[places]
-        width = max(1, int(lengths.max(initial=0)))
-        inputs = {
             "history_vectors": self._table[torch.from_numpy(viewers.history_rows[places, :width])],
             "history_lengths": torch.from_numpy(lengths),
             "viewer_features": torch.from_numpy(viewers.viewer_features[places]),
@@ -70,7 +48,7 @@ class Batches:
         }
         if viewers.context.shape[1]:
             inputs["context"] = torch.from_numpy(viewers.context[places])
-        return inputs
+        return inputs, rows >= 0
 
 
 def chunks(places: Places, size: int) -> Sequence[Places]:
@@ -142,7 +120,7 @@ def _plays(
     model: Ranker, batches: Batches, shown: ShownLists, places: Places
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return logits of plays and what of them positions add, [b, n] each, and those of outcomes."""
-    order, _, outcome = model.logits(batches.watch_inputs(shown, places)[0])
+    order, _, outcome = model.logits(batches.inputs(shown, places)[0])
     surface = torch.from_numpy(shown.surface[places])[:, None]
     effect = model.watch_position[surface, torch.from_numpy(shown.position[places])]
     return order + model.watch_surface[surface] + effect, effect, outcome
@@ -172,31 +150,34 @@ class HeldOut:
         return self.loss < other.loss if reaches == other_reaches else reaches
 
 
+def label_ranks(logits: Tensor, real: Tensor, label: Tensor) -> Tensor:
+    """Return the 0-based rank of each list's watched video, int64[b]; a huge number if missed.
+
+    Arguments are those of `listwise_loss`. Ties count against the video, as in full ranking.
+    """
+    own = logits.gather(1, label.clamp(min=0)[:, None])
+    ahead = (logits >= own).logical_and(real).sum(1) - 1
+    return torch.where(label >= 0, ahead, 1_000_000)
+
+
 @torch.no_grad()
 def measure(
-    model: Ranker,
-    batches: Batches,
-    data: RankingSet,
-    lists: Sequence[Places],
-    outcomes: Sequence[Places],
+    model: Ranker, batches: Batches, data: RankingSet, lists: Places, outcomes: Places
 ) -> HeldOut:
     """Measure the model on these lists and outcome labels."""
     model.eval()
     watch, ranks = [(0.0, 0)], [np.empty(0, np.int64)]
     none = torch.zeros(0, data.outcomes.labels.shape[1])
     logits, labels = [none], [none]
-    for places in lists:
-        inputs, real = batches.watch_inputs(data.watches, places)
+    for places in chunks(lists, 64):
+        inputs, real = batches.inputs(data.watches, places)
         label = torch.from_numpy(data.watches.label[places])
         order, _, _ = model.logits(inputs)
         hits = int((label >= 0).sum())
         watch.append((float(listwise_loss(order, real, label)) * hits, hits))
-        own = order.gather(1, label.clamp(min=0)[:, None])
-        # Ties count against the video, as in full ranking.
-        ahead = (order >= own).logical_and(real).sum(1) - 1
-        ranks.append(torch.where(label >= 0, ahead, 1_000_000).numpy())
-    for places in outcomes:
-        _, _, logit = model.logits(batches.outcome_inputs(data.outcomes, places))
+        ranks.append(label_ranks(order, real, label).numpy())
+    for places in chunks(outcomes, 1024):
+        _, _, logit = model.logits(batches.inputs(data.outcomes, places)[0])
         logits.append(logit[:, 0])
         labels.append(torch.from_numpy(data.outcomes.labels[places]))
     outcome = float(outcome_loss(torch.cat(logits), torch.cat(labels)).sum())

@@ -10,18 +10,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from vireo.server.arrays import Float32Array
 from vireo.server.features.model_inputs import (
-    ATTRIBUTE_LIMIT,
     RANKER_HISTORY,
     RETRIEVAL_FEATURES,
     VIDEO_FEATURES,
     VIEWER_FEATURES,
 )
+from vireo.server.models.signature import ranker_signature
 from vireo.training.onnx_export import Inputs, export
 from vireo.training.ranking.model import (
     MASKED,
@@ -37,19 +36,6 @@ _VIDEO_LIKE_RATE = VIDEO_FEATURES.index("like_rate")
 _VIEWER_LIKE_RATE = VIEWER_FEATURES.index("like_rate")
 _TINY = 1e-12
 OPSET = 20
-AXES = {
-    "candidate_vectors": ("b", "n"),
-    "candidate_features": ("b", "n"),
-    "retrieval_features": ("b", "n"),
-    "match_features": ("b", "n"),
-    "history_vectors": ("b", "h"),
-    "history_lengths": ("b",),
-    "viewer_features": ("b",),
-    "attributes": ("b",),
-    "context": ("b",),
-}
-"""Inputs, in order, and their dynamic axes: viewers, candidates and history; `context` only of
-rankers that read it."""
 
 
 class ServedRanker(nn.Module):
@@ -61,26 +47,6 @@ class ServedRanker(nn.Module):
     its precision.
     """
 
-    any_watched: Tensor
-    absent: Tensor
-    tastes: Tensor
-    signal_means: Tensor
-    viewer_means: Tensor
-    watch_linear: Tensor
-    viewer_bias: Tensor
-    viewer: Tensor
-    key: Tensor
-    attended: Tensor
-    matched: Tensor
-    candidate: Tensor
-    watch_signals: Tensor
-    watch_head: Tensor
-    outcome_signals: Tensor
-    outcome_head: Tensor
-    offset: Tensor
-    level: Tensor
-    video_rate: Tensor
-
     def __init__(self, trained: Ranker) -> None:
         """Fold the weights of the trained model, which isn't changed."""
         super().__init__()
@@ -90,8 +56,10 @@ class ServedRanker(nn.Module):
         self.watch_hidden, self.outcome_hidden = trained.watch_hidden, trained.outcome_hidden
         self.co_watch_unit = float(trained.co_watch_unit)
         self.watch_scale = float(trained.calibration[0, 0])
-        for name, weight in {**_places(), **_layers(trained), **_heads(trained)}.items():
-            self.register_buffer(name, weight.detach().clone())
+        folded = {**_places(), **_layers(trained), **_heads(trained)}
+        self.weights = nn.ParameterDict(
+            {name: nn.Parameter(weight.detach().clone(), False) for name, weight in folded.items()}
+        )
 
     def forward(
         self,
@@ -109,12 +77,12 @@ class ServedRanker(nn.Module):
 
         Histories have at most RANKER_HISTORY videos.
         """
-        width = history_vectors.shape[1]
+        weights, width = self.weights, history_vectors.shape[1]
         length = history_lengths.clamp(0, width)
         # An empty history becomes zero vectors, whose similarity to any candidate is 0.
-        history = _unit(history_vectors) * self.any_watched[length]
-        absent = self.absent[length][..., :width]
-        tastes = self.tastes[length][..., :width] @ history
+        history = _unit(history_vectors) * weights["any_watched"][length]
+        absent = weights["absent"][length][..., :width]
+        tastes = weights["tastes"][length][..., :width] @ history
 
         candidates, count = _unit(candidate_vectors), candidate_vectors.shape[:2]
         closest = (candidates @ history.transpose(-1, -2) + absent).amax(-1, keepdim=True)
@@ -130,36 +98,36 @@ class ServedRanker(nn.Module):
             ],
             -1,
         ).flatten(0, 1)
-        signals = signals - self.signal_means
+        signals = signals - weights["signal_means"]
         viewer = self._viewer(viewer_features, attributes, tastes[:, 1], context)
         if self.watch_part == "retrieval":
             watch = retrieval_features[..., _TWO_TOWER : _TWO_TOWER + 1].flatten(0, 1)
             watch = watch * self.watch_scale
         else:
-            watch = signals @ self.watch_linear
+            watch = signals @ weights["watch_linear"]
         rate = _logit(candidate_features[..., _VIDEO_LIKE_RATE : _VIDEO_LIKE_RATE + 1])
-        outcome = rate.flatten(0, 1) * self.video_rate
+        outcome = rate.flatten(0, 1) * weights["video_rate"]
         if self.watch_part == "full" or self.outcome_part == "full":
             rows = candidates.flatten(0, 1)
             query = self.query(rows)
             value = self.value(history)
-            affinity = query.reshape(*count, -1) @ (history @ self.key).transpose(-1, -2)
+            affinity = query.reshape(*count, -1) @ (history @ weights["key"]).transpose(-1, -2)
             attention = (affinity + absent).softmax(-1)
             # Attention weights sum to 1, so a term added to all values is added to their average.
-            average = torch.addmm(self.viewer_bias, viewer, self.viewer)[:, None]
-            shared = (attention @ (value @ self.attended + average)).flatten(0, 1)
+            average = torch.addmm(weights["viewer_bias"], viewer, weights["viewer"])[:, None]
+            shared = (attention @ (value @ weights["attended"] + average)).flatten(0, 1)
             matched = (attention @ value).flatten(0, 1) * query
-            shared = torch.addmm(shared, matched, self.matched)
-            shared = torch.addmm(shared, rows, self.candidate)
+            shared = torch.addmm(shared, matched, weights["matched"])
+            shared = torch.addmm(shared, rows, weights["candidate"])
         if self.watch_part == "full":
-            layer = torch.addmm(shared, signals, self.watch_signals).relu()
-            watch = torch.addmm(watch, self.watch_hidden(layer).relu(), self.watch_head)
+            layer = torch.addmm(shared, signals, weights["watch_signals"]).relu()
+            watch = torch.addmm(watch, self.watch_hidden(layer).relu(), weights["watch_head"])
         if self.outcome_part == "full":
-            layer = torch.addmm(shared, signals, self.outcome_signals).relu()
+            layer = torch.addmm(shared, signals, weights["outcome_signals"]).relu()
             layer = self.outcome_hidden(layer).relu()
-            outcome = torch.addmm(outcome, layer, self.outcome_head)
+            outcome = torch.addmm(outcome, layer, weights["outcome_head"])
         logits = torch.cat([watch, outcome], -1).reshape(*count, -1)
-        level = torch.addmm(self.offset, viewer, self.level)
+        level = torch.addmm(weights["offset"], viewer, weights["level"])
         return torch.sigmoid(logits + level[:, None])
 
     def _viewer(
@@ -174,7 +142,9 @@ class ServedRanker(nn.Module):
         profile = self.attribute(attributes).sum(1) / known.clamp(min=1.0)
         rate = _logit(features[:, _VIEWER_LIKE_RATE : _VIEWER_LIKE_RATE + 1])
         contexts = [] if context is None else self.context(context)
-        return torch.cat([features - self.viewer_means, rate, profile, taste, *contexts], -1)
+        return torch.cat(
+            [features - self.weights["viewer_means"], rate, profile, taste, *contexts], -1
+        )
 
 
 def _places() -> dict[str, Tensor]:
@@ -269,36 +239,7 @@ def _unit(vectors: Tensor) -> Tensor:
 def export_ranker(model: Ranker, path: Path) -> None:
     """Write the ranker to `path` in the form of ServedRanker."""
     model.eval()
-    example = example_inputs(model, batch=3, candidates=5, history=4)
-    axes = {name: AXES[name] for name in AXES if name in example}
-    export(ServedRanker(model), example, axes, "scores", path, OPSET)
-
-
-def example_inputs(model: Ranker, batch: int, candidates: int, history: int) -> Inputs:
-    """Return reproducible random inputs of the given sizes, with histories of all lengths."""
-    random = np.random.default_rng([batch, candidates, history])
-    vocabulary, schema = model.attribute.num_embeddings, model.schema
-    vector_size, matches = schema.vector_size, len(schema.match_features)
-    retrieval = random.normal(size=(batch, candidates, len(RETRIEVAL_FEATURES)))
-    co_watch, first_source = (
-        RETRIEVAL_FEATURES.index(name) for name in ("co_watch", "from_two_tower")
-    )
-    retrieval[..., co_watch] = np.abs(retrieval[..., co_watch])
-    retrieval[..., first_source:] = retrieval[..., first_source:] > 0
-    inputs = {
-        "candidate_vectors": random.normal(size=(batch, candidates, vector_size)).astype("f4"),
-        "candidate_features": random.random((batch, candidates, len(VIDEO_FEATURES)), "f4"),
-        "retrieval_features": retrieval.astype("f4"),
-        "match_features": random.uniform(-1, 1, (batch, candidates, matches)).astype("f4"),
-        "history_vectors": random.normal(size=(batch, history, vector_size)).astype("f4"),
-        "history_lengths": np.arange(batch, dtype=np.int64)[::-1] * history // max(batch - 1, 1),
-        "viewer_features": random.random((batch, len(VIEWER_FEATURES)), "f4"),
-        "attributes": random.integers(0, vocabulary, (batch, ATTRIBUTE_LIMIT)),
-    }
-    if schema.context_features:
-        ids = [random.integers(0, size, batch) for size in schema.context_features.values()]
-        inputs["context"] = np.stack(ids, 1)
-    return inputs
+    export(ServedRanker(model), ranker_signature(model.schema), path, OPSET)
 
 
 def torch_scores(model: Ranker, inputs: Inputs) -> Float32Array:

@@ -12,20 +12,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 (as all of PyTorch's world calls it)
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-)
+from rich.progress import Progress
 from torch import Tensor, nn
 
 from vireo.server.arrays import Float32Array
@@ -48,7 +41,7 @@ from vireo.training.ranking.loss import (
     slate_loss,
 )
 from vireo.training.ranking.model import OutcomePart, Ranker, WatchPart
-from vireo.training.ranking.training_set import RankingSet
+from vireo.training.ranking.training_set import CandidateLists, RankingSet
 
 CURVE = "ranking_curve.jsonl"
 CALIBRATION = "ranking_calibration.json"
@@ -99,6 +92,7 @@ class RankingTrainer:
     uninterrupted one.
     """
 
+    @torch_threads(1)
     def __init__(
         self,
         data: RankingSet,
@@ -108,30 +102,72 @@ class RankingTrainer:
         config: RankingConfig,
         checkpoints: Checkpoints,
     ) -> None:
+        """Start from the retrieval order.
+
+        Args:
+            data: the training set.
+            vectors: video vectors, float32[n, d].
+            schema: the release's features; of its tasks, those that the data has labels of are
+                kept.
+            attribute_count: size of the attribute vocabulary.
+            config: architecture and hyperparameters.
+            checkpoints: an interrupted training resumes from these. CURVE and CALIBRATION are
+                written beside them.
+        """
+        schema, data = with_known_tasks(schema, data)
         torch.manual_seed(config.seed)
         self.data, self.config, self.checkpoints = data, config, checkpoints
         self.batches = Batches(vectors)
         self.model = Ranker(config, schema, attribute_count)
-        held = data.watches.viewers.held_out
-        self.fit_lists, self.held_lists = np.flatnonzero(~held), np.flatnonzero(held)
-        held = data.outcomes.viewers.held_out
-        self.fit_outcomes, self.held_outcomes = np.flatnonzero(~held), np.flatnonzero(held)
+        self.fit_lists, self.held_lists = _fit_and_held(data.watches)
+        self.fit_outcomes, self.held_outcomes = _fit_and_held(data.outcomes)
         self.fit_slates = self.held_slates = np.empty(0, np.intp)
         if data.shown is not None:
-            held = data.shown.viewers.held_out
-            self.fit_slates, self.held_slates = np.flatnonzero(~held), np.flatnonzero(held)
+            self.fit_slates, self.held_slates = _fit_and_held(data.shown)
             rate = torch.tensor(np.nanmean(data.shown.played))
             nn.init.constant_(self.model.watch_surface, float(torch.logit(rate, eps=_MIN_RATE)))
         if len(self.fit_lists):
             sample = self.fit_lists[:_FIT_INPUT_LISTS]
-            self.model.fit_inputs(*self.batches.watch_inputs(data.watches, sample))
+            self.model.fit_inputs(*self.batches.inputs(data.watches, sample))
         self.curve: list[dict[str, float | str]] = []
+
+    @torch_threads(1)
+    def fit(self, console: Console) -> dict[str, HeldOut]:
+        """Train the parts, select among them, and return the metrics of each.
+
+        Without calibration, which doesn't change the order. Progress is shown on the console.
+        """
+        self.model.watch_part, self.model.outcome_part = "retrieval", "linear"
+        held_out = {"retrieval": self.measure()}
+        states: dict[str, dict[str, Tensor]] = {"retrieval": self.weights()}
+        with Bars(console=console) as progress:
+            for part in ("linear", "full"):
+                floor = max(held.ndcg_10 for held in held_out.values())
+                states[part], held_out[part] = self.phase(part, floor, progress)
+                self.model.load_state_dict(states[part])
+        choose(self.model, states, held_out)
+        lines = [json.dumps(line) for line in self.curve]
+        (self.checkpoints.folder / CURVE).write_text("".join(f"{line}\n" for line in lines))
+        return held_out
+
+    @torch_threads(1)
+    def trained(self, console: Console) -> TrainedRanker:
+        """Fit the model and calibrate it; write the measures of `calibrate` to CALIBRATION."""
+        held_out, shown = self.fit(console), self.data.shown
+        measures = calibrate(self.model, self.batches, self.data)
+        (self.checkpoints.folder / CALIBRATION).write_text(json.dumps(measures))
+        errors = {task: measures[f"{task}_ece"] for task in self.model.schema.tasks}
+        plays = dict[str, float]()
+        if shown is not None:
+            plays = measure_plays(self.model, self.batches, shown, self.held_slates)
+        return TrainedRanker(
+            self.model.eval(), held_out | {"chosen": self.measure()}, errors, plays
+        )
 
     def measure(self) -> HeldOut:
         """Measure the current model on held-out viewers."""
-        lists = chunks(self.held_lists, 64)
-        outcomes = chunks(self.held_outcomes, 1024)
-        return measure(self.model, self.batches, self.data, lists, outcomes)
+        places = self.held_lists, self.held_outcomes
+        return measure(self.model, self.batches, self.data, *places)
 
     def phase(
         self, part: WatchPart, floor: float, progress: Progress
@@ -208,28 +244,26 @@ class RankingTrainer:
         torch.manual_seed(int(random.integers(2**31)))
         outcome_batches = _endless(random, self.fit_outcomes, self.config.batch_likes)
         slate_batches = _endless(random, self.fit_slates, self.config.batch_slates)
-        weights = torch.tensor(self.config.outcome_loss_weights(self.model.schema.tasks[1:]))
         self.model.train()
         losses = []
         for places in chunks(random.permutation(self.fit_lists), self.config.batch_lists):
-            inputs, real = self.batches.watch_inputs(self.data.watches, places)
+            inputs, real = self.batches.inputs(self.data.watches, places)
             label = torch.from_numpy(self.data.watches.label[places])
             order, level, _ = self.model.logits(inputs)
             watch = listwise_loss(order, real, label)
             # The level learns the overall probability of a watch, without affecting the order.
             total = watch + level_loss(order.detach() + level, real, label)
             some = next(outcome_batches)
-            _, _, logit = self.model.logits(self.batches.outcome_inputs(self.data.outcomes, some))
+            _, _, logit = self.model.logits(self.batches.inputs(self.data.outcomes, some)[0])
             labels = torch.from_numpy(self.data.outcomes.labels[some])
             outcome = outcome_loss(logit[:, 0], labels)
-            total = total + (outcome * weights).sum()
+            total = total + outcome.sum()
             if self.data.shown is not None:
                 some = next(slate_batches)
                 plays, followed = slate_loss(self.model, self.batches, self.data.shown, some)
                 # Normal of deviation 1: a few slates don't make a position matter.
                 prior = self.model.watch_position.square().sum() / (2 * len(self.fit_slates))
-                slates = plays + prior + (followed * weights).sum()
-                total = total + self.config.slate_loss_weight * slates
+                total = total + (plays + prior + followed.sum())
             optimizer.zero_grad()
             total.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -238,61 +272,15 @@ class RankingTrainer:
         return float(watch_mean), float(outcome_mean)
 
 
+def _fit_and_held(lists: CandidateLists) -> tuple[Places, Places]:
+    held = lists.viewers.held_out
+    return np.flatnonzero(~held), np.flatnonzero(held)
+
+
 def _endless(random: np.random.Generator, places: Places, size: int) -> Iterator[Places]:
     """Yield chunks of the places, in another order each time they have all been."""
     while True:
         yield from chunks(random.permutation(places), size)
-
-
-@torch_threads(1)
-def fit_ranker(
-    data: RankingSet,
-    vectors: Float32Array,
-    schema: FeatureSchema,
-    attribute_count: int,
-    config: RankingConfig,
-    checkpoints: Path,
-    fingerprint: str,
-    console: Console | None = None,
-) -> tuple[RankingTrainer, dict[str, HeldOut]]:
-    """Train the parts and select among them, without calibration, which doesn't change the order.
-
-    Args:
-        data: the training set.
-        vectors: video vectors, float32[n, d].
-        schema: the release's features; of its tasks, those that the data has labels of are kept.
-        attribute_count: size of the attribute vocabulary.
-        config: architecture and hyperparameters.
-        checkpoints: folder of the checkpoints and of CURVE; an interrupted training resumes.
-        fingerprint: hash of all inputs; checkpoints with another one are ignored.
-        console: where progress is shown.
-
-    Returns:
-        The trainer, with the selected model; and the metrics of each part.
-    """
-    schema, data = with_known_tasks(schema, data)
-    trainer = RankingTrainer(
-        data, vectors, schema, attribute_count, config, Checkpoints(checkpoints, fingerprint)
-    )
-    model = trainer.model
-    model.watch_part, model.outcome_part = "retrieval", "linear"
-    held_out = {"retrieval": trainer.measure()}
-    states: dict[str, dict[str, Tensor]] = {"retrieval": trainer.weights()}
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    with Bars(*columns, console=console or Console(stderr=True)) as progress:
-        for part in ("linear", "full"):
-            floor = max(held.ndcg_10 for held in held_out.values())
-            states[part], held_out[part] = trainer.phase(part, floor, progress)
-            model.load_state_dict(states[part])
-    choose(model, states, held_out)
-    lines = [json.dumps(line) for line in trainer.curve]
-    (checkpoints / CURVE).write_text("".join(f"{line}\n" for line in lines))
-    return trainer, held_out
 
 
 def with_known_tasks(schema: FeatureSchema, data: RankingSet) -> tuple[FeatureSchema, RankingSet]:
@@ -332,19 +320,6 @@ def choose(
             own = {key: value for key, value in states["linear"].items() if key.startswith(name)}
             state.update(own)
     model.load_state_dict(state)
-
-
-@torch_threads(1)
-def calibrated(trainer: RankingTrainer, held_out: dict[str, HeldOut]) -> TrainedRanker:
-    """Calibrate what `fit_ranker` returned; write the measures of `calibrate` to CALIBRATION."""
-    data, model = trainer.data, trainer.model
-    measures = calibrate(model, trainer.batches, data)
-    (trainer.checkpoints.folder / CALIBRATION).write_text(json.dumps(measures))
-    errors = {task: measures[f"{task}_ece"] for task in model.schema.tasks}
-    plays = dict[str, float]()
-    if data.shown is not None:
-        plays = measure_plays(model, trainer.batches, data.shown, trainer.held_slates)
-    return TrainedRanker(model.eval(), held_out | {"chosen": trainer.measure()}, errors, plays)
 
 
 def fit_platt(logits: Tensor, labels: Tensor) -> tuple[float, float]:
@@ -427,7 +402,7 @@ def _task_logits(model: Ranker, batches: Batches, data: RankingSet) -> list[_Tas
     if len(lists) > MAX_LISTS:
         lists = np.random.default_rng(0).choice(lists, MAX_LISTS, replace=False)
     for places in chunks(lists, 64):
-        inputs, real = batches.watch_inputs(data.watches, places)
+        inputs, real = batches.inputs(data.watches, places)
         order, level, _ = model.logits(inputs)
         label = torch.from_numpy(data.watches.label[places])
         target = torch.arange(order.shape[1]) == label[:, None]
@@ -435,7 +410,7 @@ def _task_logits(model: Ranker, batches: Batches, data: RankingSet) -> list[_Tas
         viewer = viewer[:, None].expand(real.shape)
         events[0].append(_Task((order + level)[real], target[real].float(), viewer[real]))
     for places in chunks(np.arange(len(data.outcomes.rows)), 1024):
-        _, _, logits = model.logits(batches.outcome_inputs(data.outcomes, places))
+        _, _, logits = model.logits(batches.inputs(data.outcomes, places)[0])
         labels = torch.from_numpy(data.outcomes.labels[places])
         viewer = torch.from_numpy(data.outcomes.viewers.viewer[places])
         known = ~labels.isnan()

@@ -157,16 +157,12 @@ class ShownLists(CandidateLists):
 
 
 @dataclass(frozen=True)
-class OutcomeLabels:
-    """m videos that were watched or hidden, and what followed."""
+class OutcomeLabels(CandidateLists):
+    """m videos that were watched or hidden, each a list of one, and what followed.
 
-    viewers: ViewerColumns
-    rows: Int64Array
-    """int64[m]."""
-    features: Float32Array
-    """VIDEO_FEATURES as of the label's time, float32[m, f]."""
-    match: Float32Array
-    """MATCH_FEATURES as of the label's time, float32[m, k]."""
+    Retrieval features are zeros: tasks of outcomes don't read them.
+    """
+
     labels: Float32Array
     """Whether each of OUTCOMES came true: 1 or 0, NaN if unknown, float32[m, t]."""
 
@@ -211,19 +207,29 @@ def build_ranking_set(
     number, names = pd.factorize(labels["viewer_id"])
     held_out = np.array([is_held_out(name, config.holdout_share) for name in names], bool)
     listed = (labels["part"] == "validation").to_numpy()
-    columns, drawn = _columns_and_candidates(repo, release, labels, listed, config.candidates)
+    wanted = release.rows.find(video_keys(labels["video_id"].tolist()))
+    columns, (rows, retrieval) = _columns_and_candidates(
+        repo, release, labels, wanted, listed, config.candidates
+    )
     columns = replace(columns, viewer=number.astype(np.int64), held_out=held_out[number])
     table = match_table(release)
-    rows = release.rows.find(video_keys(labels["video_id"].tolist()))
     outcomes = OutcomeLabels(
         viewers=columns,
-        rows=rows,
-        features=_features(repo, release, rows[:, None], labels)[:, 0],
-        match=matches(columns, rows[:, None], table, release.context)[:, 0],
+        rows=wanted[:, None],
+        features=_features(repo, release, wanted[:, None], labels),
+        retrieval=np.zeros((len(labels), 1, len(RETRIEVAL_FEATURES)), np.float32),
+        match=matches(columns, wanted[:, None], table, release.context),
         labels=outcome_labels(labels),
     )
-    lists = _watch_lists(
-        labels[listed], columns.take(np.flatnonzero(listed)), repo, release, table, *drawn
+    viewers = columns.take(np.flatnonzero(listed))
+    hits = (rows == wanted[listed, None]) & (rows >= 0)
+    lists = WatchLists(
+        viewers=viewers,
+        rows=rows,
+        features=_features(repo, release, rows, labels[listed]),
+        retrieval=retrieval,
+        match=matches(viewers, rows, table, release.context),
+        label=np.where(hits.any(1), hits.argmax(1), -1).astype(np.int64),
     )
     return RankingSet(lists, outcomes)
 
@@ -251,15 +257,16 @@ def _columns_and_candidates(
     repo: Path,
     release: CandidateRelease,
     labels: pd.DataFrame,
+    wanted: Int64Array,
     listed: BoolArray,
     count: int,
 ) -> tuple[ViewerColumns, tuple[Int64Array, Float32Array]]:
     """Return the viewers of all labels, and what `draw_candidates` returns for those listed.
 
-    Viewers' features are read and freed in parts, since they take the most memory.
+    Viewers' features are read and freed in parts, since they take the most memory. `wanted` are the
+    rows of the labels' videos.
     """
     columns, drawn, past = [], [], PastViewers(repo)
-    wanted = release.rows.find(video_keys(labels["video_id"].tolist()))
     total = -(-len(labels) // _LABELS_AT_A_TIME)
     for part, start in enumerate(range(0, len(labels), _LABELS_AT_A_TIME), 1):
         viewers = past.before(labels.iloc[start : start + _LABELS_AT_A_TIME])
@@ -297,28 +304,6 @@ def viewer_columns(
         context=np.stack([context_input(viewer.context, context) for viewer in viewers]),
         viewer=np.arange(len(viewers)),
         held_out=np.zeros(len(viewers), bool),
-    )
-
-
-def _watch_lists(
-    labels: pd.DataFrame,
-    columns: ViewerColumns,
-    repo: Path,
-    release: CandidateRelease,
-    table: VideoTable,
-    rows: Int64Array,
-    retrieval: Float32Array,
-) -> WatchLists:
-    """Return the lists of labels whose candidates were retrieved."""
-    wanted = release.rows.find(video_keys(labels["video_id"].tolist()))
-    hits = (rows == wanted[:, None]) & (rows >= 0)
-    return WatchLists(
-        viewers=columns,
-        rows=rows,
-        features=_features(repo, release, rows, labels),
-        retrieval=retrieval,
-        match=matches(columns, rows, table, release.context),
-        label=np.where(hits.any(1), hits.argmax(1), -1).astype(np.int64),
     )
 
 

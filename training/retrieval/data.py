@@ -154,11 +154,6 @@ class RetrievalData:
         return len(self.video_ids)
 
     @property
-    def viewer_count(self) -> int:
-        """Number of viewers with a watch."""
-        return len(self.viewer_ids)
-
-    @property
     def watch_count(self) -> int:
         """Number of watches in the train part."""
         return len(self.train.rows)
@@ -183,10 +178,6 @@ class RetrievalData:
         np.minimum.at(published, self.train.rows, self.train.times)
         start = int(self.train.times.min(initial=start))
         return published if (published > start).any() else None
-
-    def watched(self, viewer: int) -> Int64Array:
-        """Return the rows that a viewer watched in the train part, oldest first, int64[w]."""
-        return self.train.rows[self.train.of(viewer)]
 
     def viewer_features(self, viewer: int) -> ViewerFeatures:
         """Return a viewer's features as served after the train part (without counts).

@@ -28,7 +28,7 @@ from torch import Tensor
 from vireo.server.arrays import Float32Array, Int64Array
 from vireo.training.retrieval.content import fit_ridge
 from vireo.training.retrieval.data import RetrievalData
-from vireo.training.retrieval.model import TwoTower, readable, viewer_vectors
+from vireo.training.retrieval.model import TwoTower, vectors_of
 
 STEPS = 10
 """Maximum steps between two watches that co-occur; k steps apart weigh 1/k."""
@@ -213,7 +213,4 @@ def fair_lift(fixed: Tensor, lifted: Tensor, slopes: Tensor, share: float) -> fl
 def _viewers(model: TwoTower, data: RetrievalData) -> tuple[Tensor, Sequence[Int64Array]]:
     """Return vectors of some viewers at their last watch, float32[v, d], and rows they watched."""
     asked = data.last_watches[:: -(-len(data.last_watches) // _VIEWERS)]
-    viewers = [held_out.viewer for held_out in asked]
-    inputs = data.inputs(viewers, model.config.history_limit)
-    vectors = viewer_vectors(model, readable(model.video_vectors()), inputs)
-    return vectors, [held_out.watched for held_out in asked]
+    return vectors_of(model, data, asked), [held_out.watched for held_out in asked]

@@ -17,25 +17,13 @@ import torch.nn.functional as F  # noqa: N812
 from onnx import TensorProto, helper
 from torch import Tensor, nn
 
-from vireo.server.features.content import CONTENT_LIMIT
-from vireo.server.features.context import sizes
-from vireo.server.features.model_inputs import ATTRIBUTE_LIMIT, GAP_BUCKETS
-from vireo.server.models.signature import VIDEOS
+from vireo.server.features.activity import HISTORY_LIMIT
+from vireo.server.models.signature import VIDEOS, tower_signature, video_tower_signature
 from vireo.server.releases import layout
-from vireo.training.onnx_export import Inputs, export
+from vireo.server.releases.manifest import FeatureSchema
+from vireo.training.onnx_export import export
 from vireo.training.retrieval.content import TOKENS
 from vireo.training.retrieval.model import TwoTower
-
-AXES = {
-    "history": ("batch", "length"),
-    "gaps": ("batch", "length"),
-    "asked_gap": ("batch",),
-    "lengths": ("batch",),
-    "attributes": ("batch",),
-    "context": ("batch",),
-}
-"""Inputs, in order, and their dynamic axes; `context` only of towers that read it."""
-OUTPUT = "viewer_vector"
 
 
 class _ViewerTowerWithVideos(nn.Module):
@@ -49,20 +37,10 @@ class _ViewerTowerWithVideos(nn.Module):
         # Two placeholder rows: the number of videos isn't part of the graph.
         self.register_buffer("videos", torch.zeros(2, size))
 
-    def forward(
-        self,
-        history: Tensor,
-        gaps: Tensor,
-        asked_gap: Tensor,
-        lengths: Tensor,
-        attributes: Tensor,
-        context: Tensor | None = None,
-    ) -> Tensor:
+    def forward(self, history: Tensor, *others: Tensor) -> Tensor:
         known = (history > 0)[:, :, None]
         watched = F.embedding((history - 1).clamp(min=0), self.videos) * known
-        return self.viewer_tower.request_vectors(
-            watched, gaps, asked_gap, lengths, attributes, context
-        )
+        return self.viewer_tower.request_vectors(watched, *others)
 
 
 def export_viewer_tower(
@@ -80,12 +58,8 @@ def export_viewer_tower(
     with torch.no_grad():
         table = model.video_vectors().numpy().astype(precision)
     np.save(vectors, table)
-    tower = _ViewerTowerWithVideos(model, table.shape[1])
-    short = min(5, model.config.history_limit)
-    example = example_inputs(model, [short, max(1, short - 2)])
-    example["history"] = example["history"].clip(max=len(tower.videos))  # it is looked up in these
-    axes = {name: AXES[name] for name in AXES if name in example}
-    export(tower, example, axes, OUTPUT, path)
+    schema = FeatureSchema.ours(model.config.history_limit, table.shape[1], model.context)
+    export(_ViewerTowerWithVideos(model, table.shape[1]), tower_signature(schema), path)
     _refer(path, vectors, table)
 
 
@@ -111,24 +85,6 @@ def _widen(graph: onnx.GraphProto) -> None:
     graph.node[place].output[0] = f"{found}_half"
     cast = helper.make_node("Cast", [f"{found}_half"], [found], to=TensorProto.FLOAT)
     graph.node.insert(place + 1, cast)
-
-
-def example_inputs(model: TwoTower, lengths: list[int]) -> Inputs:
-    """Return random inputs for histories of these lengths, at most the model's limit."""
-    rng = np.random.default_rng(len(lengths))
-    shape = (len(lengths), max(1, min(max(lengths), model.config.history_limit)))
-    real = np.arange(shape[1]) < np.minimum(lengths, shape[1])[:, None]
-    inputs = {
-        "history": np.where(real, rng.integers(1, model.video_count + 1, shape), 0),
-        "gaps": np.where(real, rng.integers(0, GAP_BUCKETS, shape), 0),
-        "asked_gap": rng.integers(0, GAP_BUCKETS, len(lengths)),
-        "lengths": np.array(lengths, np.int64),
-        "attributes": rng.integers(0, model.attribute_count + 1, (len(lengths), ATTRIBUTE_LIMIT)),
-    }
-    if model.context:
-        ids = [rng.integers(0, size, len(lengths)) for size in sizes(model.context)]
-        inputs["context"] = np.stack(ids, 1)
-    return inputs
 
 
 class ContentTower(nn.Module):
@@ -182,7 +138,5 @@ def export_video_tower(tower: ContentTower, path: Path) -> None:
 
     The input is `content` int64[b, CONTENT_LIMIT], the output `video_vectors` float32[b, 2d].
     """
-    content = np.random.default_rng(2).integers(0, len(tower.tokens), (2, CONTENT_LIMIT))
-    content[:, CONTENT_LIMIT // 2 :] = 0
-    content[1] = 0
-    export(tower, {"content": content}, {"content": ("batch",)}, "video_vectors", path)
+    schema = FeatureSchema.ours(HISTORY_LIMIT, tower.tokens.shape[1])
+    export(tower, video_tower_signature(schema), path)

@@ -36,53 +36,37 @@ class Later(NamedTuple):
 
 
 def cross_entropy(
-    states: Tensor, vectors: Tensor, targets: Tensor, later: Later | None = None
+    states: Tensor,
+    vectors: Tensor,
+    targets: Tensor,
+    later: Later | None = None,
+    own: Tensor | None = None,
+    log_expected: Tensor | None = None,
+    hidden: Tensor | None = None,
 ) -> Tensor:
     """Return the mean over positions of -log softmax(states @ vectors.T)[targets].
 
-    Matrix products are in autocast's dtype if it is enabled, else in float32.
+    With `own` vectors, the others are a sample that all positions share: a position's own is an
+    additional first column of its logits, and its target. Matrix products are in autocast's dtype
+    if it is enabled, else in float32.
 
     Args:
         states: float[p, d].
         vectors: float[n, d].
-        targets: row of each position's own vector, int64[p].
+        targets: column of each position's own vector in its logits, int64[p].
         later: which vectors are masked; none by default.
-    """
-    loss: Tensor = _CrossEntropy.apply(states, vectors, None, targets, later, None, None)  # type: ignore[no-untyped-call]
-    return loss
-
-
-def sampled_cross_entropy(
-    states: Tensor,
-    own: Tensor,
-    vectors: Tensor,
-    log_expected: Tensor,
-    hidden: Tensor,
-    later: Later | None = None,
-) -> Tensor:
-    """Return `cross_entropy` over each position's own vector and a sample that all share.
-
-    Args:
-        states: float[p, d].
         own: vector of each position's target, float[p, d].
-        vectors: the sample's vectors, float[m, d].
-        log_expected: correction subtracted from the sample's logits, float32[m].
+        log_expected: correction subtracted from the sample's logits, float32[n].
         hidden: masked pairs (position, index in the sample), int64[h, 2], sorted by position.
-        later: which vectors of the sample are masked besides; none by default.
     """
-    first = torch.zeros(len(states), dtype=torch.int64)
     loss: Tensor = _CrossEntropy.apply(  # type: ignore[no-untyped-call]
-        states, vectors, own, first, later, log_expected, hidden
+        states, vectors, own, targets, later, log_expected, hidden
     )
     return loss
 
 
 class _CrossEntropy(torch.autograd.Function):
-    """The loss and its gradients, CHUNK positions at a time.
-
-    With `own` vectors, a position's own is an additional first column of its logits, from the
-    others of which `correction` is subtracted.
-    """
+    """The loss and its gradients, CHUNK positions at a time."""
 
     @staticmethod
     def forward(
@@ -217,13 +201,14 @@ class SampledSoftmax:
             context=batch.context,
         )[real]
         later = None if published is None else Later(published[drawn], batch.moments[real])
-        return sampled_cross_entropy(
+        return cross_entropy(
             states,
-            vectors[positives],
             vectors[sampled],
-            self._log_expected[drawn],
-            _same(positives, sampled),
+            torch.zeros_like(positives),
             later,
+            own=vectors[positives],
+            log_expected=self._log_expected[drawn],
+            hidden=_same(positives, sampled),
         )
 
 

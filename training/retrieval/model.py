@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import torch
@@ -16,7 +16,7 @@ from vireo.server.features.model_inputs import GAP_BUCKETS
 from vireo.training.config import RetrievalConfig
 from vireo.training.modules import ByteDropout, ContextEmbeddings
 from vireo.training.retrieval.content import Ridge
-from vireo.training.retrieval.data import RetrievalData
+from vireo.training.retrieval.data import HeldOut, RetrievalData
 
 CONVOLUTION_REACH = 3
 """Number of states before each that a block's attention reads with it."""
@@ -192,7 +192,7 @@ class ViewerTower(nn.Module):
         # Each bucket's difference from the one below, so that gaps longer than any in training
         # get the embedding of the longest one seen.
         self.asked_steps = nn.Embedding(GAP_BUCKETS, d)
-        self.context = ContextEmbeddings(sizes(data.context), d) if data.context else None
+        self.context = ContextEmbeddings(sizes(data.context), d)
         # Likewise, per head. Only the first block reads them: it takes time.
         self.age_steps = nn.Embedding(GAP_BUCKETS, config.heads)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.blocks))
@@ -232,7 +232,7 @@ class ViewerTower(nn.Module):
         x = x + F.embedding(gaps, self.asked_steps.weight.cumsum(0))
         x = self.dropout(x + self.position_embedding(torch.arange(x.shape[1])))
         asked = None
-        if self.context is not None and context is not None:
+        if self.context.features and context is not None:
             asked = torch.stack(self.context(self._kept(context, self.context_dropout))).sum(0)
         steps = self.age_steps.weight.cumsum(0)
         age_bias = F.embedding(ages_of(gaps), steps).permute(0, 3, 1, 2)
@@ -313,11 +313,12 @@ class TwoTower(nn.Module):
         self.video_tower = VideoTower(data, config)
         self.viewer_tower = ViewerTower(data, config)
         self.apply(_initialise)
-        for steps in (self.viewer_tower.asked_steps, self.viewer_tower.age_steps):
-            nn.init.zeros_(steps.weight)  # a bucket absent from training adds nothing
-        if (context := self.viewer_tower.context) is not None:
-            for weight in context.parameters():
-                nn.init.zeros_(weight)  # nor does an hour or a language
+        tower = self.viewer_tower
+        for part in (tower.asked_steps, tower.age_steps, tower.context):
+            for weight in part.parameters():
+                nn.init.zeros_(
+                    weight
+                )  # a bucket, hour or language absent from training adds nothing
 
     def video_vectors(self) -> Tensor:
         """Return the catalogue's vectors, by row, float32[n, d]."""
@@ -346,6 +347,18 @@ def _initialise(module: nn.Module) -> None:
 def readable(vectors: Tensor) -> Tensor:
     """Prepend zeros for unknown videos, for look-ups by row + 1: float32[n + 1, d]."""
     return F.pad(vectors, (0, 0, 1, 0))
+
+
+def vectors_of(
+    towers: TwoTower, data: RetrievalData, asked: Sequence[HeldOut], table: Tensor | None = None
+) -> Tensor:
+    """Return the vectors of viewers right before their held-out watches, float32[v, d].
+
+    `table` is as in `viewer_vectors`; it is made if None.
+    """
+    table = readable(towers.video_vectors()) if table is None else table
+    viewers = [one.viewer for one in asked]
+    return viewer_vectors(towers, table, data.inputs(viewers, towers.config.history_limit))
 
 
 def viewer_vectors(towers: TwoTower, table: Tensor, inputs: Mapping[str, Int64Array]) -> Tensor:

@@ -251,18 +251,13 @@ def ease_table(
         return local_ease_table(data, co_watch_neighbours(n))
     k = min(k, n)
     rows, kept = np.empty((n, k), np.int32), np.empty((n, k), np.float32)
-    weights = ease_weights(data)
+    weights = closed_form(_watched(data), EASE_LAMBDA)
     for start in range(0, n, _ROWS_AT_A_TIME):
         band = slice(start, start + _ROWS_AT_A_TIME)
         # Stable, so that ties are always in the same order.
         strongest = np.argsort(-np.abs(weights[band]), axis=1, kind="stable")[:, :k]
         rows[band], kept[band] = strongest, np.take_along_axis(weights[band], strongest, axis=1)
     return rows, kept
-
-
-def ease_weights(data: RetrievalData) -> Float32Array:
-    """Return the item-to-item weights of all pairs of videos, float32[n, n]."""
-    return closed_form(_watched(data), EASE_LAMBDA)
 
 
 def closed_form(watched: sparse.csr_array, regularisation: float) -> Float32Array:

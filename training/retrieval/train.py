@@ -6,10 +6,11 @@ import hashlib
 import json
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from threading import Event
 
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -50,25 +51,22 @@ class EmptyTrainingSetError(VireoError):
     """The data set has no watches to train on."""
 
 
-class Interrupt:
-    """Ctrl-C or SIGTERM, checked between steps; a second signal stops at once."""
+@contextmanager
+def _interrupts() -> Iterator[Event]:
+    """Set the event on Ctrl-C or SIGTERM, to be checked between steps; a second stops at once."""
+    requested = Event()
 
-    requested = False
-
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Handle both signals during the block."""
-        before = [(number, signal.signal(number, self._request)) for number in _STOPPING]
-        try:
-            yield
-        finally:
-            for number, handler in before:
-                signal.signal(number, handler)
-
-    def _request(self, *_: object) -> None:
-        self.requested = True
+    def request(*_: object) -> None:
+        requested.set()
         for number in _STOPPING:
             signal.signal(number, signal.default_int_handler)
+
+    before = [(number, signal.signal(number, request)) for number in _STOPPING]
+    try:
+        yield requested
+    finally:
+        for number, handler in before:
+            signal.signal(number, handler)
 
 
 def train_retrieval(
@@ -109,7 +107,7 @@ def train_retrieval(
         asdict(config),
         data.fingerprint(),
         trainer.state_names(),
-        _digest(first) if first else None,
+        hashlib.sha256((start / RESULT).read_bytes()).hexdigest() if start else None,
     )
     del first  # As large as the catalogue's vectors.
     kept = Checkpoints(checkpoints, inputs)
@@ -118,8 +116,7 @@ def train_retrieval(
         console.print(f"resuming from the checkpoint, {trainer.share_done:.0%} done")
     elif kept.path(PHASE).exists():
         console.print("training from scratch: the checkpoint is of other data, settings or code")
-    interrupt = Interrupt()
-    with torch_threads(config.threads), interrupt.listening(), _progress(console) as bar:
+    with torch_threads(config.threads), _interrupts() as interrupt, _progress(console) as bar:
         task = bar.add_task("retrieval", total=1.0, measures="")
         bar.update(task, completed=trainer.share_done)
         while not trainer.finished:
@@ -137,7 +134,7 @@ def train_retrieval(
                     kept.write(PHASE, trainer.state())
                 trainer.seconds += time.monotonic() - began
             bar.update(task, completed=trainer.share_done, measures=measures)
-            if interrupt.requested:
+            if interrupt.is_set():
                 kept.write(PHASE, trainer.state())
                 raise TrainingInterruptedError(
                     f"training was interrupted at {trainer.share_done:.0%}; "
@@ -160,14 +157,6 @@ def trained_weights(checkpoints: Path) -> dict[str, Tensor]:
             "train again with --fresh"
         )
     return weights
-
-
-def _digest(weights: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name, weight in weights.items():
-        digest.update(name.encode())
-        digest.update(weight.numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _write_curve(trainer: RetrievalTrainer, checkpoints: Path) -> None:
@@ -198,6 +187,6 @@ def _summed_up(trainer: RetrievalTrainer) -> str:
 def _described(point: dict[str, float], epochs: int) -> str:
     return (
         f"epoch {point['epoch']:.0f}/{epochs}  loss {point['loss']:.3f}  validation "
-        f"HR@10 {point['hit_rate_10']:.3f}  NDCG@10 {point['ndcg_10']:.3f}  "
+        f"HR@10 {point['hr_10']:.3f}  NDCG@10 {point['ndcg_10']:.3f}  "
         f"Recall@100 {point['recall_100']:.3f}"
     )

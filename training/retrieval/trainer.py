@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from vireo.training.config import RetrievalConfig
+from vireo.training.metrics import means
 from vireo.training.modules import CheckpointError, bfloat16_is_fast
 from vireo.training.retrieval.data import RetrievalData
 from vireo.training.retrieval.embeddings import first_vectors
 from vireo.training.retrieval.loss import SampledSoftmax, full_softmax_loss
 from vireo.training.retrieval.model import ROWS_AT_ONCE, TwoTower
-from vireo.training.retrieval.validation import validation_metrics
+from vireo.training.retrieval.validation import validation_ranks
 from vireo.training.retrieval.windows import WindowBatch, epoch_batches
 
 PROGRESS = (
@@ -85,11 +86,10 @@ class TowerOptimizer:
 
     def __init__(self, model: TwoTower, config: RetrievalConfig) -> None:
         ids = model.video_tower.id_embedding
-        by_row = {id(ids.weight)} if ids.sparse else set()
-        parameters = list(model.parameters())
-        self.rows = [parameter for parameter in parameters if id(parameter) in by_row]
+        self.rows = [cast(nn.Parameter, ids.weight)] if ids.sparse else []
         """Parameters with sparse gradients."""
-        self.dense = [parameter for parameter in parameters if id(parameter) not in by_row]
+        by_row = set(map(id, self.rows))
+        self.dense = [each for each in model.parameters() if id(each) not in by_row]
         """Parameters with dense gradients."""
         self._clip = config.clip
         rate, decay, betas = config.learning_rate, config.weight_decay, (0.9, 0.98)
@@ -362,7 +362,7 @@ class RetrievalTrainer:
             self.validated = validations
             self.average.settle()
             if self._data.validation:
-                point |= validation_metrics(self.average.model, self._data)
+                point |= means(validation_ranks(self.average.model, self._data))
             if point.get("ndcg_10", math.inf) > self.best_ndcg:
                 self.best_ndcg = point.get("ndcg_10", self.best_ndcg)
                 average = self.average.model.state_dict()

@@ -10,14 +10,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 from rich.console import Console
-from torch import Tensor
 
 from vireo.server.arrays import Float32Array, Int64Array
 from vireo.server.errors import VireoError
-from vireo.server.features.viewer import ViewerFeatures
-from vireo.training.metrics import full_ranking, gains, hit_rate, hits, ndcg, paired_p
+from vireo.training.metrics import full_ranking, gains, hits, paired_p
 from vireo.training.retrieval.data import HeldOut, RetrievalData
-from vireo.training.retrieval.model import TwoTower, readable, viewer_vectors
+from vireo.training.retrieval.model import TwoTower, readable, vectors_of
 
 SCORES_AT_ONCE = 8_000_000
 """Scores (videos x viewers) computed at once; bounds memory."""
@@ -25,6 +23,8 @@ SCORES = 2_000_000_000
 """Maximum scores (videos x viewers) of a validation; a large catalogue has fewer viewers."""
 QUERIES = 500
 """Maximum viewers that an index is measured with."""
+Scorer = Callable[[Sequence[HeldOut]], Float32Array]
+"""Returns the scores of every video for some viewers, float32[v, n]."""
 _NOISE = 0.05
 """Probability of a difference from popularity that counts as noise."""
 
@@ -34,40 +34,34 @@ class WorseThanPopularityError(VireoError):
 
 
 @torch.inference_mode()
-def viewer_scores(
-    model: TwoTower, data: RetrievalData, viewers: list[ViewerFeatures]
-) -> Float32Array:
-    """Return the retrieval score of every video for each viewer, float32[v, n]."""
+def tower_scorer(model: TwoTower, data: RetrievalData) -> Scorer:
+    """Return the retrieval scores as a function of the viewers."""
     videos = model.eval().video_vectors()
-    scores = _vectors(model, data, readable(videos), viewers) @ videos.T
-    return np.asarray(scores.numpy(), np.float32)
+    table = readable(videos)
+
+    @torch.inference_mode()
+    def scores(part: Sequence[HeldOut]) -> Float32Array:
+        return np.asarray((vectors_of(model, data, part, table) @ videos.T).numpy(), np.float32)
+
+    return scores
 
 
 @torch.inference_mode()
 def viewer_queries(model: TwoTower, data: RetrievalData) -> Float32Array:
     """Return vectors of at most QUERIES viewers at their last watch, float32[v, d]."""
     step = max(1, len(data.last_watches) // QUERIES)
-    viewers = [one.viewer for one in data.last_watches[::step]][:QUERIES]
-    videos = model.eval().video_vectors()
-    if not viewers:
-        return np.empty((0, videos.shape[1]), np.float32)
-    return np.asarray(_vectors(model, data, readable(videos), viewers).numpy(), np.float32)
+    asked = data.last_watches[::step][:QUERIES]
+    if not asked:
+        return np.empty((0, model.config.dimension), np.float32)
+    return np.asarray(vectors_of(model.eval(), data, asked).numpy(), np.float32)
 
 
-@torch.inference_mode()
 def validation_ranks(model: TwoTower, data: RetrievalData) -> Int64Array:
     """Return the rank of each viewer's last validation watch given all before it, int64[v].
 
     Viewers are sampled so that about SCORES scores are computed.
     """
-    videos = model.eval().video_vectors()
-    table = readable(videos)
-
-    def scores(part: Sequence[HeldOut]) -> Float32Array:
-        viewers = _vectors(model, data, table, [one.viewer for one in part])
-        return np.asarray((viewers @ videos.T).numpy(), np.float32)
-
-    return _ranks(data, scores)
+    return _ranks(data, tower_scorer(model, data))
 
 
 def check_beats_popularity(
@@ -98,34 +92,25 @@ def check_beats_popularity(
         )
 
 
-def _ranks(data: RetrievalData, scores: Callable[[Sequence[HeldOut]], Float32Array]) -> Int64Array:
+def _ranks(data: RetrievalData, scores: Scorer) -> Int64Array:
     step = -(-len(data.validation) * data.video_count // SCORES) or 1
     # By length, since a batch is padded to its longest history.
     held_out = sorted(data.validation[::step], key=lambda one: len(one.watched))
-    size = max(1, min(256, SCORES_AT_ONCE // data.video_count))
+    return ranks_of(held_out, scores, data.published_at)
+
+
+def ranks_of(held_out: Sequence[HeldOut], scores: Scorer, published_at: Int64Array) -> Int64Array:
+    """Return the rank of each held-out watch among the videos not watched before, int64[v].
+
+    `published_at` is as in RetrievalData, int64[n].
+    """
+    size = max(1, min(256, SCORES_AT_ONCE // len(published_at)))
     ranks = [np.empty(0, np.int64)]
     for start in range(0, len(held_out), size):
         part = held_out[start : start + size]
         targets = np.array([one.target for one in part])
-        later = data.published_at > np.array([one.viewer.asked_at for one in part])[:, None]
+        later = published_at > np.array([one.viewer.asked_at for one in part])[:, None]
         later[np.arange(len(part)), targets] = False
         own = np.where(later, -np.inf, scores(part))
         ranks.append(full_ranking(own, [one.watched for one in part], targets))
     return np.concatenate(ranks)
-
-
-def _vectors(
-    model: TwoTower, data: RetrievalData, table: Tensor, viewers: list[ViewerFeatures]
-) -> Tensor:
-    """Return viewers' vectors, float32[v, d], given `readable(model.video_vectors())`."""
-    return viewer_vectors(model, table, data.inputs(viewers, model.config.history_limit))
-
-
-def validation_metrics(model: TwoTower, data: RetrievalData) -> dict[str, float]:
-    """Return HR@10, NDCG@10 and Recall@100 on the validation part."""
-    ranks = validation_ranks(model, data)
-    return {
-        "hit_rate_10": hit_rate(ranks, 10),
-        "ndcg_10": ndcg(ranks, 10),
-        "recall_100": hit_rate(ranks, 100),
-    }

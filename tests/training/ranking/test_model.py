@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from vireo.server.features.context import NAMES
 from vireo.server.features.model_inputs import (
+    ATTRIBUTE_LIMIT,
     RANKER_HISTORY,
     RETRIEVAL_FEATURES,
     VIDEO_FEATURES,
+    VIEWER_FEATURES,
 )
 from vireo.server.models.model import Model
 from vireo.server.models.signature import ranker_signature
@@ -24,7 +27,7 @@ from vireo.server.releases.manifest import FeatureSchema
 from vireo.training.config import RankingConfig
 from vireo.training.ranking.loss import level_loss, listwise_loss, outcome_loss
 from vireo.training.ranking.model import OutcomePart, Ranker, WatchPart
-from vireo.training.ranking.served import ServedRanker, example_inputs, export_ranker, torch_scores
+from vireo.training.ranking.served import ServedRanker, export_ranker, torch_scores
 
 VECTOR_SIZE = 8
 SCHEMA = FeatureSchema.ours(history_limit=200, vector_size=VECTOR_SIZE)
@@ -56,6 +59,35 @@ def ranker(schema: FeatureSchema = SCHEMA) -> Ranker:
 @pytest.fixture
 def model() -> Ranker:
     return ranker()
+
+
+def example_inputs(
+    model: Ranker, batch: int, candidates: int, history: int
+) -> dict[str, NDArray[Any]]:
+    """Return reproducible random inputs of the given sizes, with histories of all lengths."""
+    random = np.random.default_rng([batch, candidates, history])
+    vocabulary, schema = model.attribute.num_embeddings, model.schema
+    vector_size, matches = schema.vector_size, len(schema.match_features)
+    retrieval = random.normal(size=(batch, candidates, len(RETRIEVAL_FEATURES)))
+    co_watch, first_source = (
+        RETRIEVAL_FEATURES.index(name) for name in ("co_watch", "from_two_tower")
+    )
+    retrieval[..., co_watch] = np.abs(retrieval[..., co_watch])
+    retrieval[..., first_source:] = retrieval[..., first_source:] > 0
+    inputs = {
+        "candidate_vectors": random.normal(size=(batch, candidates, vector_size)).astype("f4"),
+        "candidate_features": random.random((batch, candidates, len(VIDEO_FEATURES)), "f4"),
+        "retrieval_features": retrieval.astype("f4"),
+        "match_features": random.uniform(-1, 1, (batch, candidates, matches)).astype("f4"),
+        "history_vectors": random.normal(size=(batch, history, vector_size)).astype("f4"),
+        "history_lengths": np.arange(batch, dtype=np.int64)[::-1] * history // max(batch - 1, 1),
+        "viewer_features": random.random((batch, len(VIEWER_FEATURES)), "f4"),
+        "attributes": random.integers(0, vocabulary, (batch, ATTRIBUTE_LIMIT)),
+    }
+    if schema.context_features:
+        ids = [random.integers(0, size, batch) for size in schema.context_features.values()]
+        inputs["context"] = np.stack(ids, 1)
+    return inputs
 
 
 def inputs_of(
@@ -158,8 +190,8 @@ def test_each_part_of_the_model_is_served_as_it_was_trained(
             padded = torch.arange(history.shape[1]) >= tensors["history_lengths"][:, None]
             history[padded] = 7.0
             torch.testing.assert_close(served(**tensors), found)
-    for buffer in served.buffers():
-        buffer.fill_(9.0)
+    for weight in served.weights.values():
+        weight.fill_(9.0)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 

@@ -18,7 +18,7 @@ from vireo.server.signals import OUTCOMES
 from vireo.training.config import RankingConfig
 from vireo.training.modules import Checkpoints
 from vireo.training.ranking.loss import Batches, measure_plays
-from vireo.training.ranking.train import RankingTrainer, with_known_tasks
+from vireo.training.ranking.train import RankingTrainer
 from vireo.training.ranking.training_set import RankingSet, ShownLists
 
 pytestmark = pytest.mark.slow
@@ -64,9 +64,8 @@ def learned_from(lists: ShownLists, folder: Path, config: RankingConfig = CONFIG
     """Both parts, after all epochs; the data set's lists say nothing, since retrieval missed."""
     known = ranking_set("two_tower")
     missed = replace(known.watches, label=np.full_like(known.watches.label, -1))
-    schema, data = with_known_tasks(SCHEMA, RankingSet(missed, known.outcomes, lists))
-    checkpoints = Checkpoints(folder, "")
-    trainer = RankingTrainer(data, VECTORS, schema, ATTRIBUTES, config, checkpoints)
+    data, checkpoints = RankingSet(missed, known.outcomes, lists), Checkpoints(folder, "")
+    trainer = RankingTrainer(data, VECTORS, SCHEMA, ATTRIBUTES, config, checkpoints)
     with Progress(disable=True) as progress:
         trainer.phase("linear", 0.0, progress)
         trainer.phase("full", 0.0, progress)
@@ -78,7 +77,7 @@ def learned_from(lists: ShownLists, folder: Path, config: RankingConfig = CONFIG
 def ndcg(trainer: RankingTrainer) -> float:
     """NDCG of the model's order of other slates, by their true relevance."""
     lists = shown(99, biased=False)
-    inputs, _ = Batches(VECTORS).watch_inputs(lists, np.arange(SLATES))
+    inputs, _ = Batches(VECTORS).inputs(lists, np.arange(SLATES))
     order = trainer.model.logits(inputs)[0].numpy()
     gains, discounts = relevance(lists), 1 / np.log2(np.arange(PAGE) + 2)
     ours = np.take_along_axis(gains, np.argsort(-order, axis=1), 1) @ discounts

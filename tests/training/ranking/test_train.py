@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from rich.progress import Progress
 
 from tests.builders.ranking_sets import (
@@ -35,10 +36,8 @@ from vireo.training.ranking.train import (
     RankingTrainer,
     TrainedRanker,
     calibrate,
-    calibrated,
     choose,
     fit_platt,
-    fit_ranker,
     with_known_tasks,
 )
 from vireo.training.ranking.training_set import (
@@ -53,7 +52,8 @@ BATCHES = Batches(VECTORS)
 
 
 def trained(data: RankingSet, folder: Path, config: RankingConfig = CONFIG) -> TrainedRanker:
-    return calibrated(*fit_ranker(data, VECTORS, SCHEMA, ATTRIBUTES, config, folder, "fingerprint"))
+    trainer = trainer_of(data, Checkpoints(folder, "fingerprint"), config)
+    return trainer.trained(Console(quiet=True))
 
 
 def trainer_of(
@@ -71,7 +71,7 @@ def co_watched(tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainedRanker,
 def predicted(ranker: TrainedRanker, data: RankingSet, task: str) -> np.ndarray:
     """The probability of an outcome of each label."""
     with torch.no_grad():
-        scores = ranker.model(**BATCHES.outcome_inputs(data.outcomes, np.arange(LIKES)))
+        scores = ranker.model(**BATCHES.inputs(data.outcomes, np.arange(LIKES))[0])
     found: np.ndarray = scores[:, 0, ranker.model.schema.tasks.index(task)].numpy()
     return found
 
@@ -86,7 +86,7 @@ def test_it_learns_a_signal_that_retrieval_ignores_and_draws_the_curve(
     assert chosen.watch_loss < retrieval.watch_loss
     assert ranker.model.schema.tasks == ("watch", "like")
     data = ranking_set("co_watch")
-    rate = data.outcomes.features[:, LIKE_RATE]
+    rate = data.outcomes.features[:, 0, LIKE_RATE]
     assert np.corrcoef(predicted(ranker, data, "like"), rate)[0, 1] > 0.8
     points = [json.loads(line) for line in (folder / CURVE).read_text().splitlines()]
     linear = [point["epoch"] for point in points if point["part"] == "linear"]
@@ -145,7 +145,7 @@ def test_outcomes_that_the_data_knows_of_are_predicted_and_calibrated(
     tmp_path: Path, task: str
 ) -> None:
     data = ranking_set("two_tower")
-    rate = data.outcomes.features[:, LIKE_RATE]
+    rate = data.outcomes.features[:, 0, LIKE_RATE]
     labels = data.outcomes.labels.copy()
     happened = rate > 0.8 if task == "finish" else rate < 0.2
     if task == "hide":  # What is hidden isn't known to be liked, or not.
@@ -172,12 +172,9 @@ class Interrupted(Checkpoints):
 def test_a_training_that_was_interrupted_ends_like_one_that_was_not(
     co_watched: tuple[TrainedRanker, Path], tmp_path: Path
 ) -> None:
-    schema, known = with_known_tasks(SCHEMA, ranking_set("co_watch"))
     stopped = Interrupted(tmp_path, "fingerprint")
     with Progress(disable=True) as progress, pytest.raises(KeyboardInterrupt):
-        RankingTrainer(known, VECTORS, schema, ATTRIBUTES, CONFIG, stopped).phase(
-            "linear", 0.0, progress
-        )
+        trainer_of(ranking_set("co_watch"), stopped).phase("linear", 0.0, progress)
     resumed = trained(ranking_set("co_watch"), tmp_path).model.state_dict()
     for name, value in co_watched[0].model.state_dict().items():
         assert torch.equal(value, resumed[name]), name
@@ -224,8 +221,8 @@ def test_the_mean_probability_of_each_task_equals_its_mean_label_whoever_was_hel
     before = model.calibration.clone()
     with torch.no_grad():
         every = np.arange(len(data.outcomes.labels))
-        like = model(**BATCHES.outcome_inputs(data.outcomes, every))[:, 0, 1]
-        inputs, real = BATCHES.watch_inputs(data.watches, np.arange(len(data.watches.rows)))
+        like = model(**BATCHES.inputs(data.outcomes, every)[0])[:, 0, 1]
+        inputs, real = BATCHES.inputs(data.watches, np.arange(len(data.watches.rows)))
         watch = model(**inputs)[..., 0][real]
     assert float(like.mean()) == pytest.approx(data.outcomes.labels[:, 0].mean(), abs=1e-3)
     hits = (data.watches.label >= 0).sum()

@@ -115,7 +115,7 @@ def test_inputs_are_those_that_serving_computes_at_the_same_moment(
         VideoTable(release.vectors, features, content, np.load(release.folder / layout.CREATORS)),
         release.vocabulary,
     )
-    fed, real = Batches(release.vectors).watch_inputs(data.watches, np.array([place]))
+    fed, real = Batches(release.vectors).inputs(data.watches, np.array([place]))
     assert real.all()
     assert fed.keys() == served.keys()
     for name, value in served.items():
@@ -138,14 +138,14 @@ def test_outcomes_are_labelled_by_last_watches_and_by_videos_hidden_since(
 ) -> None:
     outcomes = data.outcomes
     hidden = outcomes.labels[:, HIDE] == 1
-    assert np.array_equal(outcomes.rows[~hidden], rows_of(release, last_watches))
+    assert np.array_equal(outcomes.rows[~hidden, 0], rows_of(release, last_watches))
     likes = outcomes.labels[~hidden, 0]
     assert np.array_equal(likes, last_watches["liked"].to_numpy())
     assert 0 < likes.mean() < 1
     hides, since = load_hidden(trained_repo), last_watches.groupby("viewer_id")["time"].min()
     late = hides[hides["time"] >= hides["viewer_id"].map(since)]
     assert 20 < len(late) < len(hides)
-    assert np.array_equal(outcomes.rows[hidden], rows_of(release, late))
+    assert np.array_equal(outcomes.rows[hidden, 0], rows_of(release, late))
     assert np.isnan(np.delete(outcomes.labels[hidden], HIDE, 1)).all()
     # Features are those of the moment at which the video was played or hidden.
     counts = [viewer.watch_count for viewer in PastViewers(trained_repo).before(late)]

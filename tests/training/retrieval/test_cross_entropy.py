@@ -18,7 +18,6 @@ from vireo.training.retrieval.loss import (
     SampledSoftmax,
     cross_entropy,
     full_softmax_loss,
-    sampled_cross_entropy,
 )
 from vireo.training.retrieval.model import TwoTower
 from vireo.training.retrieval.windows import WindowBatch, epoch_batches
@@ -68,8 +67,8 @@ def sampled(hidden: bool) -> Case:
         return F.cross_entropy(logits, torch.zeros(POSITIONS, dtype=torch.int64))
 
     def fused(states: Tensor, own: Tensor, vectors: Tensor) -> Tensor:
-        some = unseen if hidden else None
-        return sampled_cross_entropy(states, own, vectors, expected, pairs.nonzero(), some)
+        some, first = unseen if hidden else None, torch.zeros(POSITIONS, dtype=torch.int64)
+        return cross_entropy(states, vectors, first, some, own, expected, pairs.nonzero())
 
     return [(POSITIONS, SIZE), (POSITIONS, SIZE), (SAMPLE, SIZE)], plain, fused
 

@@ -24,6 +24,11 @@ from vireo.training.retrieval.data import RetrievalData, Watches
 from vireo.training.retrieval.windows import WindowBatch, Windows, epoch_batches
 
 
+def watched(data: RetrievalData) -> list[list[int]]:
+    """The rows that each viewer watched in the train part, oldest first."""
+    return [part.tolist() for part in np.split(data.train.rows, data.train.offsets[1:-1])]
+
+
 def targets(data: RetrievalData) -> list[int]:
     return [held_out.target for held_out in data.validation]
 
@@ -31,7 +36,11 @@ def targets(data: RetrievalData) -> list[int]:
 def test_watches_become_rows_in_order_and_the_validation_watch_is_kept_apart() -> None:
     data = towers_data({"b": "xz", "a": "zyx", "c": "y"}, "xyz")
     assert data.viewer_ids == ("a", "b", "c")
-    assert [data.watched(viewer).tolist() for viewer in range(3)] == [[2, 1], [0], []]
+    assert watched(data) == [
+        [2, 1],
+        [0],
+        [],
+    ]
     assert targets(data) == [0, 2, 1]
     assert data.watch_counts.tolist() == [1, 1, 1]
     assert len(data.viewer_features(2).history_keys) == 0
@@ -74,7 +83,10 @@ def test_fingerprints_tell_watches_times_and_publications_apart() -> None:
 def test_viewers_have_the_features_of_a_request_after_or_before_a_watch() -> None:
     ages = {"b": ["age=30"], "a": ["age=30"]}
     data = towers_data({"a": "xyz", "b": "zy"}, "xyz", attributes=ages, held_out=2)
-    assert [data.watched(viewer).tolist() for viewer in range(2)] == [[0], []]
+    assert watched(data) == [
+        [0],
+        [],
+    ]
     assert data.video_rows.find(data.viewer_features(0).history_keys).tolist() == [0]
     first, second = data.validation
     assert (first.watched.tolist(), first.target) == ([0, 1], 2)
@@ -128,7 +140,7 @@ def test_of_many_viewers_validation_asks_a_sample(
 
 def test_no_watches_are_data_without_viewers() -> None:
     data = towers_data({}, "xyz")
-    assert (data.viewer_count, data.watch_count, data.validation) == (0, 0, ())
+    assert (data.viewer_ids, data.watch_count, data.validation) == ((), 0, ())
     assert (data.groups, data.watch_counts.tolist()) == ((), [0, 0, 0])
     assert data.attributes.shape == (0, 16)
 

@@ -11,7 +11,7 @@ import torch
 
 from tests.builders.watches import towers_data
 from vireo.training.config import RetrievalConfig
-from vireo.training.retrieval.data import RetrievalData
+from vireo.training.retrieval.data import HeldOut, RetrievalData
 from vireo.training.retrieval.embeddings import (
     SPREAD,
     best_scores,
@@ -22,7 +22,7 @@ from vireo.training.retrieval.embeddings import (
 from vireo.training.retrieval.model import TwoTower
 from vireo.training.retrieval.train import train_retrieval, trained_weights
 from vireo.training.retrieval.trainer import RetrievalTrainer
-from vireo.training.retrieval.validation import viewer_scores
+from vireo.training.retrieval.validation import tower_scorer
 
 UNSEEN = ["new-cat", "new-dog"]
 
@@ -42,9 +42,9 @@ def test_an_unseen_video_is_found_by_those_who_watch_its_like(
     cats_and_dogs: RetrievalData, small: RetrievalConfig, tmp_path: Path
 ) -> None:
     model = train_retrieval(cats_and_dogs, replace(small, id_dropout=0.2), tmp_path)
-    scores = viewer_scores(
-        model, cats_and_dogs, [cats_and_dogs.viewer_features(viewer) for viewer in range(60)]
-    )
+    viewers = [cats_and_dogs.viewer_features(viewer) for viewer in range(60)]
+    asked = [HeldOut(viewer, np.empty(0, np.int64), 0) for viewer in viewers]
+    scores = tower_scorer(model, cats_and_dogs)(asked)
     cat, dog = (cats_and_dogs.video_ids.index(name) for name in UNSEEN)
     # Both halves are in the order of their ids: cats first, then dogs by turns.
     assert (scores[::2, cat] > scores[::2, dog]).all()

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from tests.builders.towers import random_towers
 from tests.builders.watches import towers_data
 from vireo.server.features.content import CONTENT_LIMIT
+from vireo.server.features.context import sizes
+from vireo.server.features.model_inputs import ATTRIBUTE_LIMIT, GAP_BUCKETS
 from vireo.server.models.model import Model
 from vireo.server.models.signature import VIDEOS, tower_signature
 from vireo.server.releases.manifest import FeatureSchema
@@ -21,13 +25,30 @@ from vireo.training.retrieval.data import RetrievalData
 from vireo.training.retrieval.embeddings import fill_unseen
 from vireo.training.retrieval.export import (
     ContentTower,
-    example_inputs,
     export_video_tower,
     export_viewer_tower,
 )
 from vireo.training.retrieval.model import TwoTower, readable, viewer_vectors
 
 pytestmark = pytest.mark.slow
+
+
+def example_inputs(model: TwoTower, lengths: list[int]) -> dict[str, NDArray[Any]]:
+    """Return random inputs for histories of these lengths, at most the model's limit."""
+    rng = np.random.default_rng(len(lengths))
+    shape = (len(lengths), max(1, min(max(lengths), model.config.history_limit)))
+    real = np.arange(shape[1]) < np.minimum(lengths, shape[1])[:, None]
+    inputs = {
+        "history": np.where(real, rng.integers(1, model.video_count + 1, shape), 0),
+        "gaps": np.where(real, rng.integers(0, GAP_BUCKETS, shape), 0),
+        "asked_gap": rng.integers(0, GAP_BUCKETS, len(lengths)),
+        "lengths": np.array(lengths, np.int64),
+        "attributes": rng.integers(0, model.attribute_count + 1, (len(lengths), ATTRIBUTE_LIMIT)),
+    }
+    if model.context:
+        ids = [rng.integers(0, size, len(lengths)) for size in sizes(model.context)]
+        inputs["context"] = np.stack(ids, 1)
+    return inputs
 
 
 @pytest.mark.parametrize("precision", [np.float32, np.float16])

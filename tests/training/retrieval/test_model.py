@@ -18,6 +18,7 @@ from vireo.server.features.model_inputs import ATTRIBUTE_LIMIT
 from vireo.server.features.viewer import ViewerFeatures
 from vireo.training.config import RetrievalConfig
 from vireo.training.data.context import watch_column
+from vireo.training.modules import ContextEmbeddings
 from vireo.training.retrieval import model as module
 from vireo.training.retrieval.data import RetrievalData
 from vireo.training.retrieval.model import TwoTower, readable, viewer_vectors
@@ -173,7 +174,7 @@ def test_an_unknown_context_adds_nothing(of_context: RetrievalData, small: Retri
     [one, *_] = of_context.validation
     unknown = replace(one.viewer, context=UNKNOWN)
     found = asked(of_context, model, replace(one.viewer, context=(5, 1, 2, 88)), unknown)
-    model.viewer_tower.context = None
+    model.viewer_tower.context = ContextEmbeddings((), 1)
     without = asked(replace(of_context, context=()), model, unknown)
     np.testing.assert_allclose(found[1], without[0], atol=1e-6)
     assert np.abs(found[0] - found[1]).max() > 1e-3
