@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TypeAlias
@@ -12,8 +13,6 @@ from vireo.ops.doctor.facts import Facts
 
 Cause: TypeAlias = Callable[[Facts], Iterator[Finding]]
 
-_MODULES = (load, parts, processes)
-
 
 def diagnose(facts: Facts) -> list[Finding]:
     """Return all findings: by level, what explains others before what follows from it.
@@ -21,8 +20,7 @@ def diagnose(facts: Facts) -> list[Finding]:
     What lasts comes before what was seen a moment ago, and that before what is longer ago.
     """
     table = conditions()
-    causes: list[Cause] = [of_metrics, *(cause for module in _MODULES for cause in module.CAUSES)]
-    seen = [finding for cause in causes for finding in cause(facts)]
+    seen = [finding for cause in (of_metrics, *_causes()) for finding in cause(facts)]
     seen.sort(key=lambda each: (LEVELS.index(each.level), table[each.cause].order))
     roots: list[str] = []
     explained = []
@@ -35,6 +33,14 @@ def diagnose(facts: Facts) -> list[Finding]:
         explained,
         key=lambda each: (LEVELS.index(each.level), bool(each.follows_from), each.since),
     )
+
+
+def _causes() -> Iterator[Cause]:
+    """Yield every cause: each public generator that a module of causes defines is one."""
+    for module in (load, parts, processes):
+        for name, each in inspect.getmembers(module, inspect.isgeneratorfunction):
+            if each.__module__ == module.__name__ and not name.startswith("_"):
+                yield each
 
 
 def of_metrics(facts: Facts) -> Iterator[Finding]:

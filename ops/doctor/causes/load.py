@@ -241,17 +241,3 @@ def files_run_out(facts: Facts) -> Iterator[Finding]:
         if most and count > _OPEN_SHARE * most
     )
     yield from named("files-run-out", lines)
-
-
-CAUSES = (
-    overload,
-    short_deadlines,
-    hostile_callers,
-    rate_limited,
-    calls_refused,
-    disks_full,
-    certificates_end,
-    clock_off,
-    memory_short,
-    files_run_out,
-)

@@ -334,27 +334,3 @@ def release_stale(facts: Facts) -> Iterator[Finding]:
         if channel.release and late and len(late) == len(pods) and not loading:
             evidence = (f"{each.name} serves {each.release}" for each in late)
             yield found("release-stale", evidence, channel=channel.name, release=channel.release)
-
-
-CAUSES = (
-    configuration_refused,
-    control_down,
-    discovery_fails,
-    log_down,
-    consumer_down,
-    consumer_waits,
-    consumer_behind,
-    features_behind,
-    log_filling,
-    slates_not_recorded,
-    events_of_other_times,
-    store_fails,
-    source_missing,
-    rules_refused,
-    grown_old,
-    s3_down,
-    no_release,
-    mixed_releases,
-    release_refused,
-    release_stale,
-)

@@ -288,18 +288,3 @@ def not_admitted(facts: Facts) -> Iterator[Finding]:
     if clusters:
         evidence = [*clusters.values(), *reasons]
         yield found("pod-refused", evidence, "explained" if reasons else "", names=listed(clusters))
-
-
-CAUSES = (
-    pods_die,
-    restarted,
-    pods_hang,
-    pods_unreachable,
-    endpoints_refused,
-    edge_fails,
-    envoy_silent,
-    stages_missing,
-    invalid_responses,
-    pods_fail,
-    not_admitted,
-)
