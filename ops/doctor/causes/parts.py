@@ -40,24 +40,27 @@ def configuration_refused(facts: Facts) -> Iterator[Finding]:
 
 def control_down(facts: Facts) -> Iterator[Finding]:
     """A control plane that doesn't answer, or that does and to which Envoy isn't connected."""
-    part, evidence = facts.part("control"), state_of(facts.of_kind("control"))
-    answers = part is not None and not part.fault
+    part, (evidence, since) = facts.part("control"), _away(facts, "control")
     alone = any(not each.knows_control for each in facts.edges)
-    if part is not None and answers and not evidence:
-        if alone:
+    if not evidence:
+        if part is not None and alone:
             seen = f"Envoy's control_plane.connected_state is 0; {part.where} answers"
             yield found("envoy-alone", [seen])
         return
-    if not evidence and part is None:
-        return
-    if answers and facts.refusals:
+    if part is not None and not part.fault and facts.refusals:
         return  # another control plane has its port
-    since = last_seen(facts.of_kind("control")) if answers else 0.0
-    if part is not None and part.fault:
-        evidence.append(f"{part.where}: {part.problem}")
     if alone:
         evidence.append("Envoy isn't connected to it")
     yield found("control-down", evidence, "over" if since else "", since)
+
+
+def _away(facts: Facts, name: str) -> tuple[list[str], float]:
+    """Return evidence that a part is away, and how many seconds ago it was; 0 if it is now."""
+    part, processes = facts.part(name), list(facts.of_kind(name))
+    evidence = state_of(processes)
+    if part is not None and part.fault:
+        return [*evidence, f"{part.where}: {part.problem}"], 0.0
+    return evidence, last_seen(processes) if part is not None else 0.0
 
 
 def discovery_fails(facts: Facts) -> Iterator[Finding]:
@@ -73,10 +76,7 @@ def discovery_fails(facts: Facts) -> Iterator[Finding]:
 
 def log_down(facts: Facts) -> Iterator[Finding]:
     """A log that stores nothing."""
-    part, evidence = facts.ill("log"), state_of(facts.of_kind("log"))
-    since = last_seen(facts.of_kind("log")) if facts.part("log") and part is None else 0.0
-    if part is not None:
-        evidence.append(f"{part.where}: {part.problem}")
+    evidence, since = _away(facts, "log")
     if away := _without(facts, "vireo_log_connected"):
         evidence.append(f"{listed(away)} can't reach it")
     old = max((page.value("vireo_live_takedowns_age_seconds") for page in facts.pages), default=0)
@@ -273,16 +273,13 @@ def grown_old(facts: Facts) -> Iterator[Finding]:
 
 def s3_down(facts: Facts) -> Iterator[Finding]:
     """S3 that doesn't answer: what is served goes on, nothing new comes."""
-    part, evidence = facts.ill("s3"), state_of(facts.of_kind("s3"))
-    if part is not None:
-        evidence.append(f"{part.where}: {part.problem}")
+    evidence, since = _away(facts, "s3")
     variant = "" if evidence else "over"
     if cached := [each.name for each in facts.pods if each.origin == "cache"]:
         evidence.append(f"{listed(cached)} serves its release from the cache")
     if evidence:
         if failed := facts.increase("vireo_s3_requests_total", outcome="unavailable"):
             evidence.append(f"{failed:.0f} requests of processes failed just now")
-        since = last_seen(facts.of_kind("s3")) if facts.part("s3") and part is None else 0.0
         yield found("s3-down", evidence, variant, since)
 
 
