@@ -21,7 +21,7 @@ from vireo.ops.cli.options import (
 )
 from vireo.ops.cli.output import document_of, print_json, printable
 from vireo.ops.doctor.conditions import Finding
-from vireo.ops.doctor.deployment import ask_all, split
+from vireo.ops.doctor.deployment import Deployment, ask_all, split
 from vireo.ops.doctor.diagnose import diagnose
 from vireo.ops.doctor.facts import Facts
 from vireo.server.errors import NoAnswerError, UsageError, VireoError
@@ -116,22 +116,21 @@ def doctor(
     """
     # It is for findings to say what fails: gRPC's own lines, from its import on, would hide them.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    from vireo.ops.doctor.parts import deployment_of, probes_of
-    from vireo.ops.edge import client_files
+    from vireo.ops.doctor.parts import completed, probes_of
+    from vireo.ops.edge import Edge, client_files
 
     try:
-        deployment = deployment_of(
-            edge=_address(target),
+        named = Deployment(
+            edge=Edge(target, ca, token) if _address(target) else None,
             control=_address(control),
+            tls=client_files(certificate, key, ca),
             envoy=envoy,
-            metrics=metrics,
+            metrics=dict(metrics or ()),
             prometheus=prometheus,
             installation=installation,
-            tls=client_files(certificate, key, ca),
-            ca=ca,
-            token=token,
-            seconds=seconds,
+            window=seconds,
         )
+        deployment = completed(named)
     except UsageError:
         raise
     except VireoError as error:

@@ -17,9 +17,10 @@ from rich.text import Text
 from vireo.ops.cli.doctor import InstallationOption, MetricsOption, PrometheusOption
 from vireo.ops.cli.options import JsonOption
 from vireo.ops.cli.output import print_json, print_table, table_of
-from vireo.ops.doctor.deployment import ask_all
+from vireo.ops.doctor.deployment import Deployment, ask_all
 from vireo.ops.doctor.facts import Page
-from vireo.ops.doctor.parts import deployment_of, metrics_probes
+from vireo.ops.doctor.parts import completed
+from vireo.ops.doctor.probes.metrics import probes
 from vireo.server.errors import NoAnswerError
 
 _NUMBERS = {
@@ -87,10 +88,11 @@ def _seen(
     metrics: Sequence[tuple[str, str]], prometheus: str, installation: str, seconds: float
 ) -> dict[str, Any]:
     """Return what is read within `seconds`, the time between two readings of each page."""
-    deployment = deployment_of(
-        metrics=metrics, prometheus=prometheus, installation=installation, seconds=seconds
+    named = Deployment(
+        metrics=dict(metrics), prometheus=prometheus, installation=installation, window=seconds
     )
-    facts = ask_all([*metrics_probes(deployment)], seconds + _ANSWERS_SECONDS)
+    deployment = completed(named)
+    facts = ask_all([*probes(deployment)], seconds + _ANSWERS_SECONDS)
     if not facts.pages and deployment.state is None:
         raise NoAnswerError("; ".join(f"{each.what}: {each.why}" for each in facts.unasked))
     processes = deployment.state.processes if deployment.state else ()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
@@ -16,7 +16,7 @@ silent; it says that it can't; another program has locked it; what it should hol
 if it answered well."""
 
 Labels = Mapping[str, str]
-Samples = Mapping[str, tuple[tuple[Labels, float], ...]]
+Samples = Mapping[str, Sequence[tuple[Labels, float]]]
 """Samples of a page of metrics, by name."""
 
 
