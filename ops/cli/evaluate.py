@@ -21,7 +21,7 @@ from vireo.ops.cli.options import (
     TokenOption,
     chosen_dataset,
 )
-from vireo.ops.cli.output import print_json, print_table, remark, table_of
+from vireo.ops.cli.output import print_json, print_result, print_table, remark, table_of
 from vireo.ops.cli.own_stack import served_release
 from vireo.ops.edge import Edge, edge_of
 from vireo.ops.stack.s3 import access, external_s3
@@ -151,10 +151,7 @@ def page(
     vireo evaluate page report.html
     """
     written = write_report_page(measuring_home(Home.current()), data, file)
-    if as_json:
-        print_json({"page": written})
-    else:
-        typer.echo(f"page: {written}")
+    print_result({"page": written}, f"page: {written}", as_json)
 
 
 def stored_manifest(home: Home, release_id: str) -> Manifest:
