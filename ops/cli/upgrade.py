@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError
 from rich.console import Console
 
 from vireo.ops.cli.options import JsonOption
-from vireo.ops.cli.output import print_json, print_table, table_of
+from vireo.ops.cli.output import document_of, print_json, print_table, table_of
 from vireo.ops.stack.nats import known_log
 from vireo.ops.stack.s3 import external_s3, open_store
 from vireo.ops.stack.state import running_stack
@@ -96,13 +96,7 @@ def check(as_json: JsonOption = False) -> None:
             away[name] = str(error) or "it doesn't answer"
     if as_json:
         documents = [
-            {
-                "part": name,
-                "where": each.where,
-                "format": each.format,
-                "problem": each.problem,
-                "effect": each.effect,
-            }
+            {"part": name, **document_of(each), "effect": each.effect}
             for name, some in held.items()
             for each in some
         ]
@@ -118,18 +112,18 @@ def check(as_json: JsonOption = False) -> None:
 def _print(held: Mapping[str, list[Held]], away: Mapping[str, str]) -> None:
     console = Console(highlight=False)
     table = table_of("part", "read", "not read", numbers=("read", "not read"))
-    lines = []
-    bad = {name: [each for each in some if each.problem] for name, some in held.items()}
+    lines, unreadable = list[str](), 0
     for name, some in held.items():
-        unread = len(bad[name])
-        counts = ("?", "") if name in away else (str(len(some) - unread), str(unread))
+        bad = [each for each in some if each.problem]
+        unreadable += len(bad)
+        counts = ("?", "") if name in away else (str(len(some) - len(bad)), str(len(bad)))
         table.add_row(name, *counts)
         if name in away:
             lines.append(f"{name}: can't be asked: {away[name]}")
-        for each in bad[name]:
+        for each in bad:
             lines.append(f"{each.where}: can't read this {each.format}: {each.problem}")
             lines += [f"  {each.effect}"] * bool(each.effect)
-    if not any(bad.values()):
+    if not unreadable:
         lines.append(f"vireo {version('vireo')} reads all of it")
     print_table(table, console)
     for line in lines:
