@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
+from vireo.ops.stack.state import ProcessState
+
 SERVICES = ("candidate", "ranking", "gateway")
 """Services of a slate, each with a cluster of Envoy's."""
 POD_KINDS = (*SERVICES, "slate")
@@ -60,25 +62,15 @@ def _matching(samples: Samples, name: str, labels: Labels) -> Iterator[tuple[Lab
             yield found, value
 
 
-@dataclass(frozen=True)
-class Process:
+class Process(ProcessState):
     """One of a stack's processes, as its supervisor and the kernel see it."""
 
-    name: str
-    state: str
-    """The supervisor's word, for example "healthy" or "restarting"."""
-    problem: str = ""
-    restarts: int = 0
-    ended: str = ""
-    """How it ended last, for example "ended with signal SIGKILL"; empty if it never did."""
     ended_ago: float | None = None
-    """Seconds since then."""
+    """Seconds since it ended last; None if it never did."""
     stopped: bool = False
     """Whether the kernel has it stopped, as by SIGSTOP."""
     busy: float | None = None
     """Cores that it used during the window; None if unknown."""
-    log: str = ""
-    """Its log file."""
 
     @property
     def kind(self) -> str:

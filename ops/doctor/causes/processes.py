@@ -57,8 +57,7 @@ def _obituary(process: Process) -> str:
     when = "" if process.ended_ago is None else f" {ago(process.ended_ago)} ago"
     how = process.ended or process.problem or f"is {process.state}"
     count = f", {process.restarts} restarts so far" if process.restarts else ""
-    log = f"; its log: {process.log}" if process.log else ""
-    return f"{process.name} {how}{when}{count}{log}"
+    return f"{process.name} {how}{when}{count}; its log: {process.log}"
 
 
 def _obituaries(processes: Iterable[Process]) -> Iterator[tuple[str, str]]:

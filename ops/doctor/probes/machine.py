@@ -52,18 +52,8 @@ def _process(state: ProcessState, running: psutil.Process | None) -> Process:
         if running is not None:
             busy = running.cpu_percent() / 100
             stopped = running.status() in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
-    now = datetime.now(UTC)
-    return Process(
-        state.name,
-        state.state,
-        state.problem,
-        state.restarts,
-        state.ended,
-        (now - state.ended_at).total_seconds() if state.ended_at else None,
-        stopped,
-        busy,
-        str(state.log),
-    )
+    ago = (datetime.now(UTC) - state.ended_at).total_seconds() if state.ended_at else None
+    return Process(**dict(state), ended_ago=ago, stopped=stopped, busy=busy)
 
 
 def _ask_pod(deployment: Deployment, process: ProcessState) -> Facts:
