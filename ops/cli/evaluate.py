@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 import yaml
@@ -203,15 +202,7 @@ def _print(evaluated: Evaluated, as_json: bool) -> None:
         console.print(f"same ten best as in process: {same:.2%} of viewers, {differing} differ")
 
 
-class StudyName(StrEnum):
-    """What can be studied."""
-
-    SOURCES = "sources"
-    QUOTAS = "quotas"
-    BASELINES = "baselines"
-    DIVERSITY = "diversity"
-    ABLATIONS = "ablations"
-    COLD_START = "cold-start"
+StudyName = Literal["sources", "quotas", "baselines", "diversity", "ablations", "cold-start"]
 
 
 @app.command()
@@ -250,11 +241,11 @@ def study(
 
     vireo evaluate study sources --data mine
     """
-    if (name is StudyName.ABLATIONS) != bool(without):
+    if (name == "ablations") != bool(without):
         raise typer.BadParameter("name what to do without, for ablations alone")
-    arguments: dict[StudyName, tuple[Any, ...]] = {
-        StudyName.ABLATIONS: (without,),
-        StudyName.COLD_START: (minutes, folds),
+    arguments: dict[str, tuple[Any, ...]] = {
+        "ablations": (without,),
+        "cold-start": (minutes, folds),
     }
     # Served models hold nothing out, so their measured twin is studied.
     home, errors = measuring_home(Home.current()), Console(stderr=True)

@@ -118,9 +118,6 @@ async def _end(settings: EventLogSettings, seconds: float) -> None:
         await log.end(CATALOG)
 
 
-_PORTS = {False: 80, True: 443}
-
-
 def ask_s3(deployment: Deployment) -> Facts:
     """Read the channel in S3, and its clock if it is another machine."""
     from vireo.server.releases.bucket import (
@@ -133,9 +130,8 @@ def ask_s3(deployment: Deployment) -> Facts:
     settings = deployment.s3
     assert settings is not None
     where = f"S3 at {settings.endpoint}"
-    address = settings.endpoint
-    if ":" not in address:
-        address = f"{address}:{_PORTS[settings.secure]}"
+    port = "" if ":" in settings.endpoint else f":{443 if settings.secure else 80}"
+    address = f"{settings.endpoint}{port}"
     if fault := reach(address):
         return Facts.of_part("s3", where, fault, words(fault))
     store = ReleaseStore(settings.with_patience(read_timeout=deployment.answer, retries=0))
