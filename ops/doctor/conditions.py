@@ -44,12 +44,6 @@ class Condition:
     """What to do."""
     alert: str = ""
     """The alert that fires for it; empty if none does."""
-    increase: str = ""
-    """A counter whose growth alone is the condition; empty for conditions that code finds."""
-    value: str = ""
-    """A metric that is above 0 in a process alone if the condition is there; empty likewise."""
-    evidence: str = ""
-    """With either: what was seen, with {count}, {seconds}, and {process} for a value."""
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """What differs in some cases, by their names."""
     explains: frozenset[str] = frozenset()

@@ -146,6 +146,17 @@ def _lag(facts: Facts) -> list[str]:
     ]
 
 
+def events_lost(facts: Facts) -> Iterator[Finding]:
+    """Events that consumers set aside, and messages that the log kept no longer for them."""
+    if count := facts.increase("vireo_consumer_dead_events_total"):
+        seen = f"{count:.0f} messages within {facts.seconds:.0f} s"
+        yield found("events-set-aside", [seen])
+    counts = [(each.source, each.value("vireo_log_missed_messages_total")) for each in facts.pages]
+    missed = [f"{process}: {count:.0f} messages" for process, count in counts if count]
+    if missed:
+        yield found("events-missed", missed)
+
+
 def features_behind(facts: Facts) -> Iterator[Finding]:
     """Features that lack events, by the gateways' own account."""
     evidence = []
