@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from itertools import chain
 from typing import Any, Literal
 
 from vireo.ops.stack.state import ProcessState
@@ -310,6 +311,12 @@ class Facts:
     def increase(self, metric: str, **labels: str) -> float:
         """Return by how much that sum grew within the window."""
         return sum(page.increase(metric, **labels) for page in self.pages)
+
+    def increases(self, metric: str, label: str, **labels: str) -> dict[str, float]:
+        """Return by how much that sum grew for each value of a label, in order of the values."""
+        samples = chain.from_iterable(page.samples(metric, **labels) for page in self.pages)
+        values = sorted({found[label] for found, _ in samples if label in found})
+        return {each: self.increase(metric, **labels, **{label: each}) for each in values}
 
     def sources(self, metric: str) -> list[str]:
         """Return the pages on which a metric isn't 0."""
