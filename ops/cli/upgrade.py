@@ -155,10 +155,7 @@ def _online_stores(home: Home) -> Iterator[Held]:
         where = f"features/{repo.name}"
         if (repo / "events.json").exists():
             yield _held(f"{where}/events.json", "event rules", EventRules.load, repo)
-        try:
-            yield _held(f"{where}/registry.db", "online store", _open, repo)
-        except Exception as error:  # Feast raises errors of any type
-            raise VireoError(f"{repo}: {type(error).__name__}: {error}") from error
+        yield _held(f"{where}/registry.db", "online store", _open, repo)
 
 
 def _open(repo: Any) -> None:
