@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from itertools import chain
 from typing import Any, Literal
 
 from vireo.ops.stack.state import ProcessState
@@ -304,6 +303,11 @@ class Facts:
         """Yield the processes of some kinds."""
         return (each for each in self.processes if each.kind in kinds)
 
+    def samples(self, metric: str, **labels: str) -> Iterator[tuple[Page, Labels, float]]:
+        """Yield the samples of a metric with these labels, each with its page."""
+        for page in self.pages:
+            yield from ((page, found, value) for found, value in page.samples(metric, **labels))
+
     def value(self, metric: str, **labels: str) -> float:
         """Return the sum of a metric over all pages."""
         return sum(page.value(metric, **labels) for page in self.pages)
@@ -314,8 +318,8 @@ class Facts:
 
     def increases(self, metric: str, label: str, **labels: str) -> dict[str, float]:
         """Return by how much that sum grew for each value of a label, in order of the values."""
-        samples = chain.from_iterable(page.samples(metric, **labels) for page in self.pages)
-        values = sorted({found[label] for found, _ in samples if label in found})
+        samples = self.samples(metric, **labels)
+        values = sorted({found[label] for _, found, _ in samples if label in found})
         return {each: self.increase(metric, **labels, **{label: each}) for each in values}
 
     def sources(self, metric: str) -> list[str]:
@@ -324,12 +328,8 @@ class Facts:
 
     def age(self, metric: str) -> float:
         """Return how many seconds ago the latest of a metric's Unix times was; 0 without one."""
-        ages = [
-            page.read_at - value
-            for page in self.pages
-            for _, value in page.samples(metric)
-            if page.read_at
-        ]
+        samples = self.samples(metric)
+        ages = [page.read_at - value for page, _, value in samples if page.read_at]
         return min(ages, default=0.0)
 
     @property

@@ -31,8 +31,7 @@ def configuration_refused(facts: Facts) -> Iterator[Finding]:
         for each in facts.refusals
     ] or [
         (labels["kind"], f"{count:.0f} {labels['kind']} refused")
-        for page in facts.pages
-        for labels, count in page.samples("vireo_xds_refused_resources")
+        for _, labels, count in facts.samples("vireo_xds_refused_resources")
         if count
     ]
     yield from named("configuration-refused", lines)
@@ -65,13 +64,12 @@ def _away(facts: Facts, name: str) -> tuple[list[str], float]:
 
 def discovery_fails(facts: Facts) -> Iterator[Finding]:
     """A source of pods that can't be read."""
-    for page in facts.pages:
-        for labels, age in page.samples("vireo_discovery_success_age_seconds"):
-            source = labels.get("source", "")
-            failed = page.increase("vireo_discovery_failures_total", source=source)
-            if failed and source != "members" and age > 0:
-                seen = f"{failed:.0f} failed attempts just now, the last success {ago(age)} ago"
-                yield found("discovery-fails", [seen], what=source)
+    for page, labels, age in facts.samples("vireo_discovery_success_age_seconds"):
+        source = labels.get("source", "")
+        failed = page.increase("vireo_discovery_failures_total", source=source)
+        if failed and source != "members" and age > 0:
+            seen = f"{failed:.0f} failed attempts just now, the last success {ago(age)} ago"
+            yield found("discovery-fails", [seen], what=source)
 
 
 def log_down(facts: Facts) -> Iterator[Finding]:
@@ -172,10 +170,9 @@ def features_behind(facts: Facts) -> Iterator[Finding]:
 def log_filling(facts: Facts) -> Iterator[Finding]:
     """A log with little room left, or callers that have taken their share of it."""
     used: dict[str, float] = {}
-    for page in facts.pages:
-        for labels, share in page.samples("vireo_log_used_ratio"):
-            stream = labels.get("stream", "events")
-            used[stream] = max(share, used.get(stream, 0.0))
+    for _, labels, share in facts.samples("vireo_log_used_ratio"):
+        stream = labels.get("stream", "events")
+        used[stream] = max(share, used.get(stream, 0.0))
     refused = facts.increase("vireo_events_refused_total", reason="full")
     full = [f"stream {stream} is {share:.0%} full" for stream, share in used.items()]
     if max(used.values(), default=0.0) > _FILLED or refused:
@@ -190,8 +187,7 @@ def slates_not_recorded(facts: Facts) -> Iterator[Finding]:
         evidence.append(f"{dropped:.0f} slates were dropped just now")
     lags = {
         labels["kind"]: seconds
-        for page in facts.pages
-        for labels, seconds in page.samples("vireo_archive_lag_seconds")
+        for _, labels, seconds in facts.samples("vireo_archive_lag_seconds")
         if seconds > _UNARCHIVED_SECONDS
     }
     evidence += [f"{kind} of {ago(seconds)} ago aren't archived" for kind, seconds in lags.items()]
@@ -306,8 +302,7 @@ def mixed_releases(facts: Facts) -> Iterator[Finding]:
     if not facts.pods:
         serving = [
             (labels["release"], page.source)
-            for page in facts.pages
-            for labels, value in page.samples("vireo_release_info", role="serving")
+            for page, labels, value in facts.samples("vireo_release_info", role="serving")
             if value and labels.get("channel") == "production"
         ]
     releases = dict.fromkeys(release for release, _ in serving if release)
