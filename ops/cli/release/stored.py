@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -41,13 +42,10 @@ def list_(as_json: JsonOption = False) -> None:
     """
     with open_store() as store:
         releases = store.list()
-        channels = {name: channel.release_id for name, channel in store.channels.all().items()}
-    named = {
-        each.release_id: sorted(
-            name for name, release_id in channels.items() if release_id == each.release_id
-        )
-        for each in releases
-    }
+        channels = store.channels.all()
+    named = defaultdict[str, list[str]](list)
+    for name, channel in sorted(channels.items()):
+        named[channel.release_id].append(name)
     if as_json:
         documents = [
             {
@@ -264,8 +262,7 @@ def gc(
             {"releaseId": each.release_id, "kind": each.kind, "size": each.size}
             for each in plan.garbage
         ]
-        kept = dict(plan.kept)
-        print_json({"kept": kept, "garbage": garbage, "removed": removed, "failed": failed})
+        print_json({"kept": plan.kept, "garbage": garbage, "removed": removed, "failed": failed})
     elif not dry_run:
         typer.echo(f"removed {len(removed)} of {len(plan.garbage)}")
     if failed:
