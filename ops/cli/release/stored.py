@@ -170,8 +170,8 @@ def status(as_json: JsonOption = False) -> None:
     pods = None if state is None else serving_releases(state)
     if as_json:
         pointers = {name: channel.pointer for name, channel in channels.items()}
-        served = pods and {name: pod and MessageToDict(pod) for name, pod in pods.items()}
-        print_json({"channels": pointers, "pods": served})
+        served = {name: pod and MessageToDict(pod) for name, pod in (pods or {}).items()}
+        print_json({"channels": pointers, "pods": None if pods is None else served})
         return
     print_channels(channels)
     if pods is None:
