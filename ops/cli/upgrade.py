@@ -155,7 +155,10 @@ def _online_stores(home: Home) -> Iterator[Held]:
         where = f"features/{repo.name}"
         if (repo / "events.json").exists():
             yield _held(f"{where}/events.json", "event rules", EventRules.load, repo)
-        yield _held(f"{where}/registry.db", "online store", _open, repo)
+        try:
+            yield _held(f"{where}/registry.db", "online store", _open, repo)
+        except Exception as error:  # such as that Redis' client isn't installed
+            raise VireoError(f"{repo}: {type(error).__name__}: {error}") from error
 
 
 def _open(repo: Any) -> None:
