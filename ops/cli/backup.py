@@ -13,7 +13,7 @@ import typer
 from vireo.ops.backup.archive import Archive
 from vireo.ops.backup.content import Restore, take_backup
 from vireo.ops.cli.options import DryRunOption, JsonOption, ReplaceOption, YesOption, confirm
-from vireo.ops.cli.output import print_json, remark, remarks_if
+from vireo.ops.cli.output import print_result, remark, remarks_if
 from vireo.ops.cli.viewers import erase_again
 from vireo.ops.stack.nats import embedded_log
 from vireo.ops.stack.s3 import open_store
@@ -44,10 +44,8 @@ def backup(
         manifest = take_backup(Home.current(), store, log, archive)
         removed = archive.prune(keep)
     size = sum(each.size for each in manifest.files.values())
-    if as_json:
-        print_json({"backup": manifest.name, "bytes": size, "removed": removed})
-        return
-    typer.echo(f"backup {manifest.name}: {size / 1e6:,.1f} MB; {removed} old ones removed")
+    text = f"backup {manifest.name}: {size / 1e6:,.1f} MB; {removed} old ones removed"
+    print_result({"backup": manifest.name, "bytes": size, "removed": removed}, text, as_json)
 
 
 def restore(
@@ -74,7 +72,6 @@ def restore(
     with _opened() as (store, log, archive):
         found = Restore(archive.manifest(name), archive, home, store.bucket, log)
         plan = [*found.plan()]
-        document = {"backup": found.manifest.name, "plan": plan, "restored": not dry_run}
         for line in plan:
             (remark if as_json else typer.echo)(line)
         if not dry_run:
@@ -88,11 +85,9 @@ def restore(
                 confirm(f"replace {len(found.there)} files that are there?", yes=yes)
             with remarks_if(as_json):
                 found.run(erase_again)
-    if as_json:
-        print_json(document)
-    else:
-        what = "nothing was changed" if dry_run else f"restored backup {found.manifest.name}"
-        typer.echo(what)
+    document = {"backup": found.manifest.name, "plan": plan, "restored": not dry_run}
+    what = "nothing was changed" if dry_run else f"restored backup {found.manifest.name}"
+    print_result(document, what, as_json)
 
 
 @contextmanager

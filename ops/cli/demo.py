@@ -30,7 +30,7 @@ from vireo.server.home import Home
 from vireo.server.releases.promotion import PromotionRefusedError
 from vireo.training.features.watches import load_watches
 from vireo.training.run import measuring_home
-from vireo.v1 import event_pb2, recommendation_pb2
+from vireo.v1 import event_pb2
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1.event_pb2_grpc import EventServiceStub
 from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
@@ -174,7 +174,7 @@ def _show_slate_and_events(console: Console) -> None:
 
 
 def _slate() -> pb.RecommendResponse:
-    request = recommendation_pb2.RecommendRequest(viewer_id=VIEWER, page_size=10, explain=True)
+    request = pb.RecommendRequest(viewer_id=VIEWER, page_size=10, explain=True)
     return ask(request, edge_of())
 
 
@@ -184,7 +184,7 @@ def _record(played: Sequence[str], hidden: str, request_id: str) -> None:
     Raises:
         VireoError: they weren't recorded; the message says why.
     """
-    kinds = [*((video, event_pb2.EVENT_KIND_PLAY) for video in played)]
+    kinds = [(video, event_pb2.EVENT_KIND_PLAY) for video in played]
     kinds.append((hidden, event_pb2.EVENT_KIND_HIDE))
     events = [
         event_pb2.Event(

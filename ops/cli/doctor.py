@@ -21,9 +21,9 @@ from vireo.ops.cli.options import (
 )
 from vireo.ops.cli.output import document_of, print_json, printable
 from vireo.ops.doctor.conditions import Finding
-from vireo.ops.doctor.deployment import ask_all, split
+from vireo.ops.doctor.deployment import Deployment, ask_all, split
 from vireo.ops.doctor.diagnose import diagnose
-from vireo.ops.doctor.facts import Facts
+from vireo.ops.doctor.facts import Facts, Unasked
 from vireo.server.errors import NoAnswerError, UsageError, VireoError
 
 _STYLES = {"failing": "bold red", "risk": "yellow", "note": "dim"}
@@ -116,31 +116,27 @@ def doctor(
     """
     # It is for findings to say what fails: gRPC's own lines, from its import on, would hide them.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    from vireo.ops.doctor.parts import deployment_of, probes_of
-    from vireo.ops.edge import client_files
+    from vireo.ops.doctor.parts import completed, probes_of
+    from vireo.ops.edge import Edge, client_files
 
     try:
-        deployment = deployment_of(
-            edge=_address(target),
+        named = Deployment(
+            edge=Edge(target, ca, token) if _address(target) else None,
             control=_address(control),
+            tls=client_files(certificate, key, ca),
             envoy=envoy,
-            metrics=metrics,
+            metrics=dict(metrics or ()),
             prometheus=prometheus,
             installation=installation,
-            tls=client_files(certificate, key, ca),
-            ca=ca,
-            token=token,
-            seconds=seconds,
+            window=seconds,
         )
+        deployment = completed(named)
     except UsageError:
         raise
     except VireoError as error:
-        if as_json:
-            unasked = [{"what": "", "why": str(error)}]
-            print_json({"healthy": None, "findings": [], "unasked": unasked})
-        else:
-            problem = Text.assemble(("error: ", "bold red"), str(error))
-            Console(stderr=True, highlight=False).print(problem, soft_wrap=True)
+        if not as_json:
+            raise NoAnswerError(str(error)) from error
+        print_json(document(Facts(unasked=(Unasked("", str(error)),)), []))
         raise typer.Exit(NoAnswerError.exit_code) from error
     logging.disable(logging.CRITICAL)
     facts = ask_all([*probes_of(deployment)], seconds + _ANSWERS_SECONDS)
@@ -173,15 +169,12 @@ def print_findings(facts: Facts, findings: list[Finding], console: Console) -> N
         console.print(Text.assemble(("healthy", "bold green"), f": {_asked(facts)}"))
     for number, each in enumerate(findings, start=1):
         title = f": {printable(each.title)}"  # it may name what other machines say
-        line = Text.assemble(f"{number}. ", (each.level, _STYLES[each.level]), title)
-        console.print(line, soft_wrap=True)
-        if each.follows_from:
-            console.print(f"   follows from: {each.follows_from}", soft_wrap=True)
-        for evidence in each.evidence:
-            console.print(Text(f"   - {printable(evidence)}"), soft_wrap=True)
-        console.print(Text(f"   do: {each.advice}"), soft_wrap=True)
-        if each.runbook:
-            console.print(Text(f"   see: {each.runbook}"), soft_wrap=True)
+        lines = [Text.assemble(f"{number}. ", (each.level, _STYLES[each.level]), title)]
+        lines += [Text(f"   follows from: {each.follows_from}")] * bool(each.follows_from)
+        lines += [Text(f"   - {printable(evidence)}") for evidence in each.evidence]
+        lines += [Text(f"   do: {each.advice}")]
+        lines += [Text(f"   see: {each.runbook}")] * bool(each.runbook)
+        console.print(*lines, sep="\n", soft_wrap=True)
     if facts.unasked:
         console.print("not asked:")
     for unasked in facts.unasked:

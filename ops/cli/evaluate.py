@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 import yaml
@@ -21,7 +20,7 @@ from vireo.ops.cli.options import (
     TokenOption,
     chosen_dataset,
 )
-from vireo.ops.cli.output import print_json, print_table, remark, table_of
+from vireo.ops.cli.output import print_json, print_result, print_table, remark, table_of
 from vireo.ops.cli.own_stack import served_release
 from vireo.ops.edge import Edge, edge_of
 from vireo.ops.stack.s3 import access, external_s3
@@ -151,10 +150,7 @@ def page(
     vireo evaluate page report.html
     """
     written = write_report_page(measuring_home(Home.current()), data, file)
-    if as_json:
-        print_json({"page": written})
-    else:
-        typer.echo(f"page: {written}")
+    print_result({"page": written}, f"page: {written}", as_json)
 
 
 def stored_manifest(home: Home, release_id: str) -> Manifest:
@@ -206,15 +202,7 @@ def _print(evaluated: Evaluated, as_json: bool) -> None:
         console.print(f"same ten best as in process: {same:.2%} of viewers, {differing} differ")
 
 
-class StudyName(StrEnum):
-    """What can be studied."""
-
-    SOURCES = "sources"
-    QUOTAS = "quotas"
-    BASELINES = "baselines"
-    DIVERSITY = "diversity"
-    ABLATIONS = "ablations"
-    COLD_START = "cold-start"
+StudyName = Literal["sources", "quotas", "baselines", "diversity", "ablations", "cold-start"]
 
 
 @app.command()
@@ -253,11 +241,11 @@ def study(
 
     vireo evaluate study sources --data mine
     """
-    if (name is StudyName.ABLATIONS) != bool(without):
+    if (name == "ablations") != bool(without):
         raise typer.BadParameter("name what to do without, for ablations alone")
-    arguments: dict[StudyName, tuple[Any, ...]] = {
-        StudyName.ABLATIONS: (without,),
-        StudyName.COLD_START: (minutes, folds),
+    arguments: dict[str, tuple[Any, ...]] = {
+        "ablations": (without,),
+        "cold-start": (minutes, folds),
     }
     # Served models hold nothing out, so their measured twin is studied.
     home, errors = measuring_home(Home.current()), Console(stderr=True)

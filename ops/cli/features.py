@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vireo.ops.cli.options import DataOption, JsonOption, ViewerArgument
-from vireo.ops.cli.output import print_json, print_table, remark, table_of
+from vireo.ops.cli.output import print_json, print_result, print_table, remark, table_of
 from vireo.ops.stack.state import running_stack
 from vireo.server.features.keys import video_keys
 from vireo.server.features.online_store import read_viewer
@@ -38,10 +38,8 @@ def build(data: DataOption = "", as_json: JsonOption = False) -> None:
         build_features(home, data, "none", progress)
     if running_stack(home) is not None:
         remark("the stack that is running reads them from now on")
-    if as_json:
-        print_json({"dataset": data, "folder": home.features(data)})
-    else:
-        typer.echo(f"{data}: features built from every event")
+    document = {"dataset": data, "folder": home.features(data)}
+    print_result(document, f"{data}: features built from every event", as_json)
 
 
 @app.command()

@@ -82,13 +82,9 @@ ViewersOption = Annotated[
     typer.Option("--viewers", metavar="FILE", help="Viewers: a file of ids, one a line."),
 ]
 
-ViewerArgument = Annotated[
-    str, typer.Argument(metavar="VIEWER", help="Your id of the viewer; unknown ones work too.")
-]
-SomeViewerArgument = Annotated[
-    str | None,
-    typer.Argument(metavar="VIEWER", help="Your id of the viewer; unknown ones work too."),
-]
+_VIEWER = typer.Argument(metavar="VIEWER", help="Your id of the viewer; unknown ones work too.")
+ViewerArgument = Annotated[str, _VIEWER]
+SomeViewerArgument = Annotated[str | None, _VIEWER]
 VideoArgument = Annotated[str, typer.Argument(metavar="VIDEO", help="Your id of the video.")]
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for programs.")]

@@ -117,6 +117,14 @@ def print_json(document: Any) -> None:
     typer.echo(json.dumps(document_of(document), indent=2))
 
 
+def print_result(document: Any, text: str, as_json: bool) -> None:
+    """Print a result, in words or for programs; see `document_of`."""
+    if as_json:
+        print_json(document)
+    else:
+        typer.echo(text)
+
+
 @contextmanager
 def remarks_if(as_json: bool) -> Iterator[None]:
     """Have what a block prints on standard error if the result is to be JSON."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from pathlib import Path
 from typing import Annotated, Any
@@ -56,11 +57,12 @@ def check(
         if len(targets) != 2:
             raise typer.BadParameter("--pods must be CANDIDATE,RANKING")
         # Imported here, since a file alone is checked without the extra "gateway".
-        from vireo.ops.cli.rules_preview import preview
+        from vireo.ops.cli.rules_preview import compare, release_at
 
         ids = chosen_viewers(data, viewers)
         chosen = random.Random(0).sample(ids, min(max_viewers, len(ids)))  # noqa: S311
-        found = preview(asked, before, chosen, targets, region=region, seed=playing)
+        release = release_at(targets[0])
+        found = asyncio.run(compare(asked, before, chosen, targets, release, region, playing))
         result = {"file": str(file), "rules": len(asked), **found}
     if as_json:
         print_json(result)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -35,32 +34,23 @@ PAGE = 10
 _SECONDS = 10.0
 
 
-def preview(
-    rules: SiteRules,
-    before: SiteRules | None,
-    viewers: Sequence[str],
-    targets: Sequence[str],
-    *,
-    region: str = "",
-    seed: str = "",
-) -> dict[str, Any]:
-    """Return how slates of some viewers differ by rules, made by these pods; see `compare`.
+def release_at(target: str) -> GatewayRelease:
+    """Return the release that the candidate pod at host:port serves.
 
     Raises:
-        VireoError: the pods can't be reached, or the rules don't fit their release.
+        VireoError: the pod can't be reached, or S3 lacks its release.
     """
     home = Home.current()
-    with grpc.insecure_channel(targets[0]) as channel:
+    with grpc.insecure_channel(target) as channel:
         try:
             served = ReleaseServiceStub(channel).GetServingRelease(
                 GetServingReleaseRequest(), timeout=_SECONDS
             )
         except grpc.RpcError as error:
-            raise NoAnswerError(f"no candidate pod answers at {targets[0]}: {error}") from error
+            raise NoAnswerError(f"no candidate pod answers at {target}: {error}") from error
     with open_store() as store:
         folder = ReleaseCache(home.cache).fetch(store, served.release_id, FILES)
-    release = GatewayRelease.load(folder, home.root / "features", _SECONDS)
-    return asyncio.run(compare(rules, before, viewers, targets, release, region, seed))
+    return GatewayRelease.load(folder, home.root / "features", _SECONDS)
 
 
 async def compare(

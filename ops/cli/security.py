@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from vireo.ops.cli.options import JsonOption
-from vireo.ops.cli.output import print_json
+from vireo.ops.cli.output import print_result
 from vireo.ops.stack.envoy import write_envoy_secrets
 from vireo.ops.stack.settings import StackSettings
 from vireo.server.errors import VireoError
@@ -28,10 +28,8 @@ def replace_authority(as_json: JsonOption = False) -> None:
     """
     folder = SecurityFolder(Home.current().security)
     Certificates(folder).replace_authority()
-    if as_json:
-        print_json({"authority": folder.authority})
-    else:
-        typer.echo(f"callers and processes trust {folder.authority}, which has both authorities")
+    text = f"callers and processes trust {folder.authority}, which has both authorities"
+    print_result({"authority": folder.authority}, text, as_json)
 
 
 @certificates.command("make")
@@ -56,11 +54,9 @@ def make_certificates(
         raise VireoError(f"invalid host name or address: {error}") from error
     TokenSigner(folder).ensure()
     write_envoy_secrets(folder)
-    if as_json:
-        made = {"certificates": folder.current, "authority": folder.authority, "days": DAYS}
-        print_json(made)
-    else:
-        typer.echo(f"made for {DAYS} days: {folder.current}\ncallers trust {folder.authority}")
+    made = {"certificates": folder.current, "authority": folder.authority, "days": DAYS}
+    text = f"made for {DAYS} days: {folder.current}\ncallers trust {folder.authority}"
+    print_result(made, text, as_json)
 
 
 @tokens.command("make")
@@ -96,7 +92,4 @@ def make_token(
         seconds=60 * minutes,
         more={settings.viewer_claim: viewer} if viewer else None,
     )
-    if as_json:
-        print_json({"token": made})
-    else:
-        typer.echo(made)
+    print_result({"token": made}, made, as_json)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Annotated, Any
 
@@ -17,9 +17,10 @@ from rich.text import Text
 from vireo.ops.cli.doctor import InstallationOption, MetricsOption, PrometheusOption
 from vireo.ops.cli.options import JsonOption
 from vireo.ops.cli.output import print_json, print_table, table_of
-from vireo.ops.doctor.deployment import ask_all
-from vireo.ops.doctor.facts import Page
-from vireo.ops.doctor.parts import deployment_of, metrics_probes
+from vireo.ops.doctor.deployment import Deployment, ask_all
+from vireo.ops.doctor.facts import Facts, Page
+from vireo.ops.doctor.parts import completed
+from vireo.ops.doctor.probes.metrics import probes
 from vireo.server.errors import NoAnswerError
 
 _NUMBERS = {
@@ -87,10 +88,11 @@ def _seen(
     metrics: Sequence[tuple[str, str]], prometheus: str, installation: str, seconds: float
 ) -> dict[str, Any]:
     """Return what is read within `seconds`, the time between two readings of each page."""
-    deployment = deployment_of(
-        metrics=metrics, prometheus=prometheus, installation=installation, seconds=seconds
+    named = Deployment(
+        metrics=dict(metrics), prometheus=prometheus, installation=installation, window=seconds
     )
-    facts = ask_all([*metrics_probes(deployment)], seconds + _ANSWERS_SECONDS)
+    deployment = completed(named)
+    facts = ask_all([*probes(deployment)], seconds + _ANSWERS_SECONDS)
     if not facts.pages and deployment.state is None:
         raise NoAnswerError("; ".join(f"{each.what}: {each.why}" for each in facts.unasked))
     processes = deployment.state.processes if deployment.state else ()
@@ -141,31 +143,23 @@ def overview(pages: Sequence[Page], states: Mapping[str, str]) -> dict[str, Any]
         pages: each read twice.
         states: the supervisor's word for each process, by name; empty if there is none.
     """
-    gateways = [page for page in pages if page.has("vireo_degradations_total")]
-    seconds = max((page.seconds for page in pages), default=0.0) or 1.0
-
-    def rate(metric: str, among: Sequence[Page], **labels: str) -> float:
-        return sum(page.increase(metric, **labels) for page in among) / seconds
-
-    kinds = {
-        each["kind"] for page in gateways for each, _ in page.samples("vireo_degradations_total")
-    }
-    degradations = {
-        kind: rate("vireo_degradations_total", gateways, kind=kind) for kind in sorted(kinds)
-    }
+    facts = Facts(pages=tuple(pages))
+    gateways = Facts(pages=tuple(each for each in pages if each.has("vireo_degradations_total")))
+    seconds = facts.seconds or 1.0
+    degradations = gateways.increases("vireo_degradations_total", "kind")
     rows = [_row(page, states.get(page.source, "")) for page in pages]
     known = {row["name"] for row in rows}
     rows += [_row(Page(name), state) for name, state in states.items() if name not in known]
     return {
-        "slates": rate("vireo_rpcs_total", gateways, method=_SLATES),
+        "slates": gateways.increase("vireo_rpcs_total", method=_SLATES) / seconds,
         "p50": quantile(gateways, _SECONDS, 0.5, method=_SLATES),
         "p95": quantile(gateways, _SECONDS, 0.95, method=_SLATES),
         "p99": quantile(gateways, _SECONDS, 0.99, method=_SLATES),
-        "failures": sum(map(_failures, gateways)) / seconds,
-        "shed": rate("vireo_rpcs_shed_total", gateways),
-        "degradations": {kind: each for kind, each in degradations.items() if each},
-        "events": rate("vireo_events_recorded_total", gateways),
-        "applied": rate("vireo_consumer_events_total", pages),
+        "failures": _failures(gateways) / seconds,
+        "shed": gateways.increase("vireo_rpcs_shed_total") / seconds,
+        "degradations": {kind: count / seconds for kind, count in degradations.items() if count},
+        "events": gateways.increase("vireo_events_recorded_total") / seconds,
+        "applied": facts.increase("vireo_consumer_events_total") / seconds,
         "lag": max((page.value("vireo_consumer_lag_seconds") for page in pages), default=0.0),
         "releases": dict(Counter(row["release"] for row in rows if row["release"])),
         "processes": rows,
@@ -178,33 +172,33 @@ def _row(page: Page, state: str) -> dict[str, Any]:
         shown = state if state not in ("", "healthy") else page.problem or state
         unknown = {name: None for name, _, _ in _NUMBERS.values()}
         return {"name": page.source, "state": shown, "release": "", **unknown}
-    seconds = page.seconds or 1.0
+    facts, seconds = Facts(pages=(page,)), page.seconds or 1.0
     roles = page.samples("vireo_release_info", role="serving")
     return {
         "name": page.source,
         "state": state or "answers",
         "release": next((labels["release"] for labels, value in roles if value), ""),
         "calls": page.increase("vireo_rpcs_total") / seconds,
-        "failures": _failures(page) / seconds,
+        "failures": _failures(facts) / seconds,
         "shed": page.increase("vireo_rpcs_shed_total") / seconds,
-        "p50": quantile([page], _SECONDS, 0.5),
-        "p99": quantile([page], _SECONDS, 0.99),
+        "p50": quantile(facts, _SECONDS, 0.5),
+        "p99": quantile(facts, _SECONDS, 0.99),
         "inFlight": page.value("vireo_rpcs_in_flight"),
         "memory": page.value("process_resident_memory_bytes"),
         "cores": page.increase("process_cpu_seconds_total") / seconds,
     }
 
 
-def _failures(page: Page) -> float:
-    total = page.increase("vireo_rpcs_total")
-    return total - sum(page.increase("vireo_rpcs_total", code=code) for code in _GOOD)
+def _failures(facts: Facts) -> float:
+    codes = facts.increases("vireo_rpcs_total", "code")
+    return sum(count for code, count in codes.items() if code not in _GOOD)
 
 
-def quantile(pages: Iterable[Page], metric: str, share: float, **labels: str) -> float | None:
+def quantile(facts: Facts, metric: str, share: float, **labels: str) -> float | None:
     """Return a quantile over all pages, interpolated within its bucket as Prometheus does.
 
     Args:
-        pages: read twice each.
+        facts: pages that were read twice each.
         metric: name of the histogram, without `_bucket`.
         share: 0.5 is the median.
         labels: of the samples that count.
@@ -212,12 +206,8 @@ def quantile(pages: Iterable[Page], metric: str, share: float, **labels: str) ->
     Returns:
         The quantile; None if nothing was counted. The highest bound if it is beyond that.
     """
-    counts: dict[float, float] = {}
-    for page in pages:
-        bounds = {each["le"] for each, _ in page.samples(f"{metric}_bucket", **labels)}
-        for le in bounds:
-            grown = page.increase(f"{metric}_bucket", **labels, le=le)
-            counts[float(le)] = counts.get(float(le), 0.0) + grown
+    grown = facts.increases(f"{metric}_bucket", "le", **labels)
+    counts = {float(le): count for le, count in grown.items()}
     total = counts.get(math.inf, 0.0)
     if not total:
         return None

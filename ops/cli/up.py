@@ -25,7 +25,14 @@ from rich.text import Text
 
 from vireo.ops.cli.control import control_target, summary
 from vireo.ops.cli.options import JsonOption
-from vireo.ops.cli.output import document_of, print_json, print_table, remark, table_of
+from vireo.ops.cli.output import (
+    document_of,
+    print_json,
+    print_result,
+    print_table,
+    remark,
+    table_of,
+)
 from vireo.ops.doctor.conditions import ago
 from vireo.ops.edge import EnvoyStatus, envoys_of, operator_tls, require_stack, serving_releases
 from vireo.ops.stack.settings import StackSettings
@@ -168,11 +175,8 @@ def set_layout(
     """
     settings = StackSettings.load()
     move(settings.home_folder, wanted, settings.start_timeout)
-    if as_json:
-        print_json({"layout": wanted})
-    else:
-        where = "together" if wanted == "together" else "in separate pods"
-        typer.echo(f"slates are made {where}")
+    where = "together" if wanted == "together" else "in separate pods"
+    print_result({"layout": wanted}, f"slates are made {where}", as_json)
 
 
 def down(
@@ -196,10 +200,7 @@ def down(
         if time.monotonic() > deadline:
             raise VireoError(f"process {pid} hasn't ended within {seconds:g} s; see: vireo status")
         time.sleep(_POLL_SECONDS)
-    if as_json:
-        print_json({"pid": pid, "stopped": True})
-    else:
-        typer.echo("stopped")
+    print_result({"pid": pid, "stopped": True}, "stopped", as_json)
 
 
 def restart(
@@ -220,10 +221,7 @@ def restart(
     """
     settings = StackSettings.load()
     restarted = restart_processes(settings.home_folder, names or [], settings.start_timeout)
-    if as_json:
-        print_json({"restarted": restarted})
-    else:
-        typer.echo(f"restarted {', '.join(restarted)}")
+    print_result({"restarted": restarted}, f"restarted {', '.join(restarted)}", as_json)
 
 
 class _ChangePrinter:

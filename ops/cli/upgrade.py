@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -11,16 +11,16 @@ from typing import Any
 
 import typer
 from google.protobuf.message import DecodeError
-from rich.console import Console
 
 from vireo.ops.cli.options import JsonOption
-from vireo.ops.cli.output import print_json, print_table, table_of
+from vireo.ops.cli.output import document_of, print_json, print_table, table_of
 from vireo.ops.stack.nats import known_log
 from vireo.ops.stack.s3 import external_s3, open_store
 from vireo.ops.stack.state import running_stack
 from vireo.server.errors import NoAnswerError, VireoError
-from vireo.server.event_log.jetstream import EVENT_KINDS, JetStreamLog, opened_log
+from vireo.server.event_log.jetstream import EVENT_KINDS, opened_log
 from vireo.server.event_log.log import EVENTS, Position
+from vireo.server.event_log.settings import EventLogSettings
 from vireo.server.features.activity import EventRules
 from vireo.server.features.online_store import open_rows
 from vireo.server.gateway.features import FeatureReader
@@ -96,13 +96,7 @@ def check(as_json: JsonOption = False) -> None:
             away[name] = str(error) or "it doesn't answer"
     if as_json:
         documents = [
-            {
-                "part": name,
-                "where": each.where,
-                "format": each.format,
-                "problem": each.problem,
-                "effect": each.effect,
-            }
+            {"part": name, **document_of(each), "effect": each.effect}
             for name, some in held.items()
             for each in some
         ]
@@ -116,24 +110,22 @@ def check(as_json: JsonOption = False) -> None:
 
 
 def _print(held: Mapping[str, list[Held]], away: Mapping[str, str]) -> None:
-    console = Console(highlight=False)
     table = table_of("part", "read", "not read", numbers=("read", "not read"))
-    lines = []
-    bad = {name: [each for each in some if each.problem] for name, some in held.items()}
+    lines, unreadable = list[str](), 0
     for name, some in held.items():
-        unread = len(bad[name])
-        counts = ("?", "") if name in away else (str(len(some) - unread), str(unread))
+        bad = [each for each in some if each.problem]
+        unreadable += len(bad)
+        counts = ("?", "") if name in away else (str(len(some) - len(bad)), str(len(bad)))
         table.add_row(name, *counts)
         if name in away:
             lines.append(f"{name}: can't be asked: {away[name]}")
-        for each in bad[name]:
+        for each in bad:
             lines.append(f"{each.where}: can't read this {each.format}: {each.problem}")
             lines += [f"  {each.effect}"] * bool(each.effect)
-    if not any(bad.values()):
+    if not unreadable:
         lines.append(f"vireo {version('vireo')} reads all of it")
-    print_table(table, console)
-    for line in lines:
-        console.print(line, soft_wrap=True, markup=False)
+    print_table(table)
+    typer.echo("\n".join(lines))
 
 
 def _home_files(home: Home) -> Iterator[Held]:
@@ -165,7 +157,7 @@ def _online_stores(home: Home) -> Iterator[Held]:
             yield _held(f"{where}/events.json", "event rules", EventRules.load, repo)
         try:
             yield _held(f"{where}/registry.db", "online store", _open, repo)
-        except Exception as error:  # Feast raises errors of any type
+        except Exception as error:  # such as that Redis' client isn't installed
             raise VireoError(f"{repo}: {type(error).__name__}: {error}") from error
 
 
@@ -207,18 +199,8 @@ def _stored_releases(store: ReleaseStore) -> Iterator[Held]:
 
 def _logged(home: Home) -> Iterable[Held]:
     """Return the last events of the log; none without a log."""
-    if (settings := known_log(home)) is None:
-        return []
-    partitions = settings.event_partitions
-
-    async def read() -> list[Held]:
-        async with (
-            opened_log(settings, read_only=True) as event_log,
-            asyncio.timeout(_LOG_SECONDS * (1 + partitions)),
-        ):
-            return [each async for each in _messages(event_log, partitions)]
-
-    return asyncio.run(read())
+    settings = known_log(home)
+    return asyncio.run(_last_messages(settings)) if settings else []
 
 
 _PARTS: Mapping[str, Callable[[Home], Iterable[Held]]] = {
@@ -229,17 +211,23 @@ _PARTS: Mapping[str, Callable[[Home], Iterable[Held]]] = {
 }
 
 
-async def _messages(event_log: JetStreamLog, partitions: int) -> AsyncIterator[Held]:
-    """Yield the last events of each partition: other messages of the log have no kinds."""
-    for key in map(str, range(partitions)):
-        if not (end := await event_log.end(EVENTS, key)):
-            continue
-        async with aclosing(event_log.read(EVENTS, key, Position(end - 1))) as reading:  # type: ignore[type-var]
-            async for entries in reading:
-                if entries:
-                    where = f"{EVENTS.name}.{key}"
-                    yield _held(where, "event messages", _read_events, entries[-1].data)
-                break
+async def _last_messages(settings: EventLogSettings) -> list[Held]:
+    """Return the last events of each partition: other messages of the log have no kinds."""
+    found, partitions = list[Held](), settings.event_partitions
+    async with (
+        opened_log(settings, read_only=True) as event_log,
+        asyncio.timeout(_LOG_SECONDS * (1 + partitions)),
+    ):
+        for key in map(str, range(partitions)):
+            if not (end := await event_log.end(EVENTS, key)):
+                continue
+            async with aclosing(event_log.read(EVENTS, key, Position(end - 1))) as reading:  # type: ignore[type-var]
+                entries = await anext(reading)
+            where = f"{EVENTS.name}.{key}"
+            found += [
+                _held(where, "event messages", _read_events, each.data) for each in entries[-1:]
+            ]
+    return found
 
 
 def _read_events(data: bytes) -> None:

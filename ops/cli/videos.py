@@ -9,7 +9,7 @@ import typer
 
 from vireo.ops.cli.json_lines import in_batches, messages_in
 from vireo.ops.cli.options import CaOption, JsonOption, TargetOption, TokenOption
-from vireo.ops.cli.output import print_json, remark
+from vireo.ops.cli.output import print_result, remark
 from vireo.ops.edge import edge_of
 from vireo.v1 import catalog_pb2 as pb
 from vireo.v1.catalog_pb2_grpc import CatalogServiceStub
@@ -48,10 +48,8 @@ def upsert(
             still_removed += service.UpsertVideos(request, timeout=_SECONDS).still_removed
     if still_removed:
         remark(f"{still_removed:,} of them stay taken down; show them again with --restore")
-    if as_json:
-        print_json({"upserted": len(videos), "stillRemoved": still_removed})
-    else:
-        typer.echo(f"upserted {len(videos):,} videos")
+    document = {"upserted": len(videos), "stillRemoved": still_removed}
+    print_result(document, f"upserted {len(videos):,} videos", as_json)
 
 
 @app.command()
@@ -69,7 +67,4 @@ def remove(
     with edge_of(target, ca, token).calls(CatalogServiceStub, "vireo.catalog") as service:
         for some in in_batches(videos, "videos", _BATCH):
             service.RemoveVideos(pb.RemoveVideosRequest(video_ids=some), timeout=_SECONDS)
-    if as_json:
-        print_json({"removed": len(videos)})
-    else:
-        typer.echo(f"videos taken down: {len(videos):,}")
+    print_result({"removed": len(videos)}, f"videos taken down: {len(videos):,}", as_json)

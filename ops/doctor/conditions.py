@@ -7,7 +7,7 @@ runbooks are made from it (`python -m docs.generate`); doctor and benches read i
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -44,13 +44,7 @@ class Condition:
     """What to do."""
     alert: str = ""
     """The alert that fires for it; empty if none does."""
-    increase: str = ""
-    """A counter whose growth alone is the condition; empty for conditions that code finds."""
-    value: str = ""
-    """A metric that is above 0 in a process alone if the condition is there; empty likewise."""
-    evidence: str = ""
-    """With either: what was seen, with {count}, {seconds}, and {process} for a value."""
-    variants: Mapping[str, Mapping[str, Any]] | None = None
+    variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """What differs in some cases, by their names."""
     explains: frozenset[str] = frozenset()
     """Causes that this one leads to."""
@@ -58,10 +52,7 @@ class Condition:
 
     def in_case(self, variant: str) -> Condition:
         """Return what holds in one of its variants; itself if that is empty."""
-        if not variant:
-            return self
-        assert self.variants is not None
-        return replace(self, **self.variants[variant])
+        return replace(self, **self.variants[variant]) if variant else self
 
 
 @cache
@@ -77,7 +68,9 @@ def tables() -> Mapping[str, Any]:
 @cache
 def conditions() -> Mapping[str, Condition]:
     """Return every condition by its cause, in order."""
-    found = sorted(_conditions(), key=lambda each: each.order)
+    entries = [(each, rule["alert"]) for rule in alerts() for each in rule.get("causes", ())]
+    entries += [(each, "") for table in tables().values() for each in table.get("causes", ())]
+    found = sorted((_condition(*each) for each in entries), key=lambda each: each.order)
     return {each.cause: each for each in found}
 
 
@@ -95,13 +88,6 @@ def alerts() -> Iterator[Mapping[str, Any]]:
     for table in tables().values():
         for group in table["groups"]:
             yield from (rule for rule in group["rules"] if "alert" in rule)
-
-
-def _conditions() -> Iterator[Condition]:
-    for rule in alerts():
-        yield from (_condition(each, rule["alert"]) for each in rule.get("causes", ()))
-    for table in tables().values():
-        yield from (_condition(each, "") for each in table.get("causes", ()))
 
 
 def _condition(document: Mapping[str, Any], alert: str) -> Condition:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TypeAlias
 
 from vireo.ops.doctor.causes import load, parts, processes
-from vireo.ops.doctor.conditions import LEVELS, Finding, conditions, found
+from vireo.ops.doctor.conditions import LEVELS, Finding, conditions
 from vireo.ops.doctor.facts import Facts
 
 Cause: TypeAlias = Callable[[Facts], Iterator[Finding]]
-
-_MODULES = (load, parts, processes)
 
 
 def diagnose(facts: Facts) -> list[Finding]:
@@ -21,8 +20,7 @@ def diagnose(facts: Facts) -> list[Finding]:
     What lasts comes before what was seen a moment ago, and that before what is longer ago.
     """
     table = conditions()
-    causes: list[Cause] = [of_metrics, *(cause for module in _MODULES for cause in module.CAUSES)]
-    seen = [finding for cause in causes for finding in cause(facts)]
+    seen = [finding for cause in _causes() for finding in cause(facts)]
     seen.sort(key=lambda each: (LEVELS.index(each.level), table[each.cause].order))
     roots: list[str] = []
     explained = []
@@ -37,18 +35,9 @@ def diagnose(facts: Facts) -> list[Finding]:
     )
 
 
-def of_metrics(facts: Facts) -> Iterator[Finding]:
-    """Yield the conditions of which the table names a metric that says it all."""
-    for each in conditions().values():
-        evidence = []
-        if each.increase and (count := facts.increase(each.increase)):
-            evidence = [each.evidence.format(count=count, seconds=facts.seconds)]
-        elif each.value:
-            counts = {page.source: page.value(each.value) for page in facts.pages}
-            evidence = [
-                each.evidence.format(process=process, count=count)
-                for process, count in counts.items()
-                if count
-            ]
-        if evidence:
-            yield found(each.cause, evidence)
+def _causes() -> Iterator[Cause]:
+    """Yield every cause: each public generator that a module of causes defines is one."""
+    for module in (load, parts, processes):
+        for name, each in inspect.getmembers(module, inspect.isgeneratorfunction):
+            if each.__module__ == module.__name__ and not name.startswith("_"):
+                yield each

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
+
+from vireo.ops.stack.state import ProcessState
 
 SERVICES = ("candidate", "ranking", "gateway")
 """Services of a slate, each with a cluster of Envoy's."""
@@ -16,7 +18,7 @@ silent; it says that it can't; another program has locked it; what it should hol
 if it answered well."""
 
 Labels = Mapping[str, str]
-Samples = Mapping[str, tuple[tuple[Labels, float], ...]]
+Samples = Mapping[str, Sequence[tuple[Labels, float]]]
 """Samples of a page of metrics, by name."""
 
 
@@ -60,25 +62,15 @@ def _matching(samples: Samples, name: str, labels: Labels) -> Iterator[tuple[Lab
             yield found, value
 
 
-@dataclass(frozen=True)
-class Process:
+class Process(ProcessState):
     """One of a stack's processes, as its supervisor and the kernel see it."""
 
-    name: str
-    state: str
-    """The supervisor's word, for example "healthy" or "restarting"."""
-    problem: str = ""
-    restarts: int = 0
-    ended: str = ""
-    """How it ended last, for example "ended with signal SIGKILL"; empty if it never did."""
     ended_ago: float | None = None
-    """Seconds since then."""
+    """Seconds since it ended last; None if it never did."""
     stopped: bool = False
     """Whether the kernel has it stopped, as by SIGSTOP."""
     busy: float | None = None
     """Cores that it used during the window; None if unknown."""
-    log: str = ""
-    """Its log file."""
 
     @property
     def kind(self) -> str:
@@ -311,6 +303,11 @@ class Facts:
         """Yield the processes of some kinds."""
         return (each for each in self.processes if each.kind in kinds)
 
+    def samples(self, metric: str, **labels: str) -> Iterator[tuple[Page, Labels, float]]:
+        """Yield the samples of a metric with these labels, each with its page."""
+        for page in self.pages:
+            yield from ((page, found, value) for found, value in page.samples(metric, **labels))
+
     def value(self, metric: str, **labels: str) -> float:
         """Return the sum of a metric over all pages."""
         return sum(page.value(metric, **labels) for page in self.pages)
@@ -319,18 +316,20 @@ class Facts:
         """Return by how much that sum grew within the window."""
         return sum(page.increase(metric, **labels) for page in self.pages)
 
+    def increases(self, metric: str, label: str, **labels: str) -> dict[str, float]:
+        """Return by how much that sum grew for each value of a label, in order of the values."""
+        samples = self.samples(metric, **labels)
+        values = sorted({found[label] for _, found, _ in samples if label in found})
+        return {each: self.increase(metric, **labels, **{label: each}) for each in values}
+
     def sources(self, metric: str) -> list[str]:
         """Return the pages on which a metric isn't 0."""
         return [page.source for page in self.pages if page.value(metric)]
 
     def age(self, metric: str) -> float:
         """Return how many seconds ago the latest of a metric's Unix times was; 0 without one."""
-        ages = [
-            page.read_at - value
-            for page in self.pages
-            for _, value in page.samples(metric)
-            if page.read_at
-        ]
+        samples = self.samples(metric)
+        ages = [page.read_at - value for page, _, value in samples if page.read_at]
         return min(ages, default=0.0)
 
     @property

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from vireo.ops.doctor.deployment import Deployment, Probe
 from vireo.ops.doctor.facts import POD_KINDS, Facts
 from vireo.ops.doctor.probes import envoy, machine, metrics, services
-from vireo.ops.edge import Edge, edge_of, operator_tls
+from vireo.ops.edge import edge_of, operator_tls
 from vireo.ops.stack.nats import external_log, known_log
 from vireo.ops.stack.s3 import access, external_s3
 from vireo.ops.stack.settings import METRICS_PORT_OFFSET, StackSettings
 from vireo.ops.stack.state import StackState, running_stack
 from vireo.server.errors import NoAnswerError
 from vireo.server.home import Home
-from vireo.server.rpc.tls import TlsFiles
 
 _PARTS: tuple[tuple[str, str, Callable[[Deployment], Facts], str], ...] = (
     ("Envoy", "envoy", envoy.ask_envoy, "name its admin interface with --envoy"),
@@ -41,23 +41,14 @@ def probes_of(deployment: Deployment) -> Iterator[Probe]:
 
     The latter says which option would name it.
     """
-    yield from machine.process_probes(deployment)
-    yield from machine.pod_probes(deployment)
-    yield from metrics_probes(deployment)
+    yield from machine.stack_probes(deployment)
+    yield from metrics.probes(deployment)
     for name, field, ask, advice in _PARTS:
         if getattr(deployment, field):
             yield Probe(name, partial(ask, deployment))
         else:
             yield Probe.unnamed(name, advice)
     yield from machine.file_probes(deployment)
-
-
-def metrics_probes(deployment: Deployment) -> Iterator[Probe]:
-    """Yield the probes of pages of metrics, and of the Prometheus that reads them."""
-    yield from metrics.probes(deployment)
-    if deployment.prometheus:
-        name = f"Prometheus at {deployment.prometheus}"
-        yield Probe(name, partial(metrics.ask_prometheus, deployment))
 
 
 def stack_deployment(state: StackState, window: float) -> Deployment:
@@ -96,25 +87,13 @@ def stack_deployment(state: StackState, window: float) -> Deployment:
     )
 
 
-def deployment_of(
-    *,
-    edge: str = "",
-    control: str = "",
-    envoy: str = "",
-    metrics: Sequence[tuple[str, str]] | None = None,
-    prometheus: str = "",
-    installation: str = "",
-    tls: TlsFiles | None = None,
-    ca: Path | None = None,
-    token: str = "",
-    seconds: float = 2.0,
-) -> Deployment:
-    """Return the deployment whose parts are named; the stack of this home if none is.
+def completed(named: Deployment) -> Deployment:
+    """Return a deployment, with what the settings name; the stack of this home if no part is named.
 
     Raises:
         NoAnswerError: none is named, and no stack runs.
     """
-    if not any((edge, control, envoy, metrics, prometheus)):
+    if not any((named.edge, named.control, named.envoy, named.metrics, named.prometheus)):
         home = Home.current()
         if (state := running_stack(home)) is None:
             raise NoAnswerError(
@@ -122,18 +101,11 @@ def deployment_of(
                 "of the one you mean, or name a deployment with --target, --control and --metrics, "
                 "or --prometheus"
             )
-        return stack_deployment(state, seconds)
+        return stack_deployment(state, named.window)
     features = os.environ.get("VIREO_FEATURES")
-    return Deployment(
-        edge=Edge(edge, ca, token) if edge else None,
-        control=control,
-        tls=tls,
-        envoy=envoy,
-        metrics=dict(metrics or ()),
-        prometheus=prometheus,
-        installation=installation,
+    return replace(
+        named,
         s3=external_s3(),
         log=external_log(),
         features=Path(features) if features else None,
-        window=seconds,
     )

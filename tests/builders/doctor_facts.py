@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from vireo.ops.doctor.facts import (
@@ -81,8 +82,13 @@ def consumer(*counts: Mapping[Any, float], **gauges: float) -> Facts:
     return Facts(pages=(page("consumer-1", full, _all_of(counts)),))
 
 
+def process(name: str, **more: Any) -> Process:
+    """A process of the stack."""
+    return Process(name=name, port=0, log=Path(f"/logs/{name}.log"), **more)
+
+
 HEALTHY = Facts(
-    processes=tuple(Process(name, "healthy", busy=0.05) for name in (*PODS, *_OTHERS)),
+    processes=tuple(process(name, state="healthy", busy=0.05) for name in (*PODS, *_OTHERS)),
     parts=tuple(Part(name, name) for name in ("edge", "envoy", "control", "log", "store", "s3")),
     pages=(
         page(
@@ -117,7 +123,10 @@ def _changed(facts: Facts, kind: str, names: Container[str], changes: dict[str, 
 
 def with_process(name: str, facts: Facts = HEALTHY, **changes: object) -> Facts:
     """Facts with another state of one process."""
-    return _changed(facts, "processes", [name], changes)
+    changed = (
+        each.model_copy(update=changes) if each.name == name else each for each in facts.processes
+    )
+    return replace(facts, processes=tuple(changed))
 
 
 def killed(name: str, state: str = "restarting", ago: float = 1.0, facts: Facts = HEALTHY) -> Facts:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 from rich.console import Console
@@ -29,7 +27,11 @@ from vireo.server.releases.gate import Check, GateResult, Verdict
 from vireo.server.releases.manifest import Manifest
 from vireo.server.releases.store import ListedRelease
 from vireo.v1 import recommendation_pb2, viewer_pb2
-from vireo.v1.release_pb2 import GetServingReleaseResponse
+from vireo.v1.release_pb2 import (
+    LOAD_STAGE_DOWNLOADING,
+    GetServingReleaseResponse,
+    ReleaseLoad,
+)
 
 WIDTH = 80
 RELEASE = "20261126-125620-1cc2ec42"
@@ -165,19 +167,18 @@ def test_releases_and_channels_have_a_line_each(
 def test_pods_have_a_line_each_with_their_load_below(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    pod: dict[str, Any] = {
-        "channel": "production",
-        "releaseId": RELEASE,
-        "origin": "cache",
-        "loading": {"stage": "LOAD_STAGE_FETCHING", "bytesTotal": "7000000", "releaseId": OTHER},
-        "lastFailure": "the store can't be reached",
-    }
-    pods: Mapping[str, dict[str, Any] | None] = {"candidate-canary-1": pod, "ranking-1": None}
-    print_pods(dict(pods), {"production": RELEASE})
+    pod = GetServingReleaseResponse(
+        channel="production",
+        release_id=RELEASE,
+        origin="cache",
+        loading=ReleaseLoad(stage=LOAD_STAGE_DOWNLOADING, bytes_total=7_000_000, release_id=OTHER),
+        last_failure="the store can't be reached",
+    )
+    print_pods({"candidate-canary-1": pod, "ranking-1": None}, {"production": RELEASE})
     lines = lines_of(capsys)
     line_with(lines, "candidate-canary-1", "production", RELEASE, "cache")
     line_with(lines, "ranking-1", "doesn't", "answer")
-    assert f"candidate-canary-1: fetching 0.0 of 7.0 MB of {OTHER}" in lines
+    assert f"candidate-canary-1: downloading 0.0 of 7.0 MB of {OTHER}" in lines
 
 
 def test_the_gate_has_a_line_for_each_measure(capsys: pytest.CaptureFixture[str]) -> None:

@@ -276,37 +276,36 @@ _LESS_IS_BETTER = ("log_loss", "miscalibration", "p50")
 
 def print_gate(result: GateResult, now: str | None, candidate: str) -> None:
     """Print the comparison, or why there is none."""
-    console = Console(highlight=False)
     if not result.checks:
         why = "nothing to compare with" if result.passed else "not comparable"
-        console.print(f"gate: {why}: {result.reason}", soft_wrap=True, markup=False)
+        typer.echo(f"gate: {why}: {result.reason}")
         return
     other = now or "its measured twin, the same training without what is held out"
-    compared = f"{candidate} against {other}: {result.viewers:,} viewers' held-out watches"
-    console.print(compared, soft_wrap=True, markup=False)
+    typer.echo(f"{candidate} against {other}: {result.viewers:,} viewers' held-out watches")
     numbers = ("now", "new", "change", "margin", "can tell")
     table = table_of("measure", *numbers, "verdict", numbers=numbers, tight=True)
     for check in result.checks:
         table.add_row(*_row(check))
-    print_table(table, console)
+    print_table(table)
     for check in result.checks:
         if check.verdict == "below the best":
             best = f"{check.measure}: this channel reached {check.best:.4f}"
-            console.print(f"note: {best} on the same watches", soft_wrap=True, markup=False)
+            typer.echo(f"note: {best} on the same watches")
     if now:
         chance = f"{result.false_refusals:.1%}"
-        console.print(f"an equal release would be refused in at most {chance} of cases")
+        typer.echo(f"an equal release would be refused in at most {chance} of cases")
     blurred = [
         f"{check.measure} {check.tells / check.now:.1%} ({check.margin / check.now:.1%})"
         for check in result.checks
         if check.blurred and check.now
     ]
     if blurred:
-        told = f"with {result.viewers:,} viewers the smallest loss that can be told"
-        note = f"note: {told} is well above the margin, in brackets: {', '.join(blurred)}"
-        console.print(note, soft_wrap=True, markup=False)
+        typer.echo(
+            f"note: with {result.viewers:,} viewers the smallest loss that can be told is well "
+            f"above the margin, in brackets: {', '.join(blurred)}"
+        )
     if result.reason:
-        console.print(f"note: {result.reason}", soft_wrap=True, markup=False)
+        typer.echo(f"note: {result.reason}")
 
 
 def _row(check: Check) -> tuple[str | Text, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -16,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vireo.ops.cli.options import DryRunOption, JsonOption, YesOption, confirm
-from vireo.ops.cli.output import document_of, print_json, print_table, remark, table_of
+from vireo.ops.cli.output import document_of, print_json, print_table, remark, table_of, words
 from vireo.ops.cli.release.promote import Channel as ChannelOption
 from vireo.ops.cli.release.promote import ReleaseArgument, release_of
 from vireo.ops.edge import serving_releases
@@ -29,9 +30,8 @@ from vireo.server.releases.channels import Channel, ChannelPointer
 from vireo.server.releases.layout import ATTRIBUTES
 from vireo.server.releases.manifest import Manifest
 from vireo.server.releases.store import ListedRelease, Plan, collect, plan_collection
+from vireo.v1.release_pb2 import GetServingReleaseResponse, LoadStage
 
-Pods = dict[str, dict[str, Any] | None]
-"""What each pod says that it serves; None if it doesn't answer."""
 _SHOWN = ("createdAt", "dataset", "holdout", "metrics")
 
 
@@ -42,13 +42,10 @@ def list_(as_json: JsonOption = False) -> None:
     """
     with open_store() as store:
         releases = store.list()
-        channels = {name: channel.release_id for name, channel in store.channels.all().items()}
-    named = {
-        each.release_id: sorted(
-            name for name, release_id in channels.items() if release_id == each.release_id
-        )
-        for each in releases
-    }
+        channels = store.channels.all()
+    named = defaultdict[str, list[str]](list)
+    for name, channel in sorted(channels.items()):
+        named[channel.release_id].append(name)
     if as_json:
         documents = [
             {
@@ -169,18 +166,12 @@ def status(as_json: JsonOption = False) -> None:
     """
     with open_store() as store:
         channels = store.channels.all()
-    pods: Pods | None = None
-    if (state := running_stack(Home.current())) is not None:
-        pods = {
-            name: answer and MessageToDict(answer)
-            for name, answer in serving_releases(state).items()
-        }
+    state = running_stack(Home.current())
+    pods = None if state is None else serving_releases(state)
     if as_json:
-        document = {
-            "channels": {name: channel.pointer for name, channel in channels.items()},
-            "pods": pods,
-        }
-        print_json(document)
+        pointers = {name: channel.pointer for name, channel in channels.items()}
+        served = {name: pod and MessageToDict(pod) for name, pod in (pods or {}).items()}
+        print_json({"channels": pointers, "pods": None if pods is None else served})
         return
     print_channels(channels)
     if pods is None:
@@ -200,7 +191,9 @@ def print_channels(channels: dict[str, Channel]) -> None:
         typer.echo(f"  since {when}, by {pointer.updated_by}{why}")
 
 
-def print_pods(pods: Pods, named: dict[str, str]) -> None:
+def print_pods(
+    pods: Mapping[str, GetServingReleaseResponse | None], named: Mapping[str, str]
+) -> None:
     """Print a line per pod, marking a release that isn't the one that its channel names.
 
     Then print what each pod is loading, and its last failure.
@@ -210,29 +203,16 @@ def print_pods(pods: Pods, named: dict[str, str]) -> None:
         if pod is None:
             table.add_row(name, "", Text("doesn't answer", style="red"))
             continue
-        pool, serves = pod.get("channel", ""), pod.get("releaseId", "")
-        behind = serves != named.get(pool)
-        table.add_row(
-            name,
-            pool,
-            Text(serves or "nothing", style="yellow" if behind else ""),
-            pod.get("origin", ""),
-        )
+        style = "yellow" if pod.release_id != named.get(pod.channel) else ""
+        table.add_row(name, pod.channel, Text(pod.release_id or "nothing", style), pod.origin)
     print_table(table)
     for name, pod in pods.items():
-        if loading := _loading((pod or {}).get("loading")):
-            typer.echo(f"{name}: {loading}")
-        if failure := (pod or {}).get("lastFailure"):
-            typer.echo(f"{name}: {failure}")
-
-
-def _loading(loading: dict[str, Any] | None) -> str:
-    """Return stage, bytes and release that a pod is loading; empty if it loads nothing."""
-    if not loading:
-        return ""
-    stage = str(loading.get("stage", "")).removeprefix("LOAD_STAGE_").lower()
-    done, total = (int(loading.get(f"bytes{name}", 0)) / 1e6 for name in ("Done", "Total"))
-    return f"{stage} {done:,.1f} of {total:,.1f} MB of {loading.get('releaseId', '')}"
+        if pod and pod.HasField("loading"):
+            load = pod.loading
+            size = f"{load.bytes_done / 1e6:,.1f} of {load.bytes_total / 1e6:,.1f} MB"
+            typer.echo(f"{name}: {words(LoadStage, load.stage)} {size} of {load.release_id}")
+        if pod and pod.last_failure:
+            typer.echo(f"{name}: {pod.last_failure}")
 
 
 _PLANNED = {
@@ -282,8 +262,7 @@ def gc(
             {"releaseId": each.release_id, "kind": each.kind, "size": each.size}
             for each in plan.garbage
         ]
-        kept = dict(plan.kept)
-        print_json({"kept": kept, "garbage": garbage, "removed": removed, "failed": failed})
+        print_json({"kept": plan.kept, "garbage": garbage, "removed": removed, "failed": failed})
     elif not dry_run:
         typer.echo(f"removed {len(removed)} of {len(plan.garbage)}")
     if failed:

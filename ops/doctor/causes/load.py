@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 from vireo.ops.doctor.conditions import Finding, ago, found, named
@@ -125,25 +126,14 @@ def calls_refused(facts: Facts) -> Iterator[Finding]:
 
 def _callers_calls(facts: Facts, **labels: str) -> float:
     """Return the calls of callers that gateways and models' pods answered within the window."""
-    methods = {
-        found["method"]
-        for page in facts.pages
-        for found, _ in page.samples("vireo_rpcs_total")
-        if found.get("method", "").startswith(_CALLERS_METHODS)
-    }
-    return sum(facts.increase("vireo_rpcs_total", method=each, **labels) for each in methods)
+    counts = facts.increases("vireo_rpcs_total", "method", **labels)
+    return sum(count for method, count in counts.items() if method.startswith(_CALLERS_METHODS))
 
 
 def _shed_for(facts: Facts) -> list[str]:
     """Return why gateways shed calls, the most frequent reason first."""
-    counts = {
-        reason: facts.increase("vireo_rpcs_shed_total", reason=reason)
-        for page in facts.pages
-        for found, _ in page.samples("vireo_rpcs_shed_total")
-        if (reason := found.get("reason", ""))
-    }
-    often = sorted(((count, reason) for reason, count in counts.items() if count), reverse=True)
-    words = ", ".join(f"{count:.0f} by {reason}" for count, reason in often)
+    counts = Counter(facts.increases("vireo_rpcs_shed_total", "reason"))
+    words = ", ".join(f"{count:.0f} by {reason}" for reason, count in counts.most_common() if count)
     return [f"shed: {words}"] if words else []
 
 
@@ -241,17 +231,3 @@ def files_run_out(facts: Facts) -> Iterator[Finding]:
         if most and count > _OPEN_SHARE * most
     )
     yield from named("files-run-out", lines)
-
-
-CAUSES = (
-    overload,
-    short_deadlines,
-    hostile_callers,
-    rate_limited,
-    calls_refused,
-    disks_full,
-    certificates_end,
-    clock_off,
-    memory_short,
-    files_run_out,
-)

@@ -31,8 +31,7 @@ def configuration_refused(facts: Facts) -> Iterator[Finding]:
         for each in facts.refusals
     ] or [
         (labels["kind"], f"{count:.0f} {labels['kind']} refused")
-        for page in facts.pages
-        for labels, count in page.samples("vireo_xds_refused_resources")
+        for _, labels, count in facts.samples("vireo_xds_refused_resources")
         if count
     ]
     yield from named("configuration-refused", lines)
@@ -40,43 +39,42 @@ def configuration_refused(facts: Facts) -> Iterator[Finding]:
 
 def control_down(facts: Facts) -> Iterator[Finding]:
     """A control plane that doesn't answer, or that does and to which Envoy isn't connected."""
-    part, evidence = facts.part("control"), state_of(facts.of_kind("control"))
-    answers = part is not None and not part.fault
+    part, (evidence, since) = facts.part("control"), _away(facts, "control")
     alone = any(not each.knows_control for each in facts.edges)
-    if part is not None and answers and not evidence:
-        if alone:
+    if not evidence:
+        if part is not None and alone:
             seen = f"Envoy's control_plane.connected_state is 0; {part.where} answers"
             yield found("envoy-alone", [seen])
         return
-    if not evidence and part is None:
-        return
-    if answers and facts.refusals:
+    if part is not None and not part.fault and facts.refusals:
         return  # another control plane has its port
-    since = last_seen(facts.of_kind("control")) if answers else 0.0
-    if part is not None and part.fault:
-        evidence.append(f"{part.where}: {part.problem}")
     if alone:
         evidence.append("Envoy isn't connected to it")
     yield found("control-down", evidence, "over" if since else "", since)
 
 
+def _away(facts: Facts, name: str) -> tuple[list[str], float]:
+    """Return evidence that a part is away, and how many seconds ago it was; 0 if it is now."""
+    part, processes = facts.part(name), list(facts.of_kind(name))
+    evidence = state_of(processes)
+    if part is not None and part.fault:
+        return [*evidence, f"{part.where}: {part.problem}"], 0.0
+    return evidence, last_seen(processes) if part is not None else 0.0
+
+
 def discovery_fails(facts: Facts) -> Iterator[Finding]:
     """A source of pods that can't be read."""
-    for page in facts.pages:
-        for labels, age in page.samples("vireo_discovery_success_age_seconds"):
-            source = labels.get("source", "")
-            failed = page.increase("vireo_discovery_failures_total", source=source)
-            if failed and source != "members" and age > 0:
-                seen = f"{failed:.0f} failed attempts just now, the last success {ago(age)} ago"
-                yield found("discovery-fails", [seen], what=source)
+    for page, labels, age in facts.samples("vireo_discovery_success_age_seconds"):
+        source = labels.get("source", "")
+        failed = page.increase("vireo_discovery_failures_total", source=source)
+        if failed and source != "members" and age > 0:
+            seen = f"{failed:.0f} failed attempts just now, the last success {ago(age)} ago"
+            yield found("discovery-fails", [seen], what=source)
 
 
 def log_down(facts: Facts) -> Iterator[Finding]:
     """A log that stores nothing."""
-    part, evidence = facts.ill("log"), state_of(facts.of_kind("log"))
-    since = last_seen(facts.of_kind("log")) if facts.part("log") and part is None else 0.0
-    if part is not None:
-        evidence.append(f"{part.where}: {part.problem}")
+    evidence, since = _away(facts, "log")
     if away := _without(facts, "vireo_log_connected"):
         evidence.append(f"{listed(away)} can't reach it")
     old = max((page.value("vireo_live_takedowns_age_seconds") for page in facts.pages), default=0)
@@ -146,6 +144,17 @@ def _lag(facts: Facts) -> list[str]:
     ]
 
 
+def events_lost(facts: Facts) -> Iterator[Finding]:
+    """Events that consumers set aside, and messages that the log kept no longer for them."""
+    if count := facts.increase("vireo_consumer_dead_events_total"):
+        seen = f"{count:.0f} messages within {facts.seconds:.0f} s"
+        yield found("events-set-aside", [seen])
+    counts = [(each.source, each.value("vireo_log_missed_messages_total")) for each in facts.pages]
+    missed = [f"{process}: {count:.0f} messages" for process, count in counts if count]
+    if missed:
+        yield found("events-missed", missed)
+
+
 def features_behind(facts: Facts) -> Iterator[Finding]:
     """Features that lack events, by the gateways' own account."""
     evidence = []
@@ -161,10 +170,9 @@ def features_behind(facts: Facts) -> Iterator[Finding]:
 def log_filling(facts: Facts) -> Iterator[Finding]:
     """A log with little room left, or callers that have taken their share of it."""
     used: dict[str, float] = {}
-    for page in facts.pages:
-        for labels, share in page.samples("vireo_log_used_ratio"):
-            stream = labels.get("stream", "events")
-            used[stream] = max(share, used.get(stream, 0.0))
+    for _, labels, share in facts.samples("vireo_log_used_ratio"):
+        stream = labels.get("stream", "events")
+        used[stream] = max(share, used.get(stream, 0.0))
     refused = facts.increase("vireo_events_refused_total", reason="full")
     full = [f"stream {stream} is {share:.0%} full" for stream, share in used.items()]
     if max(used.values(), default=0.0) > _FILLED or refused:
@@ -179,8 +187,7 @@ def slates_not_recorded(facts: Facts) -> Iterator[Finding]:
         evidence.append(f"{dropped:.0f} slates were dropped just now")
     lags = {
         labels["kind"]: seconds
-        for page in facts.pages
-        for labels, seconds in page.samples("vireo_archive_lag_seconds")
+        for _, labels, seconds in facts.samples("vireo_archive_lag_seconds")
         if seconds > _UNARCHIVED_SECONDS
     }
     evidence += [f"{kind} of {ago(seconds)} ago aren't archived" for kind, seconds in lags.items()]
@@ -273,16 +280,13 @@ def grown_old(facts: Facts) -> Iterator[Finding]:
 
 def s3_down(facts: Facts) -> Iterator[Finding]:
     """S3 that doesn't answer: what is served goes on, nothing new comes."""
-    part, evidence = facts.ill("s3"), state_of(facts.of_kind("s3"))
-    if part is not None:
-        evidence.append(f"{part.where}: {part.problem}")
+    evidence, since = _away(facts, "s3")
     variant = "" if evidence else "over"
     if cached := [each.name for each in facts.pods if each.origin == "cache"]:
         evidence.append(f"{listed(cached)} serves its release from the cache")
     if evidence:
         if failed := facts.increase("vireo_s3_requests_total", outcome="unavailable"):
             evidence.append(f"{failed:.0f} requests of processes failed just now")
-        since = last_seen(facts.of_kind("s3")) if facts.part("s3") and part is None else 0.0
         yield found("s3-down", evidence, variant, since)
 
 
@@ -298,8 +302,7 @@ def mixed_releases(facts: Facts) -> Iterator[Finding]:
     if not facts.pods:
         serving = [
             (labels["release"], page.source)
-            for page in facts.pages
-            for labels, value in page.samples("vireo_release_info", role="serving")
+            for page, labels, value in facts.samples("vireo_release_info", role="serving")
             if value and labels.get("channel") == "production"
         ]
     releases = dict.fromkeys(release for release, _ in serving if release)
@@ -334,27 +337,3 @@ def release_stale(facts: Facts) -> Iterator[Finding]:
         if channel.release and late and len(late) == len(pods) and not loading:
             evidence = (f"{each.name} serves {each.release}" for each in late)
             yield found("release-stale", evidence, channel=channel.name, release=channel.release)
-
-
-CAUSES = (
-    configuration_refused,
-    control_down,
-    discovery_fails,
-    log_down,
-    consumer_down,
-    consumer_waits,
-    consumer_behind,
-    features_behind,
-    log_filling,
-    slates_not_recorded,
-    events_of_other_times,
-    store_fails,
-    source_missing,
-    rules_refused,
-    grown_old,
-    s3_down,
-    no_release,
-    mixed_releases,
-    release_refused,
-    release_stale,
-)

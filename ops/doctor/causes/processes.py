@@ -57,8 +57,7 @@ def _obituary(process: Process) -> str:
     when = "" if process.ended_ago is None else f" {ago(process.ended_ago)} ago"
     how = process.ended or process.problem or f"is {process.state}"
     count = f", {process.restarts} restarts so far" if process.restarts else ""
-    log = f"; its log: {process.log}" if process.log else ""
-    return f"{process.name} {how}{when}{count}{log}"
+    return f"{process.name} {how}{when}{count}; its log: {process.log}"
 
 
 def _obituaries(processes: Iterable[Process]) -> Iterator[tuple[str, str]]:
@@ -198,12 +197,11 @@ def invalid_responses(facts: Facts) -> Iterator[Finding]:
     """Pods whose answers gateways reject, for example for NaN scores."""
     names = {each.address: each.name for each in facts.hosts}
     counts: dict[str, float] = {}
-    for page in facts.pages:
-        for labels, _ in page.samples("vireo_invalid_responses_total"):
-            if count := page.increase("vireo_invalid_responses_total", **labels):
-                address = labels.get("address", "")
-                name = f"{labels.get('stage', '')} pod {names.get(address, address)}"
-                counts[name] = counts.get(name, 0.0) + count
+    for page, labels, _ in facts.samples("vireo_invalid_responses_total"):
+        if count := page.increase("vireo_invalid_responses_total", **labels):
+            address = labels.get("address", "")
+            name = f"{labels.get('stage', '')} pod {names.get(address, address)}"
+            counts[name] = counts.get(name, 0.0) + count
     lines = (
         (name, f"gateways rejected {count:.0f} answers of the {name} within {facts.seconds:.0f} s")
         for name, count in counts.items()
@@ -276,8 +274,7 @@ def not_admitted(facts: Facts) -> Iterator[Finding]:
     """Pods that the control plane found and doesn't let take calls."""
     clusters = {
         labels["cluster"]: f"{count:.0f} of {labels['cluster']}: found, and not healthy yet"
-        for page in facts.pages
-        for labels, count in page.samples("vireo_endpoints", state="unadmitted")
+        for _, labels, count in facts.samples("vireo_endpoints", state="unadmitted")
         if count
     }
     reasons = [
@@ -288,18 +285,3 @@ def not_admitted(facts: Facts) -> Iterator[Finding]:
     if clusters:
         evidence = [*clusters.values(), *reasons]
         yield found("pod-refused", evidence, "explained" if reasons else "", names=listed(clusters))
-
-
-CAUSES = (
-    pods_die,
-    restarted,
-    pods_hang,
-    pods_unreachable,
-    endpoints_refused,
-    edge_fails,
-    envoy_silent,
-    stages_missing,
-    invalid_responses,
-    pods_fail,
-    not_admitted,
-)

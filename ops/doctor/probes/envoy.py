@@ -47,11 +47,9 @@ def ask_envoy(deployment: Deployment) -> Facts:
     """Read the admin interface throughout the window."""
     where = f"Envoy's admin interface at {deployment.envoy}"
     try:
-        hosts_before, counts_before = _hosts(deployment), _counts(deployment)
-        began = time.monotonic()
-        looks = list(_watched(deployment, began + deployment.window))
-        seconds = time.monotonic() - began
-        hosts, counts = looks[-1], _counts(deployment)
+        counts_before, began = _counts(deployment), time.monotonic()
+        looks = _looks(deployment)
+        seconds, counts = time.monotonic() - began, _counts(deployment)
     except UnansweredError as error:
         return Facts.of_part("envoy", where, error.fault, str(error))
     except (ValueError, KeyError, TypeError) as error:
@@ -62,27 +60,22 @@ def ask_envoy(deployment: Deployment) -> Facts:
         for name, statistics in COUNTED.items()
     }
     edge = Edge(counts.get(OPEN, 0.0), knows_control=counts.get(_CONNECTED, 1.0) > 0, **counted)
-    named = _names(deployment)
-    fresh = [
-        _within(
-            host,
-            hosts_before.get(key),
-            named.get(host.address, host.address),
-            [look[key].occupied for look in looks if key in look],
-            seconds,
-        )
-        for key, host in hosts.items()
+    processes = deployment.state.processes if deployment.state else ()
+    names = {f"127.0.0.1:{each.port}": each.name for each in processes}
+    hosts = [
+        replace(_within(key, looks, seconds), name=names.get(host.address, host.address))
+        for key, host in looks[-1].items()
     ]
-    return Facts.of_part("envoy", where, hosts=tuple(_reached(fresh)), edges=(edge,))
+    return Facts.of_part("envoy", where, hosts=tuple(_reached(hosts)), edges=(edge,))
 
 
-def _watched(deployment: Deployment, until: float) -> Iterator[Hosts]:
-    """Yield looks at the hosts, one at least, until a moment of the monotonic clock."""
-    while True:
-        time.sleep(max(0.0, min(_LOOK_SECONDS, until - time.monotonic())))
-        yield _hosts(deployment)
-        if time.monotonic() >= until:
-            return
+def _looks(deployment: Deployment) -> list[Hosts]:
+    """Return looks at the hosts throughout the window, from its begin to its end."""
+    looks, until = [_hosts(deployment)], time.monotonic() + deployment.window
+    while (left := until - time.monotonic()) > 0:
+        time.sleep(min(_LOOK_SECONDS, left))
+        looks.append(_hosts(deployment))
+    return looks
 
 
 def _hosts(deployment: Deployment) -> Hosts:
@@ -133,35 +126,20 @@ def _host(cluster: str, status: Mapping[str, Any]) -> Host:
     )
 
 
-def _within(
-    host: Host, before: Host | None, name: str, active: Sequence[float], seconds: float
-) -> Host:
-    """Return a host with what it did since it was read before.
-
-    Args:
-        host: as it is now.
-        before: as it was; None if it is new.
-        name: the pod's.
-        active: calls under way at several moments since then.
-        seconds: since then.
-    """
-    start = before or replace(host, all_calls=0.0, all_errors=0.0, all_timeouts=0.0)
+def _within(key: tuple[str, str], looks: Sequence[Hosts], seconds: float) -> Host:
+    """Return a host with what it did within the seconds between the first and the last look."""
+    host = looks[-1][key]
+    start = looks[0].get(key) or replace(host, all_calls=0.0, all_errors=0.0, all_timeouts=0.0)
     calls = host.all_calls - start.all_calls
+    active = [look[key].occupied for look in looks if key in look]
     return replace(
         host,
-        name=name,
         calls=calls,
         errors=host.all_errors - start.all_errors,
         timeouts=host.all_timeouts - start.all_timeouts,
         occupied=sum(map(bool, active)) / len(active),
         latency=fmean(active) * seconds / calls if calls else 0.0,
     )
-
-
-def _names(deployment: Deployment) -> dict[str, str]:
-    """Return the stack's pods by their addresses."""
-    processes = deployment.state.processes if deployment.state else ()
-    return {f"127.0.0.1:{each.port}": each.name for each in processes}
 
 
 def _reached(hosts: list[Host]) -> Iterator[Host]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import socket
 import ssl
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -21,72 +20,43 @@ from vireo.ops.stack.state import ProcessState
 from vireo.server.errors import VireoError
 
 
-def process_probes(deployment: Deployment) -> Iterator[Probe]:
-    """Yield the probe of a stack on this machine."""
-    if deployment.state is not None:
-        yield Probe("the stack's processes", partial(_ask_processes, deployment))
+def stack_probes(deployment: Deployment) -> Iterator[Probe]:
+    """Yield the probes of a stack on this machine: one of all its processes, and one a pod."""
+    if deployment.state is None:
+        return
+    processes = deployment.state.processes
+    yield Probe("the stack's processes", partial(_ask_processes, processes, deployment.window))
+    for process in processes:
+        if process.name.split("-")[0] in POD_KINDS:
+            yield Probe(process.name, partial(_ask_pod, deployment, process))
 
 
-def _ask_processes(deployment: Deployment) -> Facts:
-    assert deployment.state is not None
-    states = deployment.state.processes
+def _ask_processes(states: Sequence[ProcessState], window: float) -> Facts:
+    running = dict[str, psutil.Process]()
     psutil.cpu_percent()  # begins the window
-    began = time.monotonic()
-    before = [_cpu_seconds(each.pid) for each in states]
-    time.sleep(deployment.window)
-    seconds = time.monotonic() - began
-    after = [_cpu_seconds(each.pid) for each in states]
-    busy = [
-        None if one is None or other is None else (other - one) / seconds
-        for one, other in zip(before, after, strict=True)
-    ]
+    for each in states:
+        with suppress(psutil.Error):
+            if each.pid is not None:
+                running[each.name] = psutil.Process(each.pid)
+                running[each.name].cpu_percent()  # likewise
+    time.sleep(window)
     memory = psutil.virtual_memory()
     machine = Machine(psutil.cpu_percent() / 100, memory.available / memory.total)
-    processes = tuple(_process(*each) for each in zip(states, busy, strict=True))
+    processes = tuple(_process(each, running.get(each.name)) for each in states)
     return Facts(processes=processes, machines=(machine,))
 
 
-def _process(state: ProcessState, busy: float | None) -> Process:
-    now = datetime.now(UTC)
-    return Process(
-        state.name,
-        state.state,
-        state.problem,
-        state.restarts,
-        state.ended,
-        (now - state.ended_at).total_seconds() if state.ended_at else None,
-        _is_stopped(state.pid),
-        busy,
-        str(state.log),
-    )
+def _process(state: ProcessState, running: psutil.Process | None) -> Process:
+    stopped, busy = False, None
+    with suppress(psutil.Error):  # it ended meanwhile
+        if running is not None:
+            busy = running.cpu_percent() / 100
+            stopped = running.status() in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
+    ago = (datetime.now(UTC) - state.ended_at).total_seconds() if state.ended_at else None
+    return Process(**dict(state), ended_ago=ago, stopped=stopped, busy=busy)
 
 
-def _is_stopped(pid: int | None) -> bool:
-    try:
-        return pid is not None and psutil.Process(pid).status() in (
-            psutil.STATUS_STOPPED,
-            psutil.STATUS_TRACING_STOP,
-        )
-    except psutil.Error:
-        return False  # it ended meanwhile
-
-
-def _cpu_seconds(pid: int | None) -> float | None:
-    try:
-        times = None if pid is None else psutil.Process(pid).cpu_times()
-    except psutil.Error:
-        return None
-    return None if times is None else float(times.user + times.system)
-
-
-def pod_probes(deployment: Deployment) -> Iterator[Probe]:
-    """Yield a probe for each pod of a stack on this machine."""
-    for process in deployment.state.processes if deployment.state else ():
-        if process.name.split("-")[0] in POD_KINDS:
-            yield Probe(process.name, partial(_ask_pods, deployment, process))
-
-
-def _ask_pods(deployment: Deployment, process: ProcessState) -> Facts:
+def _ask_pod(deployment: Deployment, process: ProcessState) -> Facts:
     import grpc
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 
@@ -155,19 +125,13 @@ def _ends_in(pem: bytes) -> list[float]:
 def _presented(deployment: Deployment) -> Facts:
     assert deployment.edge is not None
     target = deployment.edge.target
-    # What is presented is to be dated even if nobody should trust it any more.
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     try:
-        with (
-            socket.create_connection(split(target), deployment.answer) as connection,
-            context.wrap_socket(connection) as secured,
-        ):
-            der = secured.getpeercert(binary_form=True)
+        # Without the CA: what is presented is to be dated even if nobody should trust it any more.
+        pem = ssl.get_server_certificate(split(target), timeout=deployment.answer)
     except OSError as error:  # an SSLError is one
         raise VireoError(f"{target} presents none ({error})") from error
-    pem = ssl.DER_cert_to_PEM_cert(der or b"").encode()
-    return Facts(certificates=(Certificate(f"that of the edge, {target}", min(_ends_in(pem))),))
+    ends_in = min(_ends_in(pem.encode()))
+    return Facts(certificates=(Certificate(f"that of the edge, {target}", ends_in),))
 
 
 def _disk(what: str, folder: Path) -> Facts:

@@ -39,10 +39,13 @@ _EXPIRY = "vireo_certificate_expiry_timestamp_seconds"
 
 
 def probes(deployment: Deployment) -> Iterator[Probe]:
-    """Yield a probe for each page."""
+    """Yield a probe for each page, and one of the Prometheus that reads them."""
     for source, url in deployment.metrics.items():
         yield Probe(f"metrics of {source}", partial(_ask, deployment, source, url))
-    if not deployment.metrics and not deployment.prometheus:
+    if deployment.prometheus:
+        name = f"Prometheus at {deployment.prometheus}"
+        yield Probe(name, partial(ask_prometheus, deployment))
+    elif not deployment.metrics:
         yield Probe.unnamed("metrics", "name them with --metrics or --prometheus")
 
 
@@ -98,7 +101,7 @@ def parse(text: str) -> Samples:
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
             found.setdefault(sample.name, []).append((sample.labels, sample.value))
-    return {name: tuple(many) for name, many in found.items()}
+    return found
 
 
 _WINDOW = 60.0
@@ -217,11 +220,9 @@ def _target(labels: Labels) -> tuple[str, str]:
     return labels.get("job", ""), labels.get("instance", "")
 
 
-def _by_target(result: list[Any]) -> dict[tuple[str, str], Samples]:
+def _by_target(result: list[Any]) -> Mapping[tuple[str, str], Samples]:
     found: dict[tuple[str, str], dict[str, list[tuple[Labels, float]]]] = {}
     for labels, value in _samples(result):
         page = found.setdefault(_target(labels), {})
         page.setdefault(labels["__name__"], []).append((labels, value))
-    return {
-        target: {name: tuple(many) for name, many in page.items()} for target, page in found.items()
-    }
+    return found

@@ -25,7 +25,8 @@ from vireo.ops.doctor.facts import Channel, Facts, Fault, Refusal, Slate
 from vireo.ops.edge import envoys_of
 from vireo.server.errors import VireoError
 from vireo.server.event_log.settings import EventLogSettings
-from vireo.server.features.online_store import CONFIGURATION, RedisSettings
+from vireo.server.features.online_store import CONFIGURATION, RedisSettings, load_config
+from vireo.server.features.sqlite_store import is_locked
 
 _VIEWER = "vireo-doctor"
 _VIDEOS = 10
@@ -117,9 +118,6 @@ async def _end(settings: EventLogSettings, seconds: float) -> None:
         await log.end(CATALOG)
 
 
-_PORTS = {False: 80, True: 443}
-
-
 def ask_s3(deployment: Deployment) -> Facts:
     """Read the channel in S3, and its clock if it is another machine."""
     from vireo.server.releases.bucket import (
@@ -132,9 +130,8 @@ def ask_s3(deployment: Deployment) -> Facts:
     settings = deployment.s3
     assert settings is not None
     where = f"S3 at {settings.endpoint}"
-    address = settings.endpoint
-    if ":" not in address:
-        address = f"{address}:{_PORTS[settings.secure]}"
+    port = "" if ":" in settings.endpoint else f":{443 if settings.secure else 80}"
+    address = f"{settings.endpoint}{port}"
     if fault := reach(address):
         return Facts.of_part("s3", where, fault, words(fault))
     store = ReleaseStore(settings.with_patience(read_timeout=deployment.answer, retries=0))
@@ -191,43 +188,33 @@ def _served(deployment: Deployment) -> str:
 
 
 def _asked(repository: Path, seconds: float) -> Facts:
-    import yaml
-
-    try:
-        document = yaml.safe_load((repository / CONFIGURATION).read_text())
-        online, project = document["online_store"], document["project"]
-        kind = online["type"]
-    except FileNotFoundError:
+    if not (repository / CONFIGURATION).exists():
         problem = f"it has no {CONFIGURATION}: its features were never built"
         return Facts.of_part("store", str(repository), "missing", problem)
-    except (OSError, KeyError, TypeError, yaml.YAMLError) as error:
-        raise VireoError(f"{repository / CONFIGURATION} can't be read: {error}") from error
-    if kind == "redis":
+    config = load_config(repository)
+    if config.online_store.type == "redis":
         redis = RedisSettings.load()
-        address = redis.address
-        found = _redis(redis.url.get_secret_value(), address, seconds)
-        return Facts.of_part("store", f"Redis at {address}", *found)
-    file = repository / online["path"]
-    return Facts.of_part("store", str(file), *_sqlite(file, project))
+        return Facts.of_part("store", f"Redis at {redis.address}", *_redis(redis, seconds))
+    file = repository / config.online_store.path
+    return Facts.of_part("store", str(file), *_sqlite(file, config.project))
 
 
-def _redis(url: str, address: str, seconds: float) -> tuple[Fault, str]:
-    if fault := reach(address):
+def _redis(settings: RedisSettings, seconds: float) -> tuple[Fault, str]:
+    if fault := reach(settings.address):
         return fault, words(fault)
     import redis
     from redis.backoff import NoBackoff
     from redis.retry import Retry
 
-    client = redis.Redis.from_url(
-        url, socket_timeout=seconds, socket_connect_timeout=seconds, retry=Retry(NoBackoff(), 0)
-    )
-    with client:
-        try:
+    limits = {"socket_timeout": seconds, "socket_connect_timeout": seconds}
+    once = Retry(NoBackoff(), 0)
+    try:
+        with redis.Redis.from_url(settings.url.get_secret_value(), retry=once, **limits) as client:
             client.ping()
-        except redis.TimeoutError:
-            return "silent", words("silent")
-        except redis.RedisError as error:
-            return "failed", str(error)
+    except redis.TimeoutError:
+        return "silent", words("silent")
+    except redis.RedisError as error:
+        return "failed", str(error)
     return "", ""
 
 
@@ -248,7 +235,7 @@ def _sqlite(file: Path, project: str) -> tuple[Fault, str]:
             connection.execute("BEGIN IMMEDIATE")
             connection.execute("ROLLBACK")
         except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            if is_locked(error):
                 held = f"another program has held its write lock for {_LOCKED_SECONDS:g} s"
                 return "locked", held + _holder(file)
             if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM):

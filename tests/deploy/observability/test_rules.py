@@ -84,7 +84,7 @@ def test_doctor_and_pages_advise_commands_that_are_there() -> None:
     fixes = [
         text
         for each in conditions().values()
-        for case in ("", *(each.variants or ()))
+        for case in ("", *each.variants)
         for text in (each.in_case(case).title, each.in_case(case).fix)
     ]
     texts = [*fixes, *(page.read_text() for page in RUNBOOKS.glob("*.md"))]

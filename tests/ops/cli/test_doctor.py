@@ -17,6 +17,7 @@ from tests.builders.http_page import served_metrics
 from vireo.ops.cli.doctor import print_findings
 from vireo.ops.doctor.conditions import Finding
 from vireo.ops.doctor.facts import Facts, Part, Unasked
+from vireo.server.errors import NoAnswerError
 
 pytestmark = pytest.mark.usefixtures("logs_of_a_command")
 
@@ -34,9 +35,9 @@ def closed(closed_port: int) -> str:
 
 
 def test_without_a_stack_it_says_what_to_name(vireo: Callable[..., Result]) -> None:
-    result = vireo()
-    assert result.exit_code == 3
-    assert "--target, --control and --metrics" in result.stderr
+    problem = vireo().exception
+    assert isinstance(problem, NoAnswerError)
+    assert "--target, --control and --metrics" in str(problem)
     document = json.loads(vireo("--json").stdout)
     assert (document["healthy"], document["findings"]) == (None, [])
 

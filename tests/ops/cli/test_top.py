@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 from tests.builders.commands import vireo
 from tests.builders.http_page import served_metrics
 from vireo.ops.cli.top import overview, quantile
-from vireo.ops.doctor.facts import Page
+from vireo.ops.doctor.facts import Facts, Page
 from vireo.ops.doctor.probes.metrics import parse
 from vireo.server.errors import VireoError
 
@@ -97,17 +97,18 @@ def test_rates_are_those_of_the_window() -> None:
 
 
 def test_quantiles_are_interpolated_within_their_bucket() -> None:
-    pages = [page("gateway-1", ok=60, fast=40), page("gateway-2", ok=40, fast=10)]
+    pages = (page("gateway-1", ok=60, fast=40), page("gateway-2", ok=40, fast=10))
     found = {
-        share: quantile(pages, "vireo_rpc_seconds", share, method=_RECOMMEND)
+        share: quantile(Facts(pages=pages), "vireo_rpc_seconds", share, method=_RECOMMEND)
         for share in (0.25, 0.75, 1.0)
     }
     assert found == {0.25: 0.005, 0.75: pytest.approx(0.055), 1.0: pytest.approx(0.1)}
 
 
 def test_without_calls_there_is_no_quantile() -> None:
-    assert quantile([page("gateway-1")], "vireo_rpc_seconds", 0.5) is None
-    assert quantile([], "vireo_rpc_seconds", 0.5) is None
+    idle = Facts(pages=(page("gateway-1"),))
+    assert quantile(idle, "vireo_rpc_seconds", 0.5) is None
+    assert quantile(Facts(), "vireo_rpc_seconds", 0.5) is None
 
 
 def test_a_process_that_restarted_counts_from_zero() -> None:

@@ -21,6 +21,7 @@ from tests.builders.doctor_facts import (
     gateway,
     killed,
     part,
+    process,
     shed,
     with_disk,
     with_hosts,
@@ -37,7 +38,6 @@ from vireo.ops.doctor.facts import (
     Facts,
     Host,
     Machine,
-    Process,
     Refusal,
 )
 
@@ -122,7 +122,9 @@ CASES: dict[str, tuple[str, Facts]] = {
             with_hosts(_RANKING_GONE, "ranking-1", "ranking-2", flags=_OUT),
             gateway(degraded("ranking_skipped", 150)),
             Facts(
-                processes=(Process("ranking-3", "restarting", ended="ended with signal SIGKILL"),)
+                processes=(
+                    process("ranking-3", state="restarting", ended="ended with signal SIGKILL"),
+                )
             ),
         ),
     ),
