@@ -43,7 +43,6 @@ from vireo.training.ranking.loss import (
     level_loss,
     listwise_loss,
     measure,
-    measure_plays,
     outcome_loss,
     slate_loss,
 )
@@ -75,8 +74,6 @@ class TrainedRanker:
     """Metrics by part: "retrieval", "linear", "full"; and "chosen"."""
     calibration_error: dict[str, float]
     """Cross-validated calibration error (ECE) of each task over the label events."""
-    plays: dict[str, float]
-    """What `measure_plays` returns of held-out viewers' slates; empty without slates."""
 
     def described(self) -> str:
         """Describe in one line what was selected and why."""
@@ -84,11 +81,10 @@ class TrainedRanker:
         errors = ", ".join(
             f"{error:.4f} ({task})" for task, error in self.calibration_error.items()
         )
-        plays = "".join(f"; {name} {value:.4f}" for name, value in self.plays.items())
         return (
             f"selected on held-out viewers: {self.model.watch_part} for watches, NDCG@10 "
             f"{before.ndcg_10:.3f} -> {now.ndcg_10:.3f}; {self.model.outcome_part} for outcomes; "
-            f"calibration error out of fold {errors}{plays.replace('_', ' ')}"
+            f"calibration error out of fold {errors}"
         )
 
 
@@ -116,10 +112,9 @@ class RankingTrainer:
         self.fit_lists, self.held_lists = np.flatnonzero(~held), np.flatnonzero(held)
         held = data.outcomes.viewers.held_out
         self.fit_outcomes, self.held_outcomes = np.flatnonzero(~held), np.flatnonzero(held)
-        self.fit_slates = self.held_slates = np.empty(0, np.intp)
+        self.fit_slates = np.empty(0, np.intp)
         if data.shown is not None:
-            held = data.shown.viewers.held_out
-            self.fit_slates, self.held_slates = np.flatnonzero(~held), np.flatnonzero(held)
+            self.fit_slates = np.flatnonzero(~data.shown.viewers.held_out)
             rate = torch.tensor(np.nanmean(data.shown.played))
             nn.init.constant_(self.model.watch_surface, float(torch.logit(rate, eps=_MIN_RATE)))
         if len(self.fit_lists):
@@ -341,10 +336,7 @@ def calibrated(trainer: RankingTrainer, held_out: dict[str, HeldOut]) -> Trained
     measures = calibrate(model, trainer.batches, data)
     (trainer.checkpoints.folder / CALIBRATION).write_text(json.dumps(measures))
     errors = {task: measures[f"{task}_ece"] for task in model.schema.tasks}
-    plays = dict[str, float]()
-    if data.shown is not None:
-        plays = measure_plays(model, trainer.batches, data.shown, trainer.held_slates)
-    return TrainedRanker(model.eval(), held_out | {"chosen": trainer.measure()}, errors, plays)
+    return TrainedRanker(model.eval(), held_out | {"chosen": trainer.measure()}, errors)
 
 
 def fit_platt(logits: Tensor, labels: Tensor) -> tuple[float, float]:
