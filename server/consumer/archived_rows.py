@@ -52,7 +52,7 @@ _SLATES_SCHEMA = pa.schema(
     | {f"retrieval_{each.name}": _FLOATS for each in SCORES}
     | {f"task_{each.name}": _FLOATS for each in TASKS}
     | {"video_ids": _TEXTS, "item_scores": _FLOATS, "item_sources": _MASKS}
-    | {"placements": _TEXTS, "propensities": _FLOATS}
+    | {"placements": _TEXTS, "propensities": _FLOATS, "video_features": _FLOATS}
     | {"blocked_keys": pa.list_(pa.int64()), "more_blocked": pa.bool_()}
     | {"left_out_keys": pa.list_(pa.int64()), "left_out_sources": _MASKS}
     | dict.fromkeys(("retrieved_videos", "ranked_videos"), pa.list_(pa.binary()))
@@ -130,6 +130,7 @@ def _slate_row(data: bytes, sequence: int) -> Row:
         "item_sources": [sum({1 << source for source in each.sources}) for each in slate.items],
         "placements": [_PLACEMENTS.get(each, str(each)) for each in ranking.placements],
         "propensities": list(ranking.propensities),
+        "video_features": list(ranking.video_features),
         "blocked_keys": np.array(candidates.blocked_keys, np.int64),
         "more_blocked": candidates.more_blocked,
         "left_out_keys": list(record.left_out_keys),

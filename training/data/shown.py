@@ -17,7 +17,6 @@ import pyarrow.compute as pc
 import pyarrow.dataset
 
 from vireo.server.arrays import BoolArray, Int32Array, Int64Array
-from vireo.server.signals import TASKS
 from vireo.training.data.schema import TIME
 
 WINDOW_SECONDS = 86_400.0
@@ -33,7 +32,6 @@ _SLATES = pa.schema(
     | {name: pa.list_(pa.string()) for name in ("video_ids", "placements")}
     | {"item_sources": pa.list_(pa.uint32()), "propensities": pa.list_(pa.float32())}
 )
-_SCORES = ("score", *(f"task_{task.name}" for task in TASKS))
 _EVENTS = pa.schema(
     {name: pa.string() for name in ("event_id", "viewer_id", "kind", "video_id", "request_id")}
     | {"at": TIME, "received_at": TIME, "sequence": pa.int64(), "position": pa.int32()}
@@ -42,11 +40,7 @@ _EVENTS = pa.schema(
 
 
 def shown_videos(
-    slates: Sequence[Path],
-    events: Sequence[Path],
-    window: float = WINDOW_SECONDS,
-    *,
-    scores: bool = False,
+    slates: Sequence[Path], events: Sequence[Path], window: float = WINDOW_SECONDS
 ) -> pa.Table:
     """Return a row for each video of each slate, by the slate's time and the video's position.
 
@@ -57,7 +51,6 @@ def shown_videos(
         slates: Parquet files of the archive.
         events: Parquet files of the archive.
         window: maximum seconds from a slate to an event that doesn't name its request.
-        scores: whether to add `score` and `task_…` of each task as ranked, float32.
 
     Returns:
         `request_id`, `viewer_id`, `video_id`, `surface`, `release_id`, `arm`; `answered_at`;
@@ -67,8 +60,7 @@ def shown_videos(
         `watched_seconds`, the sum of its plays', and `watched_fraction`, the largest, null if
         unknown.
     """
-    named = [(name, pa.list_(pa.float32())) for name in _SCORES if scores]
-    slate = _once_each(_read(slates, pa.schema([*_SLATES, *named])))
+    slate = _once_each(_read(slates, _SLATES))
     lists = slate["video_ids"].combine_chunks()
     # Row of the slate of each shown video, and the video's place in it.
     of: Int64Array = pc.list_parent_indices(lists).to_numpy().astype(np.int64)
@@ -99,7 +91,6 @@ def shown_videos(
         "sources": _at(slate["item_sources"], of, place),
         "placement": _at(slate["placements"], of, place).dictionary_encode(),
         "propensity": _at(slate["propensities"], of, place),
-        **{name: _at(slate[name], of, place) for name, _ in named},
         **_outcomes(joined, len(of), reported),
     }
     metadata = {IMPRESSIONS: "reported" if reported else "none"}

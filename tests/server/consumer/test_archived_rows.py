@@ -65,6 +65,7 @@ def test_a_slate_has_all_that_it_was_made_from() -> None:
         "item_sources": [6, 2],
         "placements": ["score", "diversity"],
         "propensities": [1.0, 0.5],
+        "video_features": [*range(8)],
         **{f"{name}_keys": [] for name in ("blocked", "left_out")},
         "left_out_sources": [],
         "retrieved_videos": [],
