@@ -85,17 +85,15 @@ class _Message:
 class SlateLog:
     """Slates on their way into the log. Use it from one event loop."""
 
-    def __init__(self, event_log: JetStreamLog, partitions: int, share: float, layout: str) -> None:
+    def __init__(self, event_log: JetStreamLog, partitions: int, share: float) -> None:
         """Record nothing yet.
 
         Args:
             event_log: the log.
             partitions: number of its partitions.
             share: share of the viewers whose slates are recorded, 0 to 1: always the same ones.
-            layout: see `SlateRecord.layout`.
         """
-        self._log, self._partitions, self._layout = event_log, partitions, layout
-        self._share = share
+        self._log, self._partitions, self._share = event_log, partitions, share
         self._slates = list[tuple[str, bytes]]()
         """Those that are in no message yet, each with its partition."""
         self._messages = deque[_Message]()
@@ -109,7 +107,7 @@ class SlateLog:
 
     def offer(self, made: Made, request: pb.RecommendRequest) -> None:
         """Record a slate soon, once it was sent; the caller's request may change then."""
-        record = SlateRecord(request=request, layout=self._layout)
+        record = SlateRecord(request=request)
         record.answered_at.GetCurrentTime()
         asyncio.get_running_loop().call_soon(self._add, record, made)
 

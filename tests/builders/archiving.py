@@ -20,7 +20,7 @@ from vireo.v1.viewer_pb2 import ViewerFeatures
 
 def slate(request: str, viewer: str = "v", at: float = 1_700_000_000.0) -> SlateRecord:
     """A ranked slate of two of three candidates, answered at a time in Unix seconds."""
-    record = SlateRecord(gateway_release_id="r-1", layout="separate")
+    record = SlateRecord(gateway_release_id="r-1")
     record.answered_at.FromNanoseconds(round(at * 1e9))
     record.request.viewer_id = viewer
     record.request.context.device = "tv"

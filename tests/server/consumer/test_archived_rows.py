@@ -45,7 +45,6 @@ def test_a_slate_has_all_that_it_was_made_from() -> None:
         "page_size": 10,
         "device": "tv",
         **dict.fromkeys(("seed_video_id", "locale", "time_zone", "region"), ""),
-        "layout": "separate",
         "arm": "production",
         **dict.fromkeys(("release_id", "retrieval_release_id", "gateway_release_id"), "r-1"),
         "degradations": ["source_missing"],
@@ -163,7 +162,7 @@ def test_what_arrow_refuses_is_left_out_alone() -> None:
         "events",
         EVENT_ROWS.stream,
         EVENT_ROWS.schema,
-        lambda entry: iter([lambda: rows[entry.sequence]]),
+        lambda entry: [lambda: rows[entry.sequence]],
         (),
         "",
     )
