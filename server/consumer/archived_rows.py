@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -163,6 +164,13 @@ def _align(row: Row, places: Any) -> None:
         for name, missing in (("placements", ""), ("propensities", None)):
             values = [*row[name], missing]
             row[name] = [values[known.get(key, -1)] for key in shown]
+
+
+def rows_in(kind: Kind, files: Sequence[Path]) -> Any:
+    """Return the rows of some files, an Arrow dataset; columns that a file lacks are null."""
+    from pyarrow.dataset import dataset  # which consumers don't need
+
+    return dataset([*map(str, files)], schema=kind.schema, format="parquet")
 
 
 def request_of(row: Row) -> candidate_pb2.RetrieveCandidatesRequest:

@@ -19,12 +19,11 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset
 import xxhash
 from rich.console import Console
 
 from vireo.server.arrays import BoolArray, Float32Array, Int64Array
-from vireo.server.consumer.archived_rows import SLATE_ROWS, Row, request_of
+from vireo.server.consumer.archived_rows import SLATE_ROWS, Row, request_of, rows_in
 from vireo.server.features.activity import Bounce
 from vireo.server.features.fatigue import times_shown
 from vireo.server.features.keys import video_keys
@@ -174,9 +173,8 @@ def _labels(shown: pa.Table, bounce: Bounce) -> tuple[Float32Array, Float32Array
 
 def _recorded(slates: Sequence[Path], requests: Sequence[str]) -> Iterator[Row]:
     """Yield the rows of some requests, with _COLUMNS."""
-    files = pa.dataset.dataset([*map(str, slates)], schema=SLATE_ROWS.schema, format="parquet")
     own = pc.field("request_id").isin(pa.array(requests, pa.string()))
-    for batch in files.to_batches(
+    for batch in rows_in(SLATE_ROWS, slates).to_batches(
         columns=[*_COLUMNS], filter=own, batch_size=_SLATES_AT_A_TIME, batch_readahead=1
     ):
         yield from batch.to_pylist()
