@@ -218,10 +218,10 @@ async def _record(settings: EventLogSettings, erased: Mapping[str, int]) -> int:
 
 async def _archive_place(settings: EventLogSettings, viewer: str) -> list[str]:
     """Return the archive as a place that may have something of a viewer, if there is one."""
-    partition = partition_of(viewer, settings.event_partitions)
+    key = f"{ARCHIVED}events.{partition_of(viewer, settings.event_partitions)}"
     async with opened_log(settings, read_only=True) as event_log:
         with suppress(LogAwayError):  # nothing says whether there is one
-            return ["the archive"] * await _archived(event_log, partition)
+            return ["the archive"] if await event_log.end(STATE, key) else []
     return []
 
 
@@ -229,10 +229,16 @@ async def _after(settings: EventLogSettings, viewer: str, position: int) -> None
     """Wait for the consumer, then delete the viewer's events that were set aside."""
     partition = partition_of(viewer, settings.event_partitions)
     async with opened_log(settings) as event_log:
-        archived = await _archived(event_log, partition)
+        key = f"{ARCHIVED}events.{partition}"
+        archived = await event_log.end(STATE, key) > 0
+        before = Position(position - 1, (await event_log.describe(EVENTS))["created"])
+
+        def rewrote(told: bytes) -> bool:
+            return Position.parse(told.decode()).follows(before)
+
         passed, rewritten = await asyncio.gather(
             _passed(event_log, partition, position),
-            _rewritten(event_log, partition, position) if archived else asyncio.sleep(0),
+            _comes(event_log, key, BEGIN, rewrote) if archived else asyncio.sleep(0),
         )
     typer.echo(f"log: erased at position {position} of partition {partition}")
     await _delete_letters(settings, [partition], [viewer])
@@ -277,22 +283,6 @@ async def _passed(event_log: JetStreamLog, partition: int, position: int) -> boo
 
     end = Position(await event_log.end(STATE))
     return await _comes(event_log, f"{PROGRESS}{partition}", end, passed)
-
-
-async def _archived(event_log: JetStreamLog, partition: int) -> bool:
-    """Return whether a partition's events are archived."""
-    return await event_log.end(STATE, f"{ARCHIVED}events.{partition}") > 0
-
-
-async def _rewritten(event_log: JetStreamLog, partition: int, position: int) -> bool:
-    """Return whether the archiver of a partition comes past a position in time."""
-    here = Position(position, (await event_log.describe(EVENTS))["created"])
-
-    def passed(told: bytes) -> bool:
-        archived = Position.parse(told.decode())
-        return archived.log == here.log and archived.sequence >= here.sequence
-
-    return await _comes(event_log, f"{ARCHIVED}events.{partition}", BEGIN, passed)
 
 
 async def _comes(
