@@ -175,7 +175,9 @@ async def test_an_erasure_waits_for_the_slates_that_the_log_has(
 ) -> None:
     await site.record(2, "v")
     slates, events = site.archivers()
-    slates._bucket = Bucket(proxy.settings)
+    for each in (slates, events._slates):
+        assert each is not None
+        each._bucket = Bucket(proxy.settings)
     proxy.fault = "fails"
     erasure = await site.erase("v")
     async with site.archiving(slates, events):
