@@ -234,7 +234,7 @@ async def _messages(event_log: JetStreamLog, partitions: int) -> AsyncIterator[H
     for key in map(str, range(partitions)):
         if not (end := await event_log.end(EVENTS, key)):
             continue
-        async with aclosing(event_log.read(EVENTS, key, Position(end - 1))) as reading:  # type: ignore[type-var]
+        async with aclosing(event_log.read(EVENTS, key, Position(end - 1))) as reading:
             async for entries in reading:
                 if entries:
                     where = f"{EVENTS.name}.{key}"

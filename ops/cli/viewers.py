@@ -4,18 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import (
-    AsyncGenerator,
-    Callable,
-    Collection,
-    Iterable,
-    Iterator,
-    Mapping,
-    Sequence,
-)
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing, contextmanager, suppress
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated
 
 import typer
 
@@ -33,7 +25,6 @@ from vireo.server.event_log.log import (
     EVENTS,
     PROGRESS,
     STATE,
-    Entries,
     LogAwayError,
     Position,
     partition_of,
@@ -289,7 +280,7 @@ async def _comes(
     event_log: JetStreamLog, key: str, after: Position, wanted: Callable[[bytes], bool]
 ) -> bool:
     """Return whether a message of a key of STATE that is wanted comes in time."""
-    reading = cast("AsyncGenerator[Entries, None]", event_log.read(STATE, key, after))
+    reading = event_log.read(STATE, key, after)
     try:
         async with asyncio.timeout(_CONSUMER_SECONDS), aclosing(reading) as some:
             async for entries in some:
@@ -305,35 +296,30 @@ def _say(folder: Path, what: str) -> None:
 
 
 def _print_what_remains(settings: EventLogSettings | None) -> None:
-    typer.echo("what remains:")
+    remains = list[str]()
     if settings is not None:
         days = settings.event_retention / _DAY
-        typer.echo(
-            "- in the log the events themselves, slates that aren't archived, and the id with this "
-            f"erasure, until they are {days:g} days old; nothing reads them any more"
-        )
-        typer.echo(
-            "- slates that wait in a gateway (vireo_slates_waiting_bytes): repeat this once none do"
-        )
-        typer.echo(
-            "- copies of the archive: what vireo archive fetch has downloaded, and former versions "
-            "of its files if the bucket keeps them"
-        )
-    typer.echo(
-        "- releases, and models and reports below runs/: they learned from this viewer among "
-        "others; train and publish anew to replace them"
-    )
-    typer.echo(
-        "- what commands that run now have read before: repeat this when builds of features, "
-        "trainings and vireo data from-events have ended"
-    )
-    typer.echo("- gateways' memory of rows, until they are read again or an hour old; their logs")
+        remains += [
+            "in the log the events themselves, slates that aren't archived, and the id with this "
+            f"erasure, until they are {days:g} days old; nothing reads them any more",
+            "slates that wait in a gateway (vireo_slates_waiting_bytes): repeat this once none do",
+            "copies of the archive: what vireo archive fetch has downloaded, and former versions "
+            "of its files if the bucket keeps them",
+        ]
+    remains += [
+        "releases, and models and reports below runs/: they learned from this viewer among "
+        "others; train and publish anew to replace them",
+        "what commands that run now have read before: repeat this when builds of features, "
+        "trainings and vireo data from-events have ended",
+        "gateways' memory of rows, until they are read again or an hour old; their logs",
+    ]
     if not BackupSettings.named():
-        typer.echo(
-            "- backups, if there are any: name their bucket by VIREO_BACKUP_S3_ENDPOINT and repeat "
+        remains.append(
+            "backups, if there are any: name their bucket by VIREO_BACKUP_S3_ENDPOINT and repeat "
             "this, so that none brings the viewer back"
         )
-    typer.echo(
-        "- files that you import, and data sets elsewhere: those made from this log lose the "
+    remains.append(
+        "files that you import, and data sets elsewhere: those made from this log lose the "
         "viewer with their next vireo data from-events"
     )
+    typer.echo("\n- ".join(["what remains:", *remains]))
