@@ -8,7 +8,6 @@ slate. Slates of batches aren't recorded.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -96,7 +95,7 @@ class SlateLog:
         self._log, self._partitions, self._share = event_log, partitions, share
         self._slates = list[tuple[str, bytes]]()
         """Those that are in no message yet, each with its partition."""
-        self._messages = deque[_Message]()
+        self._messages = list[_Message]()
         """Those that the log may not have yet. They stay as they are: it knows them by content."""
         self._bytes = 0
         self._added = asyncio.Event()
@@ -145,17 +144,16 @@ class SlateLog:
         while self._slates or self._messages:
             slates, self._slates = self._slates, []
             self._messages += _joined(slates)
-            some = [self._messages[place] for place in range(min(_PARALLEL, len(self._messages)))]
+            some = self._messages[:_PARALLEL]
             outcomes = await asyncio.gather(*(self._append(each) for each in some))
             left = list[_Message]()
             for message, stored in zip(some, outcomes, strict=True):
-                self._messages.popleft()
                 if stored:
                     self._count(-message.size)
                     RECORDED.inc(message.slates)
                 else:
                     left.append(message)
-            self._messages.extendleft(reversed(left))
+            self._messages[: len(some)] = left
             if left and not away:
                 log.warning("slates wait for the log", bytes=self._bytes)
             if away := bool(left):

@@ -34,7 +34,6 @@ from vireo.server.recommend.ranking.pipeline import (
     RankingPipeline,
     RankingQuery,
 )
-from vireo.server.recommend.ranking.record import Record
 from vireo.server.recommend.ranking.release import RankingRelease
 from vireo.server.recommend.retrieval.pipeline import CandidatePipeline, UnknownSeedError
 from vireo.server.recommend.retrieval.release import CandidateRelease
@@ -240,22 +239,13 @@ def replayed(row: Row, releases: Mapping[str, Replayer]) -> Replayed:
     answer = releases[row["release_id"]].rank(row, found)
     record, of_ranking = answer.record, _Compared(row, "ranking", exact=compared.exact)
     assert record is not None, "a record is asked for"
-    for column, values in _columns(record, len(found)).items():
-        if row[column]:
-            of_ranking.values(column, row[column], values.take(places))
+    own = np.argsort(record.places)[places]
+    for task in TASKS:
+        if row[column := f"task_{task.name}"] and task.name in record.tasks:
+            of_ranking.values(column, row[column], record.tasks[task.name][own])
+    of_ranking.values("score", row["score"], record.scores[own])
     of_ranking.keys("position", page, answer.keys)
     return Replayed(difference=of_ranking.first, exact=of_ranking.exact)
-
-
-def _columns(record: Record, size: int) -> dict[str, Float32Array]:
-    """Return a record's columns by their names in the archive, for each candidate, float32[n]."""
-    columns = {f"task_{name}": values for name, values in record.tasks.items()}
-    order = np.empty(size, np.int64)
-    order[record.places] = np.arange(size)
-    named = {
-        task: columns[task] for task in (f"task_{each.name}" for each in TASKS) if task in columns
-    }
-    return {name: values.take(order) for name, values in {**named, "score": record.scores}.items()}
 
 
 class _Compared:
@@ -286,10 +276,8 @@ class _Compared:
         far = np.abs(wanted - made) > NEAR * np.maximum(1, np.abs(wanted))
         if far.any() and self.first is None:
             at = int(far.argmax())
-            shown, key = (
-                self._row["video_ids"],
-                self._row["candidate_keys"][self._row["recorded"][at]],
-            )
+            shown, place = self._row["video_ids"], self._row["recorded"][at]
+            key = self._row["candidate_keys"][place]
             video = shown[at] if at < len(shown) else f"the video with key {key}"
             others = f", and of {int(far.sum()) - 1} others" if far.sum() > 1 else ""
             texts = f"{wanted[at]:.8g}", f"{made[at]:.8g}"
