@@ -162,10 +162,6 @@ class SqliteStore(ViewerStore):
                 raise
             self._connection.execute("COMMIT")
 
-    def superseded(self) -> bool:
-        """Return False: a file is replaced together with its folder."""
-        return False
-
     def close(self) -> None:
         """Close the file."""
         self._connection.close()

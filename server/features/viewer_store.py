@@ -121,9 +121,9 @@ class ViewerStore(ABC):
     def prepare(self) -> None:
         """Prepare to write; the store answers then."""
 
-    @abstractmethod
     def superseded(self) -> bool:
-        """Return whether another build's rows are announced now."""
+        """Return whether another build's rows are announced now; a file is replaced as a whole."""
+        return False
 
     @abstractmethod
     def close(self) -> None:
