@@ -60,7 +60,7 @@ async def test_an_erasure_takes_a_viewer_out_of_files_of_both_kinds_and_of_what_
         erasure = await site.erase("v")
         await site.record(1, "w")
         await until(lambda: archivers[1]._published.sequence >= erasure)
-        await site.done(archivers)
+        await site.archive()
     counted = Counter({"w": 4})
     assert site.viewers() == {"slates": counted, "events": counted}
     after = files(site.bucket, "events", site.partition)
