@@ -92,11 +92,13 @@ class ViewerEvents:
             return
         if kind not in (_PLAY, _FINISH, _LIKE):
             raise UnfitEventError(f"an event of the unknown kind {kind}")
+        # Fraction and seconds that were watched, NaN if unknown.
         known = np.array([1.0 if kind == _FINISH else np.nan, np.nan], np.float32)
         if kind == _PLAY:
-            for place, name in enumerate(("watched_fraction", "watched_seconds")):
-                if event.HasField(name):
-                    known[place] = getattr(event, name)
+            if event.HasField("watched_fraction"):
+                known[0] = event.watched_fraction
+            if event.HasField("watched_seconds"):
+                known[1] = event.watched_seconds
             if rules.bounce.among(known[:1], known[1:])[0]:
                 return
         micros = seconds * _MICROS + event.time.nanos // 1000
