@@ -37,9 +37,7 @@ from vireo.server.consumer.archive_files import (
     remove_until,
 )
 from vireo.server.consumer.archived_rows import (
-    EVENT_ROWS,
     KINDS,
-    SLATE_ROWS,
     Kind,
     parquet_of,
     table_of,
@@ -335,12 +333,3 @@ def _runs(entries: Sequence[Entry]) -> Iterator[list[Entry]]:
         run.append(entry)
     if run:
         yield run
-
-
-async def archive(
-    event_log: JetStreamLog, bucket: Bucket, partition: int, *, seconds: float, retention: float
-) -> None:
-    """Archive a partition's slates and events until cancelled; see `Archiver`."""
-    make = partial(Archiver, event_log, bucket, partition, seconds=seconds, retention=retention)
-    events = make(EVENT_ROWS, slates=make(SLATE_ROWS))
-    await asyncio.gather(make(SLATE_ROWS).run(), events.run())
