@@ -118,7 +118,11 @@ def skew(
         example = describe_dataset(home, data).terms
         expiry = math.inf if example else OnlineStoreSettings.load().viewer_expiry
         viewers = OfflineViewers(home.features(data), events["events"], names, expiry)
-        others = {name for name, each in releases.items() if _dataset(each) != data}
+        others = {
+            name
+            for name, each in releases.items()
+            if each.retrieval.release.manifest.dataset != data
+        }
         reasons = [
             "its release is of another data set"
             if others & releases_of(row)
@@ -147,10 +151,6 @@ def skew(
     refuse(differences)
     if not own:
         raise VireoError("no slate's viewer could be compared; the reasons are above")
-
-
-def _dataset(release: Replayer) -> str:
-    return release.retrieval.release.manifest.dataset
 
 
 def _inputs(

@@ -108,8 +108,8 @@ def _erase(
     failures: list[str] = []
     # Rows first: what viewers do after the log's word counts anew.
     for folder in _folders((home, home.measuring), "features", data):
-        with _noted(failures):
-            _say(folder, "removed from the online store" if _erased(folder, viewer) else "")
+        with _noted(failures), closing(open_rows(folder, _STORE_SECONDS)) as store:
+            _say(folder, "removed from the online store" if store.erase([viewer]) else "")
     at = time.time_ns()
     try:
         position = asyncio.run(_record(settings, {viewer: at})) if settings else 0
@@ -181,12 +181,6 @@ def _folders(homes: Sequence[Home], kind: str, names: list[str] | None) -> Itera
         for found in sorted((home.root / kind).glob(f"[!.]*/{_MARKS[kind]}")):
             if not names or found.parent.name in names:
                 yield found.parent
-
-
-def _erased(repo: Path, viewer: str) -> bool:
-    """Delete a viewer's rows of the online store; return whether there were any."""
-    with closing(open_rows(repo, _STORE_SECONDS)) as rows:
-        return rows.erase([viewer])
 
 
 async def _record(settings: EventLogSettings, erased: Mapping[str, int]) -> int:

@@ -26,8 +26,3 @@ def times_shown(
     same = keys.take(places) == shown_keys
     counts = 0.5 ** (np.maximum(now - shown_times[same], 0) / FATIGUE_HALF_LIFE)
     return np.bincount(places[same], counts, len(keys)).astype(np.float64)
-
-
-def fatigue_factors(times: Float64Array, strength: float) -> Float64Array:
-    """Return the factor of the score of videos that were shown so often, float64[n]."""
-    return np.asarray((1 + times) ** -strength, np.float64)
