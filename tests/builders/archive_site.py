@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -75,8 +74,8 @@ class Site:
         return await self.log.append(EVENTS, self.key, erased.SerializeToString())
 
     def archivers(self, bucket: Bucket | None = None, seconds: float = 0.05) -> list[Archiver]:
-        given: dict[str, Any] = {"seconds": seconds, "retention": DAY}
-        make = partial(Archiver, self.log, bucket or self.bucket, self.partition, **given)
+        made = self.log, bucket or self.bucket, self.partition
+        make = partial(Archiver, *made, seconds=seconds, retention=DAY)
         return [make(SLATE_ROWS), make(EVENT_ROWS, slates=make(SLATE_ROWS))]
 
     @asynccontextmanager

@@ -34,7 +34,7 @@ def world(
     the world without either.
     """
     chance = np.random.default_rng(seed)
-    rows = list[tuple[float, ...]]()
+    rows = []
     for _ in range(viewers):
         watch = expit(chance.normal(-1.5, 1.0, VIDEOS))
         shown: list[tuple[int, int]] = []
@@ -50,9 +50,9 @@ def world(
             )
             ranked = expit(scale * logit(watch[page]))
             position, known = np.arange(1, PAGE + 1), np.where(seen, played, np.nan)
-            rows += zip(ranked, position, np.expm1(left), known, strict=True)
+            rows.append(np.stack([ranked, position, np.expm1(left), known]))
             shown += [(video, at - at % SHOWN_SECONDS) for video in page[seen].tolist()]
-    return Shown(*np.array(rows).T)
+    return Shown(*np.concatenate(rows, 1))
 
 
 @pytest.mark.parametrize("bias", [0.0, 1.0])

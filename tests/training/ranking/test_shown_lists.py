@@ -147,7 +147,12 @@ def test_fatigue_is_fitted_to_impressions_as_ranking_counted_them(
         rows.append({**row, "viewer_features": viewer.SerializeToString()})
     pq.write_table(pa.Table.from_pylist(rows, SLATE_ROWS.schema), tmp_path / "slates.parquet")
     given = list[Any]()
-    monkeypatch.setattr(shown_lists, "fitted_strength", lambda *each: given.append(each) or 0.5)
+
+    def fitted(*each: Any) -> float:
+        given.append(each)
+        return 0.5
+
+    monkeypatch.setattr(shown_lists, "fitted_strength", fitted)
     events = [seen(row, "impression", 0) for row in rows]
     log = Site(site.release, rows, tmp_path).log(*events)
     [(watch, position, before, played)] = given
