@@ -54,7 +54,8 @@ MIN_PLAYED_SLATES = 300
 _MAX_LENGTH = 64
 """Videos of a slate that are lists' at most, the first ones."""
 _SLATES_AT_A_TIME = 512
-_NOT_RANKED, _UNKNOWN = "that weren't ranked", "that this release lacks"
+_NOT_RANKED = "that weren't ranked, or whose features weren't recorded"
+_UNKNOWN = "that this release lacks"
 _MEASURED = "of slates that led to a held-out watch"
 _VIDEO = np.dtype(
     [
