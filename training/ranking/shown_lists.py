@@ -99,10 +99,7 @@ class ShownLog:
 
 
 def read_log(
-    slates: Sequence[Path],
-    events: Sequence[Path],
-    bounce: Bounce,
-    limit: int,
+    slates: Sequence[Path], events: Sequence[Path], bounce: Bounce, limit: int
 ) -> ShownLog:
     """Read what was shown.
 
@@ -203,8 +200,8 @@ def _add_features(row: Row, videos: npt.NDArray[np.void]) -> tuple[BoolArray, Fl
     keys = np.array(row["candidate_keys"], np.int64)[recorded].tolist()
     places = {key: place for place, key in enumerate(keys)}
     found = np.array([places.get(key, -1) for key in videos["key"].tolist()])
-    features = np.array(row["video_features"], np.float32).reshape(-1, len(VIDEO_FEATURES))
-    # Those of the page come first, and they alone have VIDEO_FEATURES.
+    # Those of the page come first, and they alone have VIDEO_FEATURES; files of before have none.
+    features = np.array(row["video_features"] or (), np.float32).reshape(-1, len(VIDEO_FEATURES))
     ranked = (found >= 0) & (found < len(features))
     found = found[ranked]
     videos["retrieval"][ranked] = retrieval_features(scores, masks)[found]
