@@ -32,12 +32,8 @@ from vireo.ops.stack.state import Layout
 from vireo.server.errors import VireoError
 from vireo.server.gateway.slate_log import in_share
 from vireo.server.home import Home
-from vireo.training.evaluation.viewer_skew import (
-    FeatureDifference,
-    OfflineViewers,
-    not_comparable,
-    viewer_difference,
-)
+from vireo.training.evaluation.replay import Difference
+from vireo.training.evaluation.viewer_skew import OfflineViewers, not_comparable, viewer_difference
 from vireo.training.features.watches import load_watches
 from vireo.v1 import event_pb2
 from vireo.v1 import recommendation_pb2 as pb
@@ -247,13 +243,11 @@ def _measure_replay(home: Home, dataset: str, plan: LearnPlan, console: Console)
     ]
 
 
-def _skewed(
-    repo: Path, slates: Sequence[Path], events: Sequence[Path]
-) -> list[FeatureDifference | None]:
+def _skewed(repo: Path, slates: Sequence[Path], events: Sequence[Path]) -> list[Difference | None]:
     """Return how the viewers of comparable slates differ from what is computed offline."""
     columns = [pq.read_table(file, columns=["viewer_id"])["viewer_id"] for file in slates]
     names = {name for column in columns for name in column.to_pylist()}
-    viewers, found = OfflineViewers(repo, events, names), list[FeatureDifference | None]()
+    viewers, found = OfflineViewers(repo, events, names), list[Difference | None]()
     for file in slates:
         for row in pq.read_table(file).to_pylist():
             if not not_comparable(row, viewers):

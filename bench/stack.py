@@ -23,6 +23,7 @@ from vireo.ops.stack.processes import ProcessSpec, pod_processes
 from vireo.ops.stack.s3 import access
 from vireo.ops.stack.settings import PodKind
 from vireo.ops.stack.state import ProcessState, StackState, running_stack
+from vireo.server.consumer.archive_files import fetch
 from vireo.server.control.mesh import GRPC_SERVICES
 from vireo.server.errors import VireoError
 from vireo.server.home import Home
@@ -31,7 +32,6 @@ from vireo.server.releases.channels import Change
 from vireo.server.releases.manifest import Manifest, Quotas
 from vireo.server.releases.s3 import S3Settings
 from vireo.server.releases.store import ReleaseStore
-from vireo.training.data.archived import fetch
 from vireo.training.evaluation.served import Stack as ServedStack
 
 PATIENCE = 240.0

@@ -284,7 +284,6 @@ def _evaluated(inputs: Inputs, ranker: TrainedRanker) -> dict[str, float]:
         {
             "held_out": vars(ranker.held_out["chosen"]),
             "validation_calibration_error": ranker.calibration_error,
-            "shown": ranker.plays,
         }
     )
     # A report of an earlier run doesn't describe this release.

@@ -142,7 +142,7 @@ def _kinds(kind: _Kind | None) -> list[str]:
 
 
 def _fetched(bucket: Bucket, kind: str, since: datetime | None, folder: Path) -> list[Path]:
-    from vireo.training.data.archived import fetch as fetched
+    from vireo.server.consumer.archive_files import fetch as fetched
 
     with progress_bar(f"fetching {kind}") as progress:
         return fetched(bucket, kind, since, folder, progress)

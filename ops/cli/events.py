@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import json
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -261,35 +261,31 @@ def limits(
         there = [each for each in STREAMS if not each.consumed or await event_log.end(each)]
         return [await event_log.describe(stream) for stream in there]
 
-    found = _with_log(described, "force" if apply else "keep")
+    found = [
+        {
+            "stream": info["config"]["name"],
+            "messages": info["state"]["messages"],
+            "bytes": info["state"]["bytes"],
+            "since": info["state"]["first_ts"] if info["state"]["messages"] else None,
+            "maxBytes": max(0, info["config"]["max_bytes"]),
+            "maxSeconds": info["config"]["max_age"] / 1e9,
+            "replicas": info["config"]["num_replicas"],
+        }
+        for info in _with_log(described, "force" if apply else "keep")
+    ]
     if as_json:
-        print_json([_limits_of(info) for info in found])
+        print_json(found)
         return
-    for info in found:
-        state, config = info["state"], info["config"]
-        since = f" since {state['first_ts']}" if state["messages"] else ""
-        most = f" of {config['max_bytes']:,}" if config["max_bytes"] > 0 else ""
-        seconds, servers = config["max_age"] / 1e9, config["num_replicas"]
+    for each in found:
+        since = f" since {each['since']}" if each["since"] else ""
+        most = f" of {each['maxBytes']:,}" if each["maxBytes"] else ""
+        seconds, servers = each["maxSeconds"], each["replicas"]
         length = f"{seconds / 86_400:g} days" if seconds >= 86_400 else f"{seconds:g} s"
         typer.echo(
-            f"{config['name']}: {state['messages']:,} messages{since}; {state['bytes']:,} bytes"
+            f"{each['stream']}: {each['messages']:,} messages{since}; {each['bytes']:,} bytes"
             f"{most}; kept{f' for {length}' if seconds else ''} by {servers} "
             f"server{'s' if servers > 1 else ''}"
         )
-
-
-def _limits_of(info: Mapping[str, Any]) -> dict[str, Any]:
-    """Return how full a stream is, and its limits."""
-    state, config = info["state"], info["config"]
-    return {
-        "stream": config["name"],
-        "messages": state["messages"],
-        "bytes": state["bytes"],
-        "since": state["first_ts"] if state["messages"] else None,
-        "maxBytes": max(0, config["max_bytes"]),
-        "maxSeconds": config["max_age"] / 1e9,
-        "replicas": config["num_replicas"],
-    }
 
 
 def _with_log(work: Callable[[JetStreamLog], Awaitable[T]], limits: Limits = "keep") -> T:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from statistics import fmean
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import typer
 
 from vireo.ops.cli.archive import ArchiveOption, LastOption, archived, time_of
@@ -22,13 +20,20 @@ from vireo.ops.cli.output import print_json, progress_bar
 from vireo.ops.cli.release.promote import release_of
 from vireo.ops.cli.release.verification import PODS
 from vireo.ops.stack.s3 import open_store
-from vireo.server.consumer.archived_rows import Row
+from vireo.server.consumer.archived_rows import SLATE_ROWS, Row, rows_in
 from vireo.server.errors import VireoError
 from vireo.server.home import Home
 from vireo.server.releases.bucket import NotInStoreError
 from vireo.server.releases.cache import ReleaseCache
 from vireo.server.releases.store import ReleaseStore
-from vireo.training.evaluation.replay import Changed, Replayed, Replayer, changed, replayed
+from vireo.training.evaluation.replay import (
+    Changed,
+    Difference,
+    Replayed,
+    Replayer,
+    changed,
+    replayed,
+)
 
 _FILES = tuple({*PODS["candidate"][0], *PODS["ranking"][0]})
 _SHOWN = 5
@@ -74,40 +79,37 @@ def replay(
     since = time_of(last or ("" if archive else "1h"))
     with archived(archive, since, "slates") as files, open_store() as store:
         rows = slates_of(files["slates"], request_id, since, sample)
-        if not rows:
-            raise VireoError(
-                f"the archive has no slate of request {request_id!r} of this time; choose more "
-                "with --last"
-                if request_id
-                else "the archive has no slates of this time; choose more with --last"
-            )
         if release:
             release_id = release_of(store, release)
             store.check_published(release_id)
-            outcome = _compare(rows, loaded_releases(store, [release_id])[release_id])
-            _show_change(outcome, len(rows), release_id, min_overlap, as_json=as_json)
+            again = loaded_releases(store, [release_id])[release_id]
+            pages = [changed(row, again) for row in counted("replaying", rows)]
+            _show_change(pages, release_id, min_overlap, as_json=as_json)
         else:
-            names = {name for row in rows for name in releases_of(row)}
-            _show_replayed(_replay(rows, loaded_releases(store, sorted(names))), as_json=as_json)
+            releases = loaded_releases(store, {name for row in rows for name in releases_of(row)})
+            slates = [replayed(row, releases) for row in counted("replaying", rows)]
+            _show_replayed(slates, as_json=as_json)
 
 
 def slates_of(
     files: Sequence[Path], request_id: str, since: datetime | None, limit: int
 ) -> list[Row]:
-    """Return slates in the order of their times: that of a request, or `limit` of all."""
-    ends = np.cumsum([pq.read_metadata(file).num_rows for file in files], dtype=np.int64)
-    total, rows = int(ends[-1]) if files else 0, list[Row]()
-    wanted = np.arange(min(limit, total)) * total // max(1, min(limit, total))
-    for file, end in zip(files, ends.tolist(), strict=True):
-        table = pq.read_table(file)
-        if request_id:
-            table = table.filter(pc.equal(table["request_id"], request_id))
-        else:
-            own = wanted[(wanted >= end - len(table)) & (wanted < end)]
-            table = table.take(own - (end - len(table)))
-        rows += table.to_pylist()
-    if since is not None and not request_id:
-        rows = [row for row in rows if row["answered_at"] >= since]
+    """Return slates in the order of their times: those of a request, or `limit` of all.
+
+    Raises:
+        VireoError: there are none.
+    """
+    slates = rows_in(SLATE_ROWS, files)
+    if request_id:
+        slates = slates.filter(pc.field("request_id") == request_id)
+    elif since is not None:
+        slates = slates.filter(pc.field("answered_at") >= since)
+    total = slates.count_rows()
+    if not total:
+        which = f"no slate of request {request_id!r}" if request_id else "no slates"
+        raise VireoError(f"the archive has {which} of this time; choose more with --last")
+    count = min(limit, total)
+    rows: list[Row] = slates.take(np.arange(count) * total // count).to_pylist()
     return sorted(rows, key=lambda row: row["answered_at"])
 
 
@@ -116,23 +118,14 @@ def releases_of(row: Row) -> set[str]:
     return {row["retrieval_release_id"], row["release_id"]} if row["candidate_keys"] else set()
 
 
-def loaded_releases(store: ReleaseStore, names: Sequence[str]) -> dict[str, Replayer]:
+def loaded_releases(store: ReleaseStore, names: Collection[str]) -> dict[str, Replayer]:
     """Return releases, from this home's cache or the bucket."""
     cache = ReleaseCache(Home.current().cache, keep=len(names) + 1)
     loaded = {}
-    for name in names:
+    for name in sorted(names):
         with suppress(NotInStoreError):  # slates of others are replayed
             loaded[name] = Replayer(cache.fetch(store, name, _FILES))
     return loaded
-
-
-def _replay(rows: Sequence[Row], releases: dict[str, Replayer]) -> list[Replayed]:
-    return [replayed(row, releases) for row in counted("replaying", rows)]
-
-
-def _compare(rows: Sequence[Row], release: Replayer) -> list[Changed]:
-    found = (changed(row, release) for row in counted("replaying", rows))
-    return [each for each in found if each is not None]
 
 
 def counted(what: str, rows: Sequence[Row]) -> Iterator[Row]:
@@ -146,50 +139,42 @@ def counted(what: str, rows: Sequence[Row]) -> Iterator[Row]:
 def _show_replayed(slates: Sequence[Replayed], *, as_json: bool) -> None:
     """Print how many slates are the same; raise VireoError if one isn't."""
     skipped = Counter(each.skipped for each in slates if each.skipped)
-    differing = [each for each in slates if each.difference is not None]
-    same = len(slates) - sum(skipped.values()) - len(differing)
+    differences = [each.difference for each in slates if each.difference is not None]
+    same = len(slates) - skipped.total() - len(differences)
     near = sum(not each.exact for each in slates if not each.skipped and each.difference is None)
     if as_json:
-        document: dict[str, Any] = {"slates": len(slates), "equal": same, "near": near}
-        print_json(
-            document
-            | {"skipped": dict(skipped), "differences": [asdict(each) for each in differing]}
-        )
+        counts = {"slates": len(slates), "equal": same, "near": near, "skipped": skipped}
+        print_json({**counts, "differences": differences})
     else:
         typer.echo(f"{same:,} of {len(slates):,} slates are the same")
         if near:
             typer.echo(f"{near:,} of them within rounding: another kind of processor made them")
         for reason, number in skipped.items():
             typer.echo(f"{number:,} can't be made again: {reason}")
-    if differing:
-        texts = [
-            f"{each.request_id} at {each.difference.stage}: {each.difference.value} was "
-            f"{each.difference.recorded}, and is {each.difference.replayed}"
-            for each in differing[:_SHOWN]
-            if each.difference is not None
-        ]
-        raise VireoError(f"{len(differing):,} slates differ: {'; '.join(texts)}")
+    refuse(differences)
+
+
+def refuse(differences: Sequence[Difference]) -> None:
+    """Raise VireoError if there are differences, with the first ones."""
+    if differences:
+        texts = "; ".join(map(str, differences[:_SHOWN]))
+        raise VireoError(f"{len(differences):,} differences: {texts}")
 
 
 def _show_change(
-    slates: Sequence[Changed], asked: int, release_id: str, least: float, *, as_json: bool
+    pages: Sequence[Changed | None], release_id: str, least: float, *, as_json: bool
 ) -> None:
     """Print how a new release's slates differ; raise VireoError if they share too little."""
+    slates = [each for each in pages if each is not None]
     if not slates:
         raise VireoError("none of the slates was ranked: there is nothing to compare")
     overlap, shift = fmean(each.overlap for each in slates), fmean(each.shift for each in slates)
     if as_json:
-        print_json(
-            {
-                "releaseId": release_id,
-                "slates": len(slates),
-                "notRanked": asked - len(slates),
-                "meanOverlap": overlap,
-                "meanScoreShift": shift,
-            }
-        )
+        counts = {"slates": len(slates), "notRanked": len(pages) - len(slates)}
+        means = {"meanOverlap": overlap, "meanScoreShift": shift}
+        print_json({"releaseId": release_id, **counts, **means})
     else:
-        typer.echo(f"{release_id} over {len(slates):,} slates that were ranked, of {asked:,}:")
+        typer.echo(f"{release_id} over {len(slates):,} slates that were ranked, of {len(pages):,}:")
         typer.echo(f"  {overlap:.1%} of the videos are the same")
         typer.echo(f"  its mean score is {shift:+.4f} to theirs")
     if overlap < least:

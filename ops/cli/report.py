@@ -15,7 +15,7 @@ import typer
 from vireo.ops.cli.archive import ArchiveOption, LastOption, archived, time_of
 from vireo.ops.cli.options import DataOption, JsonOption
 from vireo.ops.cli.output import print_json, print_table, remark, table_of
-from vireo.ops.cli.replay import counted, loaded_releases, releases_of, slates_of
+from vireo.ops.cli.replay import counted, loaded_releases, refuse, releases_of, slates_of
 from vireo.ops.stack.s3 import open_store
 from vireo.server.consumer.archived_rows import Row
 from vireo.server.errors import VireoError
@@ -27,12 +27,7 @@ from vireo.training.evaluation import traffic as measured
 from vireo.training.evaluation.input_skew import Distribution, distributions
 from vireo.training.evaluation.replay import Replayer, replayed
 from vireo.training.evaluation.traffic import DIMENSIONS, Group, Rate, Traffic, write_metrics
-from vireo.training.evaluation.viewer_skew import (
-    FeatureDifference,
-    OfflineViewers,
-    not_comparable,
-    viewer_difference,
-)
+from vireo.training.evaluation.viewer_skew import OfflineViewers, not_comparable, viewer_difference
 from vireo.training.features.online_store import OnlineStoreSettings
 from vireo.training.features.watches import Split
 from vireo.training.ranking.training_set import load_ranking_set
@@ -40,9 +35,6 @@ from vireo.training.run import Run
 
 _RATES = ("plays", "watch s", "likes/1000", "hides/1000")
 """Titles of the rates, per impression unless they say otherwise."""
-
-_SHOWN = 5
-"""Differences that are printed."""
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -120,15 +112,17 @@ def skew(
         open_store() as store,
     ):
         rows = slates_of(slates["slates"], "", since, sample)
-        if not rows:
-            raise VireoError("the archive has no slates of this time; choose more with --last")
-        releases = loaded_releases(store, sorted({n for row in rows for n in releases_of(row)}))
+        releases = loaded_releases(store, {name for row in rows for name in releases_of(row)})
         names = {row["viewer_id"] for row in rows}
         # An example may span years, and is served whole.
         example = describe_dataset(home, data).terms
         expiry = math.inf if example else OnlineStoreSettings.load().viewer_expiry
         viewers = OfflineViewers(home.features(data), events["events"], names, expiry)
-        others = {name for name, each in releases.items() if _dataset(each) != data}
+        others = {
+            name
+            for name, each in releases.items()
+            if each.retrieval.release.manifest.dataset != data
+        }
         reasons = [
             "its release is of another data set"
             if others & releases_of(row)
@@ -140,11 +134,7 @@ def skew(
             found for row in counted("comparing", own) if (found := viewer_difference(row, viewers))
         ]
         made = [replayed(row, releases) for row in counted("replaying", rows)]
-    differences += [
-        FeatureDifference(each.request_id, of.value, of.recorded, of.replayed)
-        for each in made
-        if (of := each.difference)
-    ]
+    differences += [each.difference for each in made if each.difference is not None]
     inputs = _inputs(home, data, rows, releases)
     skipped = Counter(filter(None, reasons))
     not_made = Counter(each.skipped for each in made if each.skipped)
@@ -158,18 +148,9 @@ def skew(
         for reason, number in not_made.items():
             typer.echo(f"{number:,} can't be made again: {reason}")
         _print_skew(inputs)
-    if differences:
-        texts = [
-            f"{each.feature} of {each.request_id} was {each.recorded}, computed {each.computed}"
-            for each in differences[:_SHOWN]
-        ]
-        raise VireoError(f"{len(differences):,} differences: {'; '.join(texts)}")
+    refuse(differences)
     if not own:
         raise VireoError("no slate's viewer could be compared; the reasons are above")
-
-
-def _dataset(release: Replayer) -> str:
-    return release.retrieval.release.manifest.dataset
 
 
 def _inputs(

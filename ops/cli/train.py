@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
@@ -13,16 +12,12 @@ from rich.console import Console
 from vireo.ops.cli.archive import ArchiveOption, LastOption, archived, time_of
 from vireo.ops.cli.options import DataOption, ForceOption, JsonOption, RandomSeedOption
 from vireo.ops.cli.output import print_json
-from vireo.ops.stack.s3 import open_store
 from vireo.server.features.activity import Bounce
 from vireo.server.home import Home
-from vireo.server.releases.bucket import NotInStoreError
-from vireo.server.releases.cache import ReleaseCache
-from vireo.server.releases.manifest import ReleaseError
 from vireo.training.data.dataset import DatasetInfo, describe_dataset
 from vireo.training.fit import train_all
 from vireo.training.profile import choose_profile, load_profile, training_memory
-from vireo.training.ranking.shown_lists import RELEASE_FILES, ShownLog, read_log
+from vireo.training.ranking.shown_lists import ShownLog, read_log
 
 _BASELINES = {"popularity": "popularity", "item_knn": "item-kNN", "ease": "EASE"}
 _MUST_BEAT = ("popularity", "item_knn")
@@ -116,21 +111,8 @@ def train(
 def _log(last: str, archive: Path | None, info: DatasetInfo, limit: int) -> ShownLog:
     """Return what was shown; nothing of what it is read from stays on the disk."""
     since = time_of(last or ("" if archive else _LOG_TIME))
-    with (
-        archived(archive, since, "slates", "events") as files,
-        TemporaryDirectory() as folder,
-        open_store() as store,
-    ):
-        cache = ReleaseCache(Path(folder))
-
-        def release_folder(release_id: str) -> Path | None:
-            try:
-                return cache.fetch(store, release_id, RELEASE_FILES)
-            except (NotInStoreError, ReleaseError):
-                return None
-
-        bounce = info.bounce or Bounce()
-        return read_log(files["slates"], files["events"], release_folder, bounce, limit)
+    with archived(archive, since, "slates", "events") as files:
+        return read_log(files["slates"], files["events"], info.bounce or Bounce(), limit)
 
 
 def shortfall(metrics: Mapping[str, float], info: DatasetInfo) -> str:

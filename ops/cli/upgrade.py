@@ -221,7 +221,7 @@ async def _last_messages(settings: EventLogSettings) -> list[Held]:
         for key in map(str, range(partitions)):
             if not (end := await event_log.end(EVENTS, key)):
                 continue
-            async with aclosing(event_log.read(EVENTS, key, Position(end - 1))) as reading:  # type: ignore[type-var]
+            async with aclosing(event_log.read(EVENTS, key, Position(end - 1))) as reading:
                 entries = await anext(reading)
             where = f"{EVENTS.name}.{key}"
             found += [

@@ -4,18 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import (
-    AsyncGenerator,
-    Callable,
-    Collection,
-    Iterable,
-    Iterator,
-    Mapping,
-    Sequence,
-)
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing, contextmanager, suppress
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated
 
 import typer
 
@@ -33,7 +25,6 @@ from vireo.server.event_log.log import (
     EVENTS,
     PROGRESS,
     STATE,
-    Entries,
     LogAwayError,
     Position,
     partition_of,
@@ -117,8 +108,8 @@ def _erase(
     failures: list[str] = []
     # Rows first: what viewers do after the log's word counts anew.
     for folder in _folders((home, home.measuring), "features", data):
-        with _noted(failures):
-            _say(folder, "removed from the online store" if _erased(folder, viewer) else "")
+        with _noted(failures), closing(open_rows(folder, _STORE_SECONDS)) as store:
+            _say(folder, "removed from the online store" if store.erase([viewer]) else "")
     at = time.time_ns()
     try:
         position = asyncio.run(_record(settings, {viewer: at})) if settings else 0
@@ -192,12 +183,6 @@ def _folders(homes: Sequence[Home], kind: str, names: list[str] | None) -> Itera
                 yield found.parent
 
 
-def _erased(repo: Path, viewer: str) -> bool:
-    """Delete a viewer's rows of the online store; return whether there were any."""
-    with closing(open_rows(repo, _STORE_SECONDS)) as rows:
-        return rows.erase([viewer])
-
-
 async def _record(settings: EventLogSettings, erased: Mapping[str, int]) -> int:
     """Record in the log who is erased, and when, Unix nanoseconds; return the last position."""
     position = 0
@@ -218,10 +203,10 @@ async def _record(settings: EventLogSettings, erased: Mapping[str, int]) -> int:
 
 async def _archive_place(settings: EventLogSettings, viewer: str) -> list[str]:
     """Return the archive as a place that may have something of a viewer, if there is one."""
-    partition = partition_of(viewer, settings.event_partitions)
+    key = f"{ARCHIVED}events.{partition_of(viewer, settings.event_partitions)}"
     async with opened_log(settings, read_only=True) as event_log:
         with suppress(LogAwayError):  # nothing says whether there is one
-            return ["the archive"] * await _archived(event_log, partition)
+            return ["the archive"] if await event_log.end(STATE, key) else []
     return []
 
 
@@ -229,10 +214,16 @@ async def _after(settings: EventLogSettings, viewer: str, position: int) -> None
     """Wait for the consumer, then delete the viewer's events that were set aside."""
     partition = partition_of(viewer, settings.event_partitions)
     async with opened_log(settings) as event_log:
-        archived = await _archived(event_log, partition)
+        key = f"{ARCHIVED}events.{partition}"
+        archived = await event_log.end(STATE, key) > 0
+        before = Position(position - 1, (await event_log.describe(EVENTS))["created"])
+
+        def rewrote(told: bytes) -> bool:
+            return Position.parse(told.decode()).follows(before)
+
         passed, rewritten = await asyncio.gather(
             _passed(event_log, partition, position),
-            _rewritten(event_log, partition, position) if archived else asyncio.sleep(0),
+            _comes(event_log, key, BEGIN, rewrote) if archived else asyncio.sleep(0),
         )
     typer.echo(f"log: erased at position {position} of partition {partition}")
     await _delete_letters(settings, [partition], [viewer])
@@ -279,27 +270,11 @@ async def _passed(event_log: JetStreamLog, partition: int, position: int) -> boo
     return await _comes(event_log, f"{PROGRESS}{partition}", end, passed)
 
 
-async def _archived(event_log: JetStreamLog, partition: int) -> bool:
-    """Return whether a partition's events are archived."""
-    return await event_log.end(STATE, f"{ARCHIVED}events.{partition}") > 0
-
-
-async def _rewritten(event_log: JetStreamLog, partition: int, position: int) -> bool:
-    """Return whether the archiver of a partition comes past a position in time."""
-    here = Position(position, (await event_log.describe(EVENTS))["created"])
-
-    def passed(told: bytes) -> bool:
-        archived = Position.parse(told.decode())
-        return archived.log == here.log and archived.sequence >= here.sequence
-
-    return await _comes(event_log, f"{ARCHIVED}events.{partition}", BEGIN, passed)
-
-
 async def _comes(
     event_log: JetStreamLog, key: str, after: Position, wanted: Callable[[bytes], bool]
 ) -> bool:
     """Return whether a message of a key of STATE that is wanted comes in time."""
-    reading = cast("AsyncGenerator[Entries, None]", event_log.read(STATE, key, after))
+    reading = event_log.read(STATE, key, after)
     try:
         async with asyncio.timeout(_CONSUMER_SECONDS), aclosing(reading) as some:
             async for entries in some:
@@ -315,35 +290,30 @@ def _say(folder: Path, what: str) -> None:
 
 
 def _print_what_remains(settings: EventLogSettings | None) -> None:
-    typer.echo("what remains:")
+    remains = list[str]()
     if settings is not None:
         days = settings.event_retention / _DAY
-        typer.echo(
-            "- in the log the events themselves, slates that aren't archived, and the id with this "
-            f"erasure, until they are {days:g} days old; nothing reads them any more"
-        )
-        typer.echo(
-            "- slates that wait in a gateway (vireo_slates_waiting_bytes): repeat this once none do"
-        )
-        typer.echo(
-            "- copies of the archive: what vireo archive fetch has downloaded, and former versions "
-            "of its files if the bucket keeps them"
-        )
-    typer.echo(
-        "- releases, and models and reports below runs/: they learned from this viewer among "
-        "others; train and publish anew to replace them"
-    )
-    typer.echo(
-        "- what commands that run now have read before: repeat this when builds of features, "
-        "trainings and vireo data from-events have ended"
-    )
-    typer.echo("- gateways' memory of rows, until they are read again or an hour old; their logs")
+        remains += [
+            "in the log the events themselves, slates that aren't archived, and the id with this "
+            f"erasure, until they are {days:g} days old; nothing reads them any more",
+            "slates that wait in a gateway (vireo_slates_waiting_bytes): repeat this once none do",
+            "copies of the archive: what vireo archive fetch has downloaded, and former versions "
+            "of its files if the bucket keeps them",
+        ]
+    remains += [
+        "releases, and models and reports below runs/: they learned from this viewer among "
+        "others; train and publish anew to replace them",
+        "what commands that run now have read before: repeat this when builds of features, "
+        "trainings and vireo data from-events have ended",
+        "gateways' memory of rows, until they are read again or an hour old; their logs",
+    ]
     if not BackupSettings.named():
-        typer.echo(
-            "- backups, if there are any: name their bucket by VIREO_BACKUP_S3_ENDPOINT and repeat "
+        remains.append(
+            "backups, if there are any: name their bucket by VIREO_BACKUP_S3_ENDPOINT and repeat "
             "this, so that none brings the viewer back"
         )
-    typer.echo(
-        "- files that you import, and data sets elsewhere: those made from this log lose the "
+    remains.append(
+        "files that you import, and data sets elsewhere: those made from this log lose the "
         "viewer with their next vireo data from-events"
     )
+    typer.echo("\n- ".join(["what remains:", *remains]))

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, suppress
 from functools import partial
 from itertools import count
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import pyarrow as pa
 import structlog
@@ -37,9 +37,7 @@ from vireo.server.consumer.archive_files import (
     remove_until,
 )
 from vireo.server.consumer.archived_rows import (
-    EVENT_ROWS,
     KINDS,
-    SLATE_ROWS,
     Kind,
     parquet_of,
     table_of,
@@ -51,7 +49,6 @@ from vireo.server.event_log.log import (
     BEGIN,
     SLATES,
     STATE,
-    Entries,
     Entry,
     Position,
 )
@@ -59,8 +56,6 @@ from vireo.server.releases.bucket import Bucket, StoreError
 from vireo.v1.log_pb2 import RecordedEvents
 
 log = structlog.get_logger()
-
-T = TypeVar("T")
 
 ROWS = Counter("vireo_archive_rows", "Rows that were archived.", ["kind"])
 FILES = Counter("vireo_archive_files", "Files of the archive that were stored.", ["kind"])
@@ -112,7 +107,8 @@ class Archiver:
             seconds: maximum seconds for which a message waits for others.
             retention: seconds for which files of the kind are kept, whatever their partition; older
                 messages aren't archived.
-            slates: for events, the archiver of the partition's slates: erasures concern both.
+            slates: for events, an archiver of the partition's slates, which erasures concern too;
+                it doesn't run.
         """
         self._log, self._bucket, self._kind, self._partition = event_log, bucket, kind, partition
         self._seconds, self._retention, self._slates = seconds, retention, slates
@@ -124,43 +120,39 @@ class Archiver:
         """Positions up to which messages were read, and that STATE has."""
         self._lasts = dict[str, Position]()
         """Position of the last message of each file of one hour, by name."""
-        self._due: asyncio.Timeout | None = None
-        """When what was collected is to be archived."""
         self._expires = 0.0
         """When files are to be removed next, Unix seconds."""
-        self._asked = self._flushed = 0
-        """Number of flushes that were asked for, and that are done."""
-        self._round = asyncio.Condition()
-        """Notified after each round."""
-        LAG.labels(kind.name).set_function(self._lag)
         for each in (ROWS, FILES, FAILURES):  # so that it is exported as 0
             each.labels(kind.name)
 
     async def run(self) -> None:
         """Archive until cancelled."""
+        LAG.labels(self._kind.name).set_function(self._lag)
         await self._retried(self._restore)
         while True:
-            flushed = await self._retried(self._collect)
+            await self._retried(self._collect)
             await self._retried(self._archive)
             await self._expire()
-            async with self._round:
-                self._flushed = flushed
-                self._round.notify_all()
 
-    async def flush(self) -> None:
-        """Return once all that the stream has now is archived."""
-        async with self._round:
-            self._asked += 1
-            asked = self._asked
-            if self._due is not None and not self._due.expired():  # it waits for messages
-                self._due.reschedule(asyncio.get_running_loop().time())
-            await self._round.wait_for(lambda: self._flushed >= asked)
+    async def archive_to_end(self) -> None:
+        """Archive all that the stream has now, beside whoever else does.
+
+        Raises:
+            StoreError, LogAwayError: call it again.
+        """
+        stream, key = self._kind.stream, str(self._partition)
+        async for entries in self._log.up_to_end(stream, key, self._read):
+            self._read = entries.position
+            self._collected += entries
+            if sum(len(entry.data) for entry in self._collected) >= MAX_FILE_BYTES:
+                await self._archive()
+        await self._archive()
 
     def _lag(self) -> float:
         return max(0.0, time.time() - self._collected[0].stored_at) if self._collected else 0.0
 
-    async def _retried(self, work: Callable[[], Awaitable[T]]) -> T:
-        """Return what some work returns, as soon as it succeeds."""
+    async def _retried(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Return as soon as some work succeeds."""
         failures, problem = 0, ""
         while True:
             try:
@@ -196,22 +188,19 @@ class Archiver:
                 FAILURES.labels(self._kind.name).inc()
                 log.warning("old files of the archive can't be removed", reason=str(error))
 
-    async def _collect(self) -> int:
-        """Read until a file is due; return the number of flushes for which all was read."""
-        asked, size, loop = self._asked, 0, asyncio.get_running_loop()
+    async def _collect(self) -> None:
+        """Read until a file is due."""
+        size, loop = 0, asyncio.get_running_loop()
         read = self._log.read(self._kind.stream, str(self._partition), self._read)
-        reading = aclosing(cast("AsyncGenerator[Entries, None]", read))
         wait = self._seconds if self._collected else _IDLE_SECONDS
         try:
-            async with asyncio.timeout(wait) as self._due, reading as some:
+            async with asyncio.timeout(wait) as due, aclosing(read) as some:
                 async for entries in some:
                     if entries and not self._collected:
-                        self._due.reschedule(loop.time() + self._seconds)
+                        due.reschedule(loop.time() + self._seconds)
                     runs = [*_runs([*self._collected[:1], *entries])]
                     self._read = entries.position
                     self._collected += entries
-                    if not entries and asked > self._flushed:
-                        return asked
                     size += sum(len(entry.data) for entry in entries)
                     if size >= MAX_FILE_BYTES or len(runs) > 1:
                         break
@@ -220,12 +209,9 @@ class Archiver:
                     if await asyncio.to_thread(erasures, entries):
                         # Others may follow, and one pass over the files is enough for all.
                         soon = loop.time() + SETTLE_SECONDS
-                        self._due.reschedule(min(soon, self._due.when() or soon))
+                        due.reschedule(min(soon, due.when() or soon))
         except TimeoutError:
             pass
-        finally:
-            self._due = None
-        return self._flushed
 
     async def _archive(self) -> None:
         """Store what was collected, and publish up to where that is."""
@@ -310,7 +296,7 @@ class Archiver:
         # The log's clock may be another one.
         await asyncio.sleep(min(SETTLE_SECONDS, max(0.0, settled - time.time())))
         if await self._log.end(SLATES, str(self._partition)):
-            await slates.flush()
+            await slates.archive_to_end()
         bucket, thread = self._bucket, asyncio.to_thread
         for kind in KINDS.values():
             # One at a time: a file is held in memory, and so are features in this process.
@@ -347,13 +333,3 @@ def _runs(entries: Sequence[Entry]) -> Iterator[list[Entry]]:
         run.append(entry)
     if run:
         yield run
-
-
-async def archive(
-    event_log: JetStreamLog, bucket: Bucket, partition: int, *, seconds: float, retention: float
-) -> None:
-    """Archive a partition's slates and events until cancelled; see `Archiver`."""
-    make = partial(Archiver, event_log, bucket, partition, seconds=seconds, retention=retention)
-    slates = make(SLATE_ROWS)
-    events = make(EVENT_ROWS, slates=slates)
-    await asyncio.gather(slates.run(), events.run())

@@ -9,9 +9,10 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -88,6 +89,45 @@ def files_of(
                 file = ArchiveFile.of(each)
                 if file is not None and since - HOUR < file.hour.timestamp() <= until:
                     yield file
+
+
+def fetch(
+    bucket: Bucket,
+    kind: str,
+    since: datetime | None,
+    folder: Path,
+    progress: Callable[[int, int], object] = lambda _done, _total: None,
+) -> list[Path]:
+    """Return the files of a kind, by name, once they are in a folder; what is there stays.
+
+    Args:
+        bucket: where the archive is.
+        kind: "slates" or "events".
+        since: files of hours that ended before this are left out; None for all.
+        folder: they are in KIND/date=YYYY-MM-DD/hour=HH below it.
+        progress: called with the number of files that are there, and that of all.
+
+    Raises:
+        StoreError: S3 fails.
+    """
+    files, paths = [*files_of(bucket, kind, since.timestamp() if since else 0.0)], list[Path]()
+    for stored in (file.stored for file in files):
+        path = folder / stored.name.removeprefix(ROOT)
+        there = path.stat() if path.exists() else None
+        # An erasure rewrites files.
+        if (
+            there is None
+            or there.st_size != stored.size
+            or there.st_mtime < stored.modified.timestamp()
+        ):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial = path.with_name(f".{path.name}.part")
+            with partial.open("wb") as content:
+                content.writelines(bucket.read(stored.name))
+            partial.replace(path)
+        paths.append(path)
+        progress(len(paths), len(files))
+    return paths
 
 
 class _Remote(io.RawIOBase):

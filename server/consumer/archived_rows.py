@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -38,7 +39,7 @@ _DICTIONARY_BYTES = 64 << 20
 
 _TEXT, _TEXTS, _TIME = pa.string(), pa.list_(pa.string()), pa.timestamp("us", "UTC")
 _FLOATS, _MASKS = pa.list_(pa.float32()), pa.list_(pa.uint32())
-_CONTEXT = ("surface", "seed_video_id", "device", "locale", "time_zone", "region", "layout", "arm")
+_CONTEXT = ("surface", "seed_video_id", "device", "locale", "time_zone", "region", "arm")
 _RELEASES = ("release_id", "retrieval_release_id", "gateway_release_id")
 _SLATES_SCHEMA = pa.schema(
     {"request_id": _TEXT, "viewer_id": _TEXT, "sequence": pa.int64(), "answered_at": _TIME}
@@ -52,7 +53,7 @@ _SLATES_SCHEMA = pa.schema(
     | {f"retrieval_{each.name}": _FLOATS for each in SCORES}
     | {f"task_{each.name}": _FLOATS for each in TASKS}
     | {"video_ids": _TEXTS, "item_scores": _FLOATS, "item_sources": _MASKS}
-    | {"placements": _TEXTS, "propensities": _FLOATS}
+    | {"placements": _TEXTS, "propensities": _FLOATS, "video_features": _FLOATS}
     | {"blocked_keys": pa.list_(pa.int64()), "more_blocked": pa.bool_()}
     | {"left_out_keys": pa.list_(pa.int64()), "left_out_sources": _MASKS}
     | dict.fromkeys(("retrieved_videos", "ranked_videos"), pa.list_(pa.binary()))
@@ -81,9 +82,9 @@ _SOURCES, _DEGRADATIONS = _names(viewer_pb2.Source), _names(viewer_pb2.Degradati
 _PLACEMENTS = _names(ranking_pb2.Placement)
 
 
-def _slate_rows(entry: Entry) -> Iterator[Callable[[], Row]]:
-    for data in RecordedSlates.FromString(entry.data).slates:
-        yield partial(_slate_row, data, entry.sequence)
+def _slate_rows(entry: Entry) -> list[Callable[[], Row]]:
+    slates = RecordedSlates.FromString(entry.data).slates
+    return [partial(_slate_row, data, entry.sequence) for data in slates]
 
 
 def _slate_row(data: bytes, sequence: int) -> Row:
@@ -108,7 +109,6 @@ def _slate_row(data: bytes, sequence: int) -> Row:
         "locale": context.locale,
         "time_zone": context.time_zone,
         "region": context.region,
-        "layout": record.layout,
         "arm": _arm(record),
         "release_id": slate.release_id,
         "retrieval_release_id": candidates.release_id,
@@ -130,6 +130,7 @@ def _slate_row(data: bytes, sequence: int) -> Row:
         "item_sources": [sum({1 << source for source in each.sources}) for each in slate.items],
         "placements": [_PLACEMENTS.get(each, str(each)) for each in ranking.placements],
         "propensities": list(ranking.propensities),
+        "video_features": list(ranking.video_features),
         "blocked_keys": np.array(candidates.blocked_keys, np.int64),
         "more_blocked": candidates.more_blocked,
         "left_out_keys": list(record.left_out_keys),
@@ -165,6 +166,13 @@ def _align(row: Row, places: Any) -> None:
             row[name] = [values[known.get(key, -1)] for key in shown]
 
 
+def rows_in(kind: Kind, files: Sequence[Path]) -> Any:
+    """Return the rows of some files, an Arrow dataset; columns that a file lacks are null."""
+    from pyarrow.dataset import dataset  # which consumers don't need
+
+    return dataset([*map(str, files)], schema=kind.schema, format="parquet")
+
+
 def request_of(row: Row) -> candidate_pb2.RetrieveCandidatesRequest:
     """Return what was asked of retrieval, with the viewer's features."""
     request = candidate_pb2.RetrieveCandidatesRequest.FromString(row["retrieval"])
@@ -191,11 +199,10 @@ def _arm(record: SlateRecord) -> str:
     return "canary" if len(releases) == 1 else "mixed"
 
 
-def _event_rows(entry: Entry) -> Iterator[Callable[[], Row]]:
+def _event_rows(entry: Entry) -> list[Callable[[], Row]]:
     recorded = RecordedEvents.FromString(entry.data)
     received_at = recorded.received_at.ToMicroseconds()
-    for event in recorded.events:
-        yield partial(_event_row, event, received_at, entry.sequence)
+    return [partial(_event_row, each, received_at, entry.sequence) for each in recorded.events]
 
 
 def _event_row(event: Any, received_at: int, sequence: int) -> Row:
@@ -220,8 +227,8 @@ class Kind:
     stream: Stream
     schema: Any
     """Arrow's schema of the rows."""
-    rows: Callable[[Entry], Iterator[Callable[[], Row]]]
-    """Yields what makes each row of a message; raises DecodeError if it can't be parsed."""
+    rows: Callable[[Entry], Sequence[Callable[[], Row]]]
+    """Returns what makes each row of a message; raises DecodeError if it can't be parsed."""
     identity: Sequence[str]
     """Columns by which a row is the same as another one."""
     time: str
@@ -241,30 +248,24 @@ def table_of(kind: Kind, entries: Sequence[Entry]) -> tuple[Any, Counter[str]]:
     "unreadable" is a message that can't be parsed, "unfit" a record that can't be a row.
     """
     skipped = Counter[str]()
-    made = filter(None, (_row(make, skipped) for make in _rows_to_make(kind, entries, skipped)))
-    tables = [kind.schema.empty_table()]
+    made, tables = _rows(kind, entries, skipped), [kind.schema.empty_table()]
     while rows := [*islice(made, _ROWS_AT_A_TIME)]:
         tables += _tables(kind, rows, skipped)
     return pa.concat_tables(tables), skipped
 
 
-def _rows_to_make(
-    kind: Kind, entries: Sequence[Entry], skipped: Counter[str]
-) -> Iterator[Callable[[], Row]]:
+def _rows(kind: Kind, entries: Sequence[Entry], skipped: Counter[str]) -> Iterator[Row]:
     for entry in entries:
         try:
-            yield from kind.rows(entry)
+            makers = kind.rows(entry)
         except (DecodeError, ValueError):
             skipped["unreadable"] += 1
-
-
-def _row(make: Callable[[], Row], skipped: Counter[str]) -> Row | None:
-    """Return a row; None if it can't be made, whatever is wrong: others are archived."""
-    try:
-        return make()
-    except Exception:  # noqa: BLE001
-        skipped["unfit"] += 1
-        return None
+            continue
+        for make in makers:
+            try:
+                yield make()
+            except Exception:  # noqa: BLE001  # whatever is wrong with one, others are archived
+                skipped["unfit"] += 1
 
 
 def _tables(kind: Kind, rows: Sequence[Row], skipped: Counter[str]) -> Iterable[Any]:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Coroutine
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import structlog
 from pydantic import Field
 
-from vireo.server.consumer.archive import archive
+from vireo.server.consumer.archive import Archiver
+from vireo.server.consumer.archived_rows import EVENT_ROWS, SLATE_ROWS
 from vireo.server.consumer.follow import Follower
 from vireo.server.consumer.live_state import LiveState
 from vireo.server.errors import VireoError
@@ -165,16 +165,20 @@ async def _archived_before(event_log: JetStreamLog, partition: int) -> bool:
     return False
 
 
-def _archive(settings: ConsumerSettings, event_log: JetStreamLog) -> Coroutine[Any, Any, None]:
+async def _archive(settings: ConsumerSettings, event_log: JetStreamLog) -> None:
+    """Archive the partition's slates and events until cancelled."""
     # While a body is sent, the timeout of the connection counts, for all of it.
     s3 = settings.s3.with_patience(connect_timeout=_UPLOAD_SECONDS, read_timeout=_UPLOAD_SECONDS)
-    return archive(
+    make = partial(
+        Archiver,
         event_log,
         Bucket(s3),
         settings.event_partition,
         seconds=settings.archive_seconds,
         retention=settings.archive_retention,
     )
+    events = make(EVENT_ROWS, slates=make(SLATE_ROWS))
+    await asyncio.gather(make(SLATE_ROWS).run(), events.run())
 
 
 async def consume(

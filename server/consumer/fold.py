@@ -90,17 +90,19 @@ class ViewerEvents:
             times = self.followed if kind == _FOLLOW else self.hides
             times[key] = min(seconds, times.get(key, seconds))
             return
-        micros = micros_of(event)
-        if kind == _PLAY:
-            if is_bounce(event, rules):
-                return
-            liked = event.HasField("watched_fraction") and enough(event.watched_fraction, rules)
-        elif kind == _FINISH:
-            liked = enough(1.0, rules)
-        elif kind == _LIKE:
-            liked = True
-        else:
+        if kind not in (_PLAY, _FINISH, _LIKE):
             raise UnfitEventError(f"an event of the unknown kind {kind}")
+        # Fraction and seconds that were watched, NaN if unknown.
+        known = np.array([1.0 if kind == _FINISH else np.nan, np.nan], np.float32)
+        if kind == _PLAY:
+            if event.HasField("watched_fraction"):
+                known[0] = event.watched_fraction
+            if event.HasField("watched_seconds"):
+                known[1] = event.watched_seconds
+            if rules.bounce.among(known[:1], known[1:])[0]:
+                return
+        micros = seconds * _MICROS + event.time.nanos // 1000
+        liked = kind == _LIKE or known[0] >= rules.liked_fraction
         self.watches[key] = min(micros, self.watches.get(key, micros))
         if liked:
             self.likes[key] = min(micros, self.likes.get(key, micros))
@@ -112,24 +114,6 @@ class ViewerEvents:
         both = bool(self.watches or self.hides)
         changed = {ACTIVITY: both, HIDDEN: both, SHOWN: self.shown, FOLLOWED: self.followed}
         return tuple(view for view, some in changed.items() if some)
-
-
-def micros_of(event: event_pb2.Event) -> int:
-    """Return an event's time, Unix microseconds."""
-    return event.time.seconds * _MICROS + event.time.nanos // 1000
-
-
-def enough(fraction: float, rules: EventRules) -> bool:
-    """Return whether a play of this fraction is a like."""
-    return bool(np.float32(fraction) >= rules.liked_fraction)
-
-
-def is_bounce(event: event_pb2.Event, rules: EventRules) -> bool:
-    """Return whether a play ended so early that it is no watch."""
-    fraction = event.watched_fraction if event.HasField("watched_fraction") else np.nan
-    seconds = event.watched_seconds if event.HasField("watched_seconds") else np.nan
-    known = np.array([[fraction], [seconds]], np.float32)
-    return bool(rules.bounce.among(*known)[0])
 
 
 def fold(row: ViewerRow, events: ViewerEvents) -> Change:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import structlog
 from prometheus_client import Counter, Histogram
@@ -22,15 +22,7 @@ from vireo.server.backoff import backoff
 from vireo.server.consumer.apply import apply
 from vireo.server.consumer.live_state import LiveState
 from vireo.server.event_log.jetstream import JetStreamLog
-from vireo.server.event_log.log import (
-    EVENTS,
-    PROGRESS,
-    STATE,
-    Entries,
-    Entry,
-    LogAwayError,
-    Position,
-)
+from vireo.server.event_log.log import EVENTS, PROGRESS, STATE, Entry, LogAwayError, Position
 from vireo.server.features.activity import EventRules
 from vireo.server.features.online_store import RedisSettings, open_rows
 from vireo.server.features.viewer_store import (
@@ -171,7 +163,7 @@ class Follower:
         """Return once no other consumer of the partition publishes its progress."""
         told = Position(await self._log.end(STATE))
         reading = self._log.read(STATE, f"{PROGRESS}{self._partition}", told)
-        async with aclosing(cast("AsyncGenerator[Entries, None]", reading)) as progress:
+        async with aclosing(reading) as progress:
             while True:
                 try:
                     async with asyncio.timeout(STANDBY_SECONDS):

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from datetime import UTC, datetime
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 import structlog
 from nats.errors import Error as NatsError
@@ -160,7 +160,7 @@ class JetStreamLog:
 
     async def read(
         self, stream: Stream, key: str = "", after: Position = BEGIN
-    ) -> AsyncIterator[Entries]:
+    ) -> AsyncGenerator[Entries, None]:
         """Yield the messages after a position, in order, as they come; without an end.
 
         Empty entries say that all that was there has been yielded: they come as soon as that is
@@ -233,7 +233,7 @@ class JetStreamLog:
 
     async def up_to_end(
         self, stream: Stream, key: str = "", after: Position = BEGIN
-    ) -> AsyncIterator[Entries]:
+    ) -> AsyncGenerator[Entries, None]:
         """Yield the messages after a position up to the end as it is now; the last may be empty.
 
         A compacted stream is read until nothing is left: a message that is replaced meanwhile is
@@ -243,8 +243,7 @@ class JetStreamLog:
             LogAwayError: nothing comes for some time.
         """
         end = await self.end(stream, key)
-        reading = cast("AsyncGenerator[Entries, None]", self.read(stream, key, after))
-        async with aclosing(reading):
+        async with aclosing(self.read(stream, key, after)) as reading:
             while True:
                 try:
                     async with asyncio.timeout(_SILENT_SECONDS):

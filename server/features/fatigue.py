@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
 from vireo.server.arrays import Float64Array, Int64Array
 
 FATIGUE_HALF_LIFE = 7 * 86_400.0
 """Seconds after which an impression counts half."""
-
-
-def faded(ages: npt.NDArray[np.float64 | np.int64]) -> Float64Array:
-    """Return what impressions of some ages, in seconds, count: 1 for a new one, float64[n]."""
-    return np.asarray(0.5 ** (ages / FATIGUE_HALF_LIFE), np.float64)
 
 
 def times_shown(
@@ -30,10 +24,5 @@ def times_shown(
     order = np.argsort(keys)
     places = order.take(np.searchsorted(keys, shown_keys, sorter=order), mode="clip")
     same = keys.take(places) == shown_keys
-    counts = faded(np.maximum(now - shown_times[same], 0))
+    counts = 0.5 ** (np.maximum(now - shown_times[same], 0) / FATIGUE_HALF_LIFE)
     return np.bincount(places[same], counts, len(keys)).astype(np.float64)
-
-
-def fatigue_factors(times: Float64Array, strength: float) -> Float64Array:
-    """Return the factor of the score of videos that were shown so often, float64[n]."""
-    return np.asarray((1 + times) ** -strength, np.float64)

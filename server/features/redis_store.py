@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +29,15 @@ from vireo.server.features.viewer_store import (
     PositionMovedError,
     Put,
     RebuiltError,
-    StoreAwayError,
     ViewerStore,
     active_key,
+    errors_as_away,
     series_of,
     viewer_key,
     viewer_of,
 )
+
+_errors_as_away = partial(errors_as_away, RedisError)
 
 
 class RedisStore(ViewerStore):
@@ -177,11 +178,3 @@ def _stored(values: Sequence[bytes | None], views: Views) -> Stored:
     features = {name: value for name, value in zip(names, values, strict=False) if value}
     times = [Timestamp.FromString(value).seconds for value in values[len(names) :] if value]
     return Stored(features, max(times, default=0))
-
-
-@contextmanager
-def _errors_as_away() -> Iterator[None]:
-    try:
-        yield
-    except (RedisError, OSError) as error:
-        raise StoreAwayError(f"{type(error).__name__}: {error}") from error

@@ -8,7 +8,7 @@ import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 
 from vireo.server.features.viewer_rows import (
@@ -27,10 +27,12 @@ from vireo.server.features.viewer_store import (
     Put,
     StoreAwayError,
     ViewerStore,
+    errors_as_away,
     viewer_key,
     viewer_of,
 )
 
+_errors_as_away = partial(errors_as_away, sqlite3.Error)
 _LOCKED_PAUSE_SECONDS = 0.002
 """Pause before another try to read a file that is locked."""
 
@@ -162,10 +164,6 @@ class SqliteStore(ViewerStore):
                 raise
             self._connection.execute("COMMIT")
 
-    def superseded(self) -> bool:
-        """Return False: a file is replaced together with its folder."""
-        return False
-
     def close(self) -> None:
         """Close the file."""
         self._connection.close()
@@ -179,14 +177,6 @@ def _query(project: str, views: tuple[str, ...], count: int) -> str:
         f'FROM "{project}_{view}" WHERE entity_key IN ({keys})'
         for view in views
     )
-
-
-@contextmanager
-def _errors_as_away() -> Iterator[None]:
-    try:
-        yield
-    except (sqlite3.Error, OSError) as error:
-        raise StoreAwayError(f"{type(error).__name__}: {error}") from error
 
 
 def is_locked(error: sqlite3.Error) -> bool:

@@ -15,6 +15,7 @@ import struct
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -121,9 +122,9 @@ class ViewerStore(ABC):
     def prepare(self) -> None:
         """Prepare to write; the store answers then."""
 
-    @abstractmethod
     def superseded(self) -> bool:
-        """Return whether another build's rows are announced now."""
+        """Return whether another build's rows are announced now; a file is replaced as a whole."""
+        return False
 
     @abstractmethod
     def close(self) -> None:
@@ -185,6 +186,15 @@ class ViewerStore(ABC):
     def erase(self, viewers: Iterable[str]) -> bool:
         """Delete all that is stored of some viewers; return whether anything was."""
         return self.apply([], [*map(viewer_key, viewers)])
+
+
+@contextmanager
+def errors_as_away(kind: type[Exception]) -> Iterator[None]:
+    """Raise StoreAwayError instead of a kind of errors, or of OSError."""
+    try:
+        yield
+    except (kind, OSError) as error:
+        raise StoreAwayError(f"{type(error).__name__}: {error}") from error
 
 
 def _puts(changes: Mapping[str, Change]) -> Iterator[Put]:

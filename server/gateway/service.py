@@ -197,7 +197,7 @@ def gateway_pod(settings: GatewaySettings) -> Pod[GatewayRelease]:
     order: Ranking = Remote("ranking", ranker.RankCandidates, check_ranked)
     log = open_log(settings.event_log)
     live = Live(log, settings.live, settings.cache / TAKEDOWNS, videos=False) if log else None
-    pod = slates_of(settings, find, order, log, live, layout="separate")
+    pod = slates_of(settings, find, order, log, live)
     if target := settings.control_target:  # without a control plane nobody knows the pods
         control = lasting_channel(target, settings.tls, "control", _CHANNEL_OPTIONS)
         ready = partial(pods_serve, ReleaseServiceStub(control), settings.release_swap_timeout)
@@ -211,8 +211,6 @@ def slates_of(
     order: Ranking,
     log: JetStreamLog | None,
     live: Live | None,
-    *,
-    layout: str,
 ) -> Pod[GatewayRelease]:
     """Return the pod that makes slates of two stages, wherever those run.
 
@@ -222,7 +220,6 @@ def slates_of(
         order: where they are ranked.
         log: the log of events; None without one.
         live: what follows it.
-        layout: see `SlateRecord.layout`.
 
     Raises:
         VireoError: slates are to be recorded, and there is no log.
@@ -237,7 +234,7 @@ def slates_of(
         progress = Progress(log, partitions, settings.max_events_lag)
         room = LogRoom(log, settings.event_log.event_retention)
         if settings.slate_share:
-            slates = SlateLog(log, partitions, settings.slate_share, layout)
+            slates = SlateLog(log, partitions, settings.slate_share)
     elif settings.slate_share:
         raise VireoError("VIREO_SLATE_SHARE needs a log to record slates in: set VIREO_NATS_URL")
     overlay = live.overlay if live else Overlay(0)

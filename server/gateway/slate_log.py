@@ -8,7 +8,6 @@ slate. Slates of batches aren't recorded.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -85,20 +84,18 @@ class _Message:
 class SlateLog:
     """Slates on their way into the log. Use it from one event loop."""
 
-    def __init__(self, event_log: JetStreamLog, partitions: int, share: float, layout: str) -> None:
+    def __init__(self, event_log: JetStreamLog, partitions: int, share: float) -> None:
         """Record nothing yet.
 
         Args:
             event_log: the log.
             partitions: number of its partitions.
             share: share of the viewers whose slates are recorded, 0 to 1: always the same ones.
-            layout: see `SlateRecord.layout`.
         """
-        self._log, self._partitions, self._layout = event_log, partitions, layout
-        self._share = share
+        self._log, self._partitions, self._share = event_log, partitions, share
         self._slates = list[tuple[str, bytes]]()
         """Those that are in no message yet, each with its partition."""
-        self._messages = deque[_Message]()
+        self._messages = list[_Message]()
         """Those that the log may not have yet. They stay as they are: it knows them by content."""
         self._bytes = 0
         self._added = asyncio.Event()
@@ -109,7 +106,7 @@ class SlateLog:
 
     def offer(self, made: Made, request: pb.RecommendRequest) -> None:
         """Record a slate soon, once it was sent; the caller's request may change then."""
-        record = SlateRecord(request=request, layout=self._layout)
+        record = SlateRecord(request=request)
         record.answered_at.GetCurrentTime()
         asyncio.get_running_loop().call_soon(self._add, record, made)
 
@@ -147,17 +144,16 @@ class SlateLog:
         while self._slates or self._messages:
             slates, self._slates = self._slates, []
             self._messages += _joined(slates)
-            some = [self._messages[place] for place in range(min(_PARALLEL, len(self._messages)))]
+            some = self._messages[:_PARALLEL]
             outcomes = await asyncio.gather(*(self._append(each) for each in some))
             left = list[_Message]()
             for message, stored in zip(some, outcomes, strict=True):
-                self._messages.popleft()
                 if stored:
                     self._count(-message.size)
                     RECORDED.inc(message.slates)
                 else:
                     left.append(message)
-            self._messages.extendleft(reversed(left))
+            self._messages[: len(some)] = left
             if left and not away:
                 log.warning("slates wait for the log", bytes=self._bytes)
             if away := bool(left):

@@ -188,6 +188,7 @@ def encode(
             task_scores=encode_columns(record.tasks),
             placements=[*map(int, record.placements)],  # type: ignore[list-item]
             propensities=record.propensities.tolist(),
+            video_features=record.video_features.ravel().tolist(),
         ),
     )
 

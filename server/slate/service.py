@@ -104,7 +104,7 @@ def slate_pod(settings: SlateSettings) -> Pod[SlateRelease]:
     event_log = open_log(settings.event_log)
     live = Live(event_log, settings.live, settings.cache / TAKEDOWNS) if event_log else None
     find, order = InProcess[Any, Any](), InProcess[Any, Any]()
-    gateway = slates_of(settings, find, order, event_log, live, layout="together")
+    gateway = slates_of(settings, find, order, event_log, live)
     candidates = partial(
         candidate.build_pipeline,
         vector_cache_size=settings.viewer_vector_cache_size,

@@ -8,9 +8,9 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -74,11 +74,9 @@ class Site:
         return await self.log.append(EVENTS, self.key, erased.SerializeToString())
 
     def archivers(self, bucket: Bucket | None = None, seconds: float = 0.05) -> list[Archiver]:
-        given: dict[str, Any] = {"seconds": seconds, "retention": DAY}
-        slates = Archiver(self.log, bucket or self.bucket, self.partition, SLATE_ROWS, **given)
-        given["slates"] = slates
-        events = Archiver(self.log, bucket or self.bucket, self.partition, EVENT_ROWS, **given)
-        return [slates, events]
+        made = self.log, bucket or self.bucket, self.partition
+        make = partial(Archiver, *made, seconds=seconds, retention=DAY)
+        return [make(SLATE_ROWS), make(EVENT_ROWS, slates=make(SLATE_ROWS))]
 
     @asynccontextmanager
     async def archiving(self, *archivers: Archiver) -> AsyncIterator[list[Archiver]]:
@@ -94,14 +92,19 @@ class Site:
 
     async def archive(self) -> None:
         """Archive all that is there."""
-        async with self.archiving() as archivers:
-            await self.done(archivers)
+        async with asyncio.timeout(30):
+            for each in self.archivers():
+                await each._restore()
+                await each.archive_to_end()
 
     async def done(self, archivers: list[Archiver]) -> None:
         """Return once all that is there is archived, and the log knows it."""
         async with asyncio.timeout(30):
             for each in archivers:
-                await each.flush()
+                while each._collected or each._published.sequence < await self.log.end(  # noqa: ASYNC110
+                    each._kind.stream, self.key
+                ):
+                    await asyncio.sleep(0.02)
 
     def requests(self) -> Counter[str]:
         return Counter(archived(self.bucket, "slates", self.partition)["request_id"].to_pylist())

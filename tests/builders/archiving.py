@@ -20,7 +20,7 @@ from vireo.v1.viewer_pb2 import ViewerFeatures
 
 def slate(request: str, viewer: str = "v", at: float = 1_700_000_000.0) -> SlateRecord:
     """A ranked slate of two of three candidates, answered at a time in Unix seconds."""
-    record = SlateRecord(gateway_release_id="r-1", layout="separate")
+    record = SlateRecord(gateway_release_id="r-1")
     record.answered_at.FromNanoseconds(round(at * 1e9))
     record.request.viewer_id = viewer
     record.request.context.device = "tv"
@@ -40,6 +40,7 @@ def slate(request: str, viewer: str = "v", at: float = 1_700_000_000.0) -> Slate
     placements = (ranking_pb2.PLACEMENT_SCORE, ranking_pb2.PLACEMENT_DIVERSITY)
     record.ranking.placements.extend(placements)
     record.ranking.propensities.extend([1.0, 0.5])
+    record.ranking.video_features.extend(range(8))
     record.slate.request_id, record.slate.release_id = request, "r-1"
     record.slate.degradations.append(viewer_pb2.DEGRADATION_SOURCE_MISSING)
     sources = (viewer_pb2.SOURCE_TWO_TOWER, viewer_pb2.SOURCE_CO_WATCH)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import cast
 
 from vireo.server.event_log.jetstream import JetStreamLog
-from vireo.server.event_log.log import EVENTS, Entries, Entry, LogAwayError, Position, Stream
+from vireo.server.event_log.log import EVENTS, Entry, LogAwayError, Position, Stream
 
 _SECONDS = 60.0
 
@@ -33,8 +31,7 @@ async def take(
     """The first messages after a position; all that are there without a count."""
     taken: list[Entry] = []
     place = Position(after) if isinstance(after, int) else after
-    reading = cast("AsyncGenerator[Entries, None]", log.read(stream, key, place))
-    async with asyncio.timeout(_SECONDS), aclosing(reading) as some:
+    async with asyncio.timeout(_SECONDS), aclosing(log.read(stream, key, place)) as some:
         async for entries in some:
             taken += entries
             if (not entries) if count is None else len(taken) >= count:

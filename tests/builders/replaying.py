@@ -92,7 +92,6 @@ class Serving:
             shown_before=request.shown_before,
             left_out_keys=gone & masks.keys(),
             left_out_sources=[masks[key] for key in gone & masks.keys()],
-            layout="separate",
         )
         record_retrieval(record, request)
         record.request.page_size = request.page_size

@@ -24,8 +24,6 @@ _TYPES = {
     "item_sources": pa.list_(pa.uint32()),
     "placements": _TEXTS,
     "propensities": _FLOATS,
-    "score": _FLOATS,
-    "task_watch": _FLOATS,
     "at": _TIME,
     "received_at": _TIME,
     "watched_seconds": pa.float64(),
@@ -56,9 +54,6 @@ def slate(request: str, viewer: str, videos: str, at: float = 0, **changes: Any)
         "item_sources": [SOURCES[0].bit] * len(names),
         "placements": ["score"] * len(names),
         "propensities": [1.0] * len(names),
-        # Of the page, then of another candidate.
-        "score": [0.5 / place for place in range(1, len(names) + 2)],
-        "task_watch": [0.25 / place for place in range(1, len(names) + 2)],
         **changes,
     }
 

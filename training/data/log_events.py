@@ -180,6 +180,10 @@ def interaction_events(name: str, interactions: pd.DataFrame) -> Iterator[event_
         name: the data set's name: event ids are `<name>:<row>`.
         interactions: rows as in `vireo.training.data.schema.INTERACTIONS`.
     """
+    names = [name for name in COLUMNS if name in interactions]
+    texts = interactions[names].astype(object)
+    # A field that is None isn't set.
+    contexts = texts.where(texts.notna(), None).to_dict("records") if names else [{}] * len(texts)
     rows = zip(
         interactions["viewer_id"],
         interactions["video_id"],
@@ -188,7 +192,7 @@ def interaction_events(name: str, interactions: pd.DataFrame) -> Iterator[event_
         interactions["watched_fraction"].tolist(),
         interactions["rating"].tolist(),
         interactions["row"].tolist(),
-        _contexts(interactions),
+        contexts,
         strict=True,
     )
     for viewer_id, video_id, kind, micros, fraction, rating, row, context in rows:
@@ -206,31 +210,15 @@ def interaction_events(name: str, interactions: pd.DataFrame) -> Iterator[event_
         yield event
 
 
-def _contexts(interactions: pd.DataFrame) -> list[dict[str, str]]:
-    """Return the context of each interaction that is known, by field of the event."""
-    names = [name for name in COLUMNS if name in interactions]
-    rows = interactions[names].astype(object).itertuples(index=False, name=None)
-    return (
-        [
-            {name: text for name, text in zip(names, row, strict=True) if isinstance(text, str)}
-            for row in rows
-        ]
-        if names
-        else [{}] * len(interactions)
-    )
-
-
 def _times(interactions: pd.DataFrame) -> Int64Array:
     """Return each interaction's time, Unix microseconds, those of watches as in `split_watches`."""
-    raw = interactions["timestamp"].to_numpy("datetime64[us]").astype(np.int64)
-    watches = split_watches(interactions, "none")
-    pairs = pd.MultiIndex.from_arrays(
-        [watches["viewer_id"].astype(object), watches["video_id"].astype(object)]
+    pair = ["viewer_id", "video_id"]
+    raw = interactions["timestamp"]
+    watches = split_watches(interactions, "none")[[*pair, "time"]]
+    firsts = (
+        interactions[pair]
+        .merge(watches, how="left", on=pair)["time"]
+        .where(interactions["event"].isin(WATCH_EVENTS).to_numpy())
     )
-    firsts = pd.Series(watches["time"].to_numpy("datetime64[us]").astype(np.int64), pairs)
-    asked = pd.MultiIndex.from_arrays(
-        [interactions["viewer_id"].astype(object), interactions["video_id"].astype(object)]
-    )
-    moved = np.maximum(firsts.reindex(asked).fillna(0).to_numpy(np.int64), raw)
-    watched = interactions["event"].isin(WATCH_EVENTS).to_numpy()
-    return np.where(watched, moved, raw)
+    micros = (each.to_numpy("datetime64[us]").view(np.int64) for each in (raw, firsts))
+    return np.maximum(*micros)  # a missing time is the minimum

@@ -14,11 +14,9 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset
 
 from vireo.server.arrays import BoolArray, Int32Array, Int64Array
-from vireo.server.signals import TASKS
-from vireo.training.data.schema import TIME
+from vireo.server.consumer.archived_rows import EVENT_ROWS, SLATE_ROWS, rows_in
 
 WINDOW_SECONDS = 86_400.0
 IMPRESSIONS = b"vireo.impressions"
@@ -27,26 +25,18 @@ _SKEW_MICROS = 60_000_000
 """Microseconds by which the clock of an event with a request id may be behind the gateway's."""
 _TEXTS = ("request_id", "viewer_id", "surface", "release_id", "arm")
 """Columns of slates that each of its videos has."""
-_SLATES = pa.schema(
-    {name: pa.string() for name in _TEXTS}
-    | {"sequence": pa.int64(), "answered_at": TIME, "shown_before": pa.int32()}
-    | {name: pa.list_(pa.string()) for name in ("video_ids", "placements")}
-    | {"item_sources": pa.list_(pa.uint32()), "propensities": pa.list_(pa.float32())}
+_SLATES = (
+    *(*_TEXTS, "sequence", "answered_at", "shown_before", "video_ids", "placements"),
+    *("item_sources", "propensities"),
 )
-_SCORES = ("score", *(f"task_{task.name}" for task in TASKS))
-_EVENTS = pa.schema(
-    {name: pa.string() for name in ("event_id", "viewer_id", "kind", "video_id", "request_id")}
-    | {"at": TIME, "received_at": TIME, "sequence": pa.int64(), "position": pa.int32()}
-    | {"watched_seconds": pa.float64(), "watched_fraction": pa.float32()}
+_EVENTS = (
+    *("event_id", "viewer_id", "kind", "video_id", "request_id", "position", "sequence"),
+    *("at", "received_at", "watched_seconds", "watched_fraction"),
 )
 
 
 def shown_videos(
-    slates: Sequence[Path],
-    events: Sequence[Path],
-    window: float = WINDOW_SECONDS,
-    *,
-    scores: bool = False,
+    slates: Sequence[Path], events: Sequence[Path], window: float = WINDOW_SECONDS
 ) -> pa.Table:
     """Return a row for each video of each slate, by the slate's time and the video's position.
 
@@ -57,7 +47,6 @@ def shown_videos(
         slates: Parquet files of the archive.
         events: Parquet files of the archive.
         window: maximum seconds from a slate to an event that doesn't name its request.
-        scores: whether to add `score` and `task_…` of each task as ranked, float32.
 
     Returns:
         `request_id`, `viewer_id`, `video_id`, `surface`, `release_id`, `arm`; `answered_at`;
@@ -67,15 +56,14 @@ def shown_videos(
         `watched_seconds`, the sum of its plays', and `watched_fraction`, the largest, null if
         unknown.
     """
-    named = [(name, pa.list_(pa.float32())) for name in _SCORES if scores]
-    slate = _once_each(_read(slates, pa.schema([*_SLATES, *named])))
+    slate = _once_each(rows_in(SLATE_ROWS, slates).to_table(columns=[*_SLATES]))
     lists = slate["video_ids"].combine_chunks()
     # Row of the slate of each shown video, and the video's place in it.
     of: Int64Array = pc.list_parent_indices(lists).to_numpy().astype(np.int64)
     place = np.arange(len(of)) - np.searchsorted(of, of)
     video_ids = pc.list_flatten(lists).dictionary_encode()
 
-    event = _read(events, _EVENTS)
+    event = rows_in(EVENT_ROWS, events).to_table(columns=[*_EVENTS])
     reported = bool(pc.any(pc.equal(event["kind"], "impression")).as_py())
     viewers = pc.unique(slate["viewer_id"])
     shown = pd.DataFrame(
@@ -99,17 +87,10 @@ def shown_videos(
         "sources": _at(slate["item_sources"], of, place),
         "placement": _at(slate["placements"], of, place).dictionary_encode(),
         "propensity": _at(slate["propensities"], of, place),
-        **{name: _at(slate[name], of, place) for name, _ in named},
         **_outcomes(joined, len(of), reported),
     }
     metadata = {IMPRESSIONS: "reported" if reported else "none"}
     return pa.table(columns).replace_schema_metadata(metadata)
-
-
-def _read(files: Sequence[Path], schema: pa.Schema) -> pa.Table:
-    """Return the columns of a schema, null if a file lacks one."""
-    names = [str(file) for file in files]
-    return pa.dataset.dataset(names, schema=schema, format="parquet").to_table()
 
 
 def _once_each(slates: pa.Table) -> pa.Table:

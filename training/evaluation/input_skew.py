@@ -65,37 +65,28 @@ def distributions(
         release: what answered.
         lists: those of the watches that it was trained on.
     """
-    trained, found = _trained(lists), []
-    for name, (values, weights) in _served(rows, release).items():
-        means = float(np.mean(trained[name])), float(np.average(values, weights=weights))
-        found.append(Distribution(name, *means, _stability(trained[name], values, weights)))
-    return found
-
-
-def _names(match: int) -> dict[str, Sequence[str]]:
-    """Return the features of each part of the training set, by how they are called here."""
-    return {
-        "features": [f"video {name}" for name in VIDEO_FEATURES],
-        "retrieval": [f"retrieval {name}" for name in RETRIEVAL_FEATURES],
-        "match": [f"match {name}" for name in (*MATCH_FEATURES, LANGUAGE_MATCH)[:match]],
-        "viewer_features": [f"viewer {name}" for name in VIEWER_FEATURES],
-    }
-
-
-def _trained(lists: CandidateLists) -> dict[str, Float32Array]:
-    """Return the values of each feature of the listed candidates, and of their viewers."""
     parts: list[Float32Array] = [
         part[lists.rows >= 0] for part in (lists.features, lists.retrieval, lists.match)
     ]
     parts.append(lists.viewers.viewer_features)
-    named = zip(_names(lists.match.shape[-1]).values(), parts, strict=True)
-    return {name: part[:, place] for names, part in named for place, name in enumerate(names)}
+    names: tuple[Sequence[str], ...] = (
+        [f"video {name}" for name in VIDEO_FEATURES],
+        [f"retrieval {name}" for name in RETRIEVAL_FEATURES],
+        [f"match {name}" for name in (*MATCH_FEATURES, LANGUAGE_MATCH)[: lists.match.shape[-1]]],
+        [f"viewer {name}" for name in VIEWER_FEATURES],
+    )
+    found = []
+    for named, part, (served, weights) in zip(names, parts, _served(rows, release), strict=True):
+        for name, trained, values in zip(named, part.T, served.T, strict=True):
+            means = float(np.mean(trained)), float(np.average(values, weights=weights))
+            found.append(Distribution(name, *means, _stability(trained, values, weights)))
+    return found
 
 
 def _served(
     rows: Sequence[Row], release: CandidateRelease
-) -> dict[str, tuple[Float32Array, Float64Array]]:
-    """Return the values of each feature, and how much each of them counts."""
+) -> list[tuple[Float32Array, Float64Array]]:
+    """Return features of videos, retrieval, matches and viewers, and how much each row counts."""
     table, parts = match_table(release), []
     slates = Counter(row["viewer_id"] for row in rows)
     weights, of_viewers = list[Float64Array](), list[float]()
@@ -123,13 +114,7 @@ def _served(
         weights.append(of_viewers[-1] * _stands_for(row)[own])
     columns: list[Float32Array] = [np.concatenate(each) for each in zip(*parts, strict=True)]
     counted = [*[np.concatenate(weights)] * (len(columns) - 1), np.array(of_viewers)]
-    return {
-        name: (column[:, place], counts)
-        for names, column, counts in zip(
-            _names(columns[2].shape[1]).values(), columns, counted, strict=True
-        )
-        for place, name in enumerate(names)
-    }
+    return [*zip(columns, counted, strict=True)]
 
 
 def _stands_for(row: Row) -> Float64Array:

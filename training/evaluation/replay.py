@@ -34,7 +34,6 @@ from vireo.server.recommend.ranking.pipeline import (
     RankingPipeline,
     RankingQuery,
 )
-from vireo.server.recommend.ranking.record import Record
 from vireo.server.recommend.ranking.release import RankingRelease
 from vireo.server.recommend.retrieval.pipeline import CandidatePipeline, UnknownSeedError
 from vireo.server.recommend.retrieval.release import CandidateRelease
@@ -52,19 +51,26 @@ _MAX_LIVE = 4096
 class Difference:
     """The first value of a slate that isn't what was recorded."""
 
+    request_id: str
     stage: str
-    """"retrieval" or "ranking"."""
+    """"viewer", "retrieval" or "ranking"."""
     value: str
     """What differs, for example "two_tower of video-3"."""
     recorded: str
-    replayed: str
+    computed: str
+
+    def __str__(self) -> str:
+        """Return the slate, and both values."""
+        return (
+            f"{self.request_id} at {self.stage}: {self.value} was {self.recorded}, and is "
+            f"{self.computed}"
+        )
 
 
 @dataclass(frozen=True)
 class Replayed:
     """A slate that was made again."""
 
-    request_id: str
     skipped: str = ""
     """Why it can't be made again; empty if it was."""
     difference: Difference | None = None
@@ -197,21 +203,20 @@ def replayed(row: Row, releases: Mapping[str, Replayer]) -> Replayed:
         row: the slate.
         releases: the releases that answered, by their ids.
     """
-    name = row["request_id"]
     if not row["candidate_keys"]:
-        return Replayed(name, skipped="it has no candidates: the popular list, or nothing is left")
+        return Replayed(skipped="it has no candidates: the popular list, or nothing is left")
     if row["failed_sources"]:
-        return Replayed(name, skipped=f"sources had failed: {', '.join(row['failed_sources'])}")
+        return Replayed(skipped=f"sources had failed: {', '.join(row['failed_sources'])}")
     if row["more_blocked"]:
-        return Replayed(name, skipped="more videos were taken down than a record has")
+        return Replayed(skipped="more videos were taken down than a record has")
     if not row["recorded"]:
-        return Replayed(name, skipped="it wasn't ranked, or its ranking wasn't recorded")
+        return Replayed(skipped="it wasn't ranked, or its ranking wasn't recorded")
     if gone := {row["retrieval_release_id"], row["release_id"]} - releases.keys():
-        return Replayed(name, skipped=f"release {min(gone)} is gone")
+        return Replayed(skipped=f"release {min(gone)} is gone")
     keys = row["candidate_keys"]
     page = [keys[place] for place in row["recorded"][: len(row["video_ids"])]]
     if page != [video_key(each) for each in row["video_ids"]]:
-        return Replayed(name, skipped="the ranking pod's release lacked some of its candidates")
+        return Replayed(skipped="the ranking pod's release lacked some of its candidates")
     retrieving = releases[row["retrieval_release_id"]]
     found = retrieving.retrieve(row)
     compared = _Compared(row, "retrieval")
@@ -223,26 +228,17 @@ def replayed(row: Row, releases: Mapping[str, Replayer]) -> Replayed:
             values = found.scores[score.name].take(places)
             compared.values(score.name, row[f"retrieval_{score.name}"], values)
     if compared.first is not None:
-        return Replayed(name, difference=compared.first, exact=compared.exact)
+        return Replayed(difference=compared.first, exact=compared.exact)
     answer = releases[row["release_id"]].rank(row, found)
     record, of_ranking = answer.record, _Compared(row, "ranking", exact=compared.exact)
     assert record is not None, "a record is asked for"
-    for column, values in _columns(record, len(found)).items():
-        if row[column]:
-            of_ranking.values(column, row[column], values.take(places))
+    own = np.argsort(record.places)[places]
+    for task in TASKS:
+        if row[column := f"task_{task.name}"] and task.name in record.tasks:
+            of_ranking.values(column, row[column], record.tasks[task.name][own])
+    of_ranking.values("score", row["score"], record.scores[own])
     of_ranking.keys("position", page, answer.keys)
-    return Replayed(name, difference=of_ranking.first, exact=of_ranking.exact)
-
-
-def _columns(record: Record, size: int) -> dict[str, Float32Array]:
-    """Return a record's columns by their names in the archive, for each candidate, float32[n]."""
-    columns = {f"task_{name}": values for name, values in record.tasks.items()}
-    order = np.empty(size, np.int64)
-    order[record.places] = np.arange(size)
-    named = {
-        task: columns[task] for task in (f"task_{each.name}" for each in TASKS) if task in columns
-    }
-    return {name: values.take(order) for name, values in {**named, "score": record.scores}.items()}
+    return Replayed(difference=of_ranking.first, exact=of_ranking.exact)
 
 
 class _Compared:
@@ -262,7 +258,7 @@ class _Compared:
             (at for at, (a, b) in enumerate(pairs) if a != b), min(len(recorded), len(values))
         )
         texts = [str(each[place]) if place < len(each) else "none" for each in (recorded, values)]
-        self.first = Difference(self._stage, f"{what} {place + 1}", *texts)
+        self.first = self._difference(f"{what} {place + 1}", *texts)
 
     def values(self, what: str, recorded: Sequence[float], made: Float32Array) -> None:
         """Compare one value of each recorded candidate."""
@@ -273,14 +269,15 @@ class _Compared:
         far = np.abs(wanted - made) > NEAR * np.maximum(1, np.abs(wanted))
         if far.any() and self.first is None:
             at = int(far.argmax())
-            key = self._row["candidate_keys"][self._row["recorded"][at]]
-            video = dict(zip(self._row["recorded"], self._row["video_ids"], strict=False)).get(
-                self._row["recorded"][at], f"the video with key {key}"
-            )
+            shown, place = self._row["video_ids"], self._row["recorded"][at]
+            key = self._row["candidate_keys"][place]
+            video = shown[at] if at < len(shown) else f"the video with key {key}"
             others = f", and of {int(far.sum()) - 1} others" if far.sum() > 1 else ""
-            self.first = Difference(
-                self._stage, f"{what} of {video}{others}", f"{wanted[at]:.8g}", f"{made[at]:.8g}"
-            )
+            texts = f"{wanted[at]:.8g}", f"{made[at]:.8g}"
+            self.first = self._difference(f"{what} of {video}{others}", *texts)
+
+    def _difference(self, value: str, recorded: str, made: str) -> Difference:
+        return Difference(self._row["request_id"], self._stage, value, recorded, made)
 
 
 @dataclass(frozen=True)

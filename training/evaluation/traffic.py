@@ -84,55 +84,44 @@ def traffic(shown: pa.Table, dimensions: Sequence[str] = DIMENSIONS) -> Traffic:
     """Return rates of what `shown_videos` returns, at least one row, by some of DIMENSIONS."""
     times = pc.min_max(shown["answered_at"])
     played, seen = shown["played"].to_numpy(), shown["seen"].to_numpy()
-    columns = _Columns(shown)
+    viewers, videos = _codes(shown, "viewer_id")[0], _codes(shown, "video_id")[0]
+    outcomes: dict[str, Float64Array] = {
+        name: np.nan_to_num(shown[column].to_numpy().astype(np.float64)) * scale
+        for name, (column, scale) in RATES.items()
+    }
+
+    def group(value: str, rows: BoolArray) -> Group:
+        """Return what the rows of a mask, bool[n], have together."""
+        own = np.flatnonzero(rows & seen)
+        viewer = viewers[own]
+        impressions = np.bincount(viewer)
+        return Group(
+            value=value,
+            viewers=int(np.count_nonzero(impressions)),
+            impressions=len(own),
+            videos_shown=len(np.unique(videos[rows])),
+            videos_played=len(np.unique(videos[rows & played])),
+            rates={
+                name: ratio_of_sums(np.bincount(viewer, values[own]), impressions)
+                for name, values in outcomes.items()
+                if len(own)
+            },
+        )
+
     return Traffic(
         slates=len(pc.unique(shown["request_id"])),
         first=times["min"].as_py(),
         last=times["max"].as_py(),
         impressions_reported=shown.schema.metadata[IMPRESSIONS] == b"reported",
         plays_without_impression=int(np.sum(played & ~seen)),
-        total=columns.group("all", np.ones(len(shown), np.bool_)),
+        total=group("all", np.ones(len(shown), np.bool_)),
         by={
             dimension: [
-                columns.group(value, rows)
-                for value, rows in _values(shown, dimension)
-                if rows.any()
+                group(value, rows) for value, rows in _values(shown, dimension) if rows.any()
             ]
             for dimension in dimensions
         },
     )
-
-
-class _Columns:
-    """Columns of shown videos that groups are measured by."""
-
-    def __init__(self, shown: pa.Table) -> None:
-        self._viewer = _codes(shown, "viewer_id")[0]
-        self._video = _codes(shown, "video_id")[0]
-        self._seen = shown["seen"].to_numpy()
-        self._played = shown["played"].to_numpy()
-        self._outcomes: dict[str, Float64Array] = {
-            name: np.nan_to_num(shown[column].to_numpy().astype(np.float64)) * scale
-            for name, (column, scale) in RATES.items()
-        }
-
-    def group(self, value: str, rows: BoolArray) -> Group:
-        """Return what the rows of a mask, bool[n], have together."""
-        seen = np.flatnonzero(rows & self._seen)
-        viewer = self._viewer[seen]
-        impressions = np.bincount(viewer)
-        return Group(
-            value=value,
-            viewers=int(np.count_nonzero(impressions)),
-            impressions=len(seen),
-            videos_shown=len(np.unique(self._video[rows])),
-            videos_played=len(np.unique(self._video[rows & self._played])),
-            rates={
-                name: ratio_of_sums(np.bincount(viewer, values[seen]), impressions)
-                for name, values in self._outcomes.items()
-                if len(seen)
-            },
-        )
 
 
 def ratio_of_sums(numerators: npt.NDArray[Any], denominators: npt.NDArray[Any]) -> Rate:

@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset
 import pyarrow.parquet as pq
 
-from vireo.server.consumer.archived_rows import EVENT_ROWS, Row, request_of
+from vireo.server.consumer.archived_rows import EVENT_ROWS, Row, request_of, rows_in
 from vireo.server.consumer.fold import UnfitEventError, ViewerEvents, fold
 from vireo.server.event_log.jetstream import EVENT_KINDS
 from vireo.server.features.activity import EventRules
@@ -32,6 +30,7 @@ from vireo.server.features.viewer_rows import (
     row_of,
     values_of,
 )
+from vireo.training.evaluation.replay import Difference
 from vireo.training.features.build import last_seen
 from vireo.training.features.definitions import viewer_profile
 from vireo.v1 import event_pb2
@@ -57,16 +56,6 @@ _EVENT_FIELDS = (
     *("locale", "watched_seconds", "watched_fraction"),
 )
 _KINDS = {name: number for number, name in EVENT_KINDS.items()}
-
-
-@dataclass(frozen=True)
-class FeatureDifference:
-    """The first feature of a slate's viewer that isn't what it should have been."""
-
-    request_id: str
-    feature: str
-    recorded: str
-    computed: str
 
 
 class OfflineViewers:
@@ -171,8 +160,7 @@ def _events(
     Those that a consumer can't apply are left out.
     """
     found: dict[str, list[tuple[float, event_pb2.Event]]] = {}
-    dataset = pa.dataset.dataset([*map(str, files)], schema=EVENT_ROWS.schema, format="parquet")
-    table = dataset.to_table(filter=pc.field("viewer_id").isin(names))
+    table = rows_in(EVENT_ROWS, files).to_table(filter=pc.field("viewer_id").isin(names))
     for row in table.sort_by("sequence").to_pylist():
         event = event_pb2.Event(kind=_KINDS.get(row["kind"], event_pb2.EVENT_KIND_UNSPECIFIED))
         event.time.FromDatetime(row["at"])
@@ -205,13 +193,17 @@ def not_comparable(row: Row, viewers: OfflineViewers) -> str:
     return ""
 
 
-def viewer_difference(row: Row, viewers: OfflineViewers) -> FeatureDifference | None:
+def viewer_difference(row: Row, viewers: OfflineViewers) -> Difference | None:
     """Return how the viewer of a comparable slate differs from what is computed, if at all."""
     asked = RecommendRequest.FromString(row["request"])
-    name, viewer_id, recorded = row["request_id"], row["viewer_id"], request_of(row).viewer
+    viewer_id, recorded = row["viewer_id"], request_of(row).viewer
     answered_at = row["answered_at"].timestamp()
+
+    def different(feature: str, one: Any, other: Any) -> Difference:
+        return Difference(row["request_id"], "viewer", feature, str(one), str(other))
+
     if not asked.context.HasField("time") and abs(row["asked_at"] - answered_at) > _CLOCK_SECONDS:
-        return FeatureDifference(name, "asked_at", str(row["asked_at"]), f"{answered_at:.0f}")
+        return different("asked_at", row["asked_at"], f"{answered_at:.0f}")
 
     # A build keeps hides that neither its data nor the archive has.
     hides = dict(zip(recorded.hidden_keys, recorded.hidden_times, strict=True))
@@ -228,8 +220,8 @@ def viewer_difference(row: Row, viewers: OfflineViewers) -> FeatureDifference | 
     stale = next((count for count in earlier if differs(count) is None), None)
     if stale is not None:
         was = f"the row before the last {latest - stale} events"
-        return FeatureDifference(name, "staleness", was, f"events more than {LAG_SECONDS:g} s old")
-    return FeatureDifference(name, found[0], str(found[1]), str(found[2]))
+        return different("staleness", was, f"events more than {LAG_SECONDS:g} s old")
+    return different(*found)
 
 
 def _first_difference(

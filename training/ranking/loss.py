@@ -12,7 +12,7 @@ import torch.nn.functional as F  # noqa: N812 (as all of PyTorch's world calls i
 from torch import Tensor
 
 from vireo.server.arrays import Float32Array
-from vireo.training.metrics import auc, ndcg
+from vireo.training.metrics import ndcg
 from vireo.training.ranking.model import Ranker
 from vireo.training.ranking.training_set import (
     CandidateLists,
@@ -109,21 +109,14 @@ def slate_loss(
         The binary cross-entropy of plays, summed by slate, mean over slates, float32[]; and that of
         each outcome as `outcome_loss` has it, float32[t].
     """
-    logits, _, outcome = _plays(model, batches, shown, places)
+    order, _, outcome = model.logits(batches.inputs(shown, places)[0])
+    surface = torch.from_numpy(shown.surface[places])[:, None]
+    effect = model.watch_position[surface, torch.from_numpy(shown.position[places])]
+    logits = order + model.watch_surface[surface] + effect
     played, labels = (torch.from_numpy(each[places]) for each in (shown.played, shown.outcomes))
     losses = F.binary_cross_entropy_with_logits(logits, played.nan_to_num(), reduction="none")
     plays = (losses * ~played.isnan()).sum(1).mean()
     return plays, outcome_loss(outcome.flatten(0, 1), labels.flatten(0, 1))
-
-
-def _plays(
-    model: Ranker, batches: Batches, shown: ShownLists, places: Places
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return logits of plays and what of them positions add, [b, n] each, and those of outcomes."""
-    order, _, outcome = model.logits(batches.inputs(shown, places)[0])
-    surface = torch.from_numpy(shown.surface[places])[:, None]
-    effect = model.watch_position[surface, torch.from_numpy(shown.position[places])]
-    return order + model.watch_surface[surface] + effect, effect, outcome
 
 
 @dataclass(frozen=True)
@@ -182,30 +175,6 @@ def measure(
         labels.append(torch.from_numpy(data.outcomes.labels[places]))
     outcome = float(outcome_loss(torch.cat(logits), torch.cat(labels)).sum())
     return HeldOut(_mean(watch), outcome, ndcg(np.concatenate(ranks), 10))
-
-
-@torch.no_grad()
-def measure_plays(
-    model: Ranker, batches: Batches, shown: ShownLists, slates: Places
-) -> dict[str, float]:
-    """Return log-loss and AUC of plays of these slates, with and without the videos' positions.
-
-    Without, every position counts as their mean. Empty if nothing or everything was played.
-    """
-    model.eval()
-    parts = []
-    for places in chunks(slates, 256):
-        logits, effects, _ = _plays(model, batches, shown, places)
-        played = torch.from_numpy(shown.played[places])
-        parts.append(torch.stack([logits, effects, played])[:, ~played.isnan()])
-    logits, effects, labels = torch.cat(parts, 1) if parts else torch.empty(3, 0)
-    if not 0 < labels.sum() < len(labels):
-        return {}
-    found = {}
-    for name, each in (("", logits), ("_without_position", logits - effects + effects.mean())):
-        found[f"log_loss{name}"] = float(F.binary_cross_entropy_with_logits(each, labels))
-        found[f"auc{name}"] = auc(each.numpy(), labels.numpy() > 0)
-    return found
 
 
 def _mean(parts: Sequence[tuple[float, int]]) -> float:

@@ -1,15 +1,15 @@
 """Lists of what archived slates showed, which the ranker learns plays from.
 
 A list has the videos of one slate. What was played is a positive, what was seen and not played a
-negative, and anything else unknown. The viewer's features and the retrieval features are those of
-the record, VIDEO_FEATURES those of the release that answered; none is computed again. Vectors, and
-the match features that follow from them and the recorded history, are the new release's.
+negative, and anything else unknown. Features are those of the record; none is computed again.
+Vectors, and the match features that follow from them and the recorded history, are the new
+release's.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,14 +19,14 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset
 import xxhash
 from rich.console import Console
 
 from vireo.server.arrays import BoolArray, Float32Array, Int64Array
-from vireo.server.consumer.archived_rows import SLATE_ROWS, Row, request_of
+from vireo.server.consumer.archived_rows import SLATE_ROWS, Row, request_of, rows_in
 from vireo.server.features.activity import Bounce
-from vireo.server.features.keys import VideoRows, video_keys
+from vireo.server.features.fatigue import times_shown
+from vireo.server.features.keys import video_keys
 from vireo.server.features.model_inputs import (
     RETRIEVAL_FEATURES,
     VIDEO_FEATURES,
@@ -35,7 +35,6 @@ from vireo.server.features.model_inputs import (
 from vireo.server.features.viewer import ViewerFeatures
 from vireo.server.pod.viewer import decode_viewer
 from vireo.server.recommend.retrieval.release import CandidateRelease
-from vireo.server.releases import layout
 from vireo.server.signals import OUTCOMES, SCORES
 from vireo.training.data.shown import shown_videos
 from vireo.training.data.split import FINISHED_FRACTION, LIKED_FRACTION
@@ -50,15 +49,13 @@ from vireo.training.ranking.training_set import (
     viewer_columns,
 )
 
-RELEASE_FILES = (layout.VIDEO_KEYS, layout.VIDEO_FEATURE_TABLE)
-"""Files of the releases that answered that are read."""
 MIN_PLAYED_SLATES = 300
 """Minimum slates of which something was played: fewer say little beside the data set's watches."""
 _MAX_LENGTH = 64
 """Videos of a slate that are lists' at most, the first ones."""
 _SLATES_AT_A_TIME = 512
-_NOT_RANKED, _GONE = "of slates that weren't ranked", "of releases that can't be read any more"
-_LACKED, _UNKNOWN = "that the release lacked which showed them", "that this release lacks"
+_NOT_RANKED = "that weren't ranked, or whose features weren't recorded"
+_UNKNOWN = "that this release lacks"
 _MEASURED = "of slates that led to a held-out watch"
 _VIDEO = np.dtype(
     [
@@ -72,7 +69,8 @@ _VIDEO = np.dtype(
 _SCORES = {score.name: f"retrieval_{score.name}" for score in SCORES}
 _COLUMNS = (
     *("request_id", "answered_at", "asked_at", "context", "viewer_features", "retrieval"),
-    *("candidate_keys", "candidate_sources", "recorded", *_SCORES.values()),
+    *("candidate_keys", "candidate_sources", "recorded", "task_watch", "video_features"),
+    *_SCORES.values(),
 )
 
 
@@ -101,23 +99,17 @@ class ShownLog:
 
 
 def read_log(
-    slates: Sequence[Path],
-    events: Sequence[Path],
-    release_folder: Callable[[str], Path | None],
-    bounce: Bounce,
-    limit: int,
+    slates: Sequence[Path], events: Sequence[Path], bounce: Bounce, limit: int
 ) -> ShownLog:
     """Read what was shown.
 
     Args:
         slates: Parquet files of the archive.
         events: Parquet files of the archive.
-        release_folder: returns the folder with RELEASE_FILES of a release, None if it is gone.
         bounce: which plays are bounces: they count as not played.
         limit: maximum slates; of more, a sample is drawn.
     """
-    shown = shown_videos(slates, events, scores=True)
-    fatigue = fitted_strength(shown)
+    shown = shown_videos(slates, events)
     request = shown["request_id"].combine_chunks()
     codes = request.indices.to_numpy()
     seen = np.unique(codes[shown["seen"].to_numpy()])
@@ -137,22 +129,27 @@ def read_log(
     times, names = head["answered_at"].to_pylist(), head["request_id"].to_pylist()
     numbers = {pair: number for number, pair in enumerate(zip(names, times, strict=True))}
     viewers, ranked = [ViewerFeatures()] * len(first), np.zeros(len(codes), np.bool_)
+    watch, before = np.full(len(codes), np.nan), np.zeros(len(codes))
     for row in _recorded(slates, names):
         number = numbers.get((row["request_id"], row["answered_at"]))
         if number is not None and row["recorded"]:
             part = slice(first[number], first[number] + lengths[number])
-            viewers[number] = _viewer(row)
-            ranked[part] = _add_retrieval(row, videos[part])
-    left_out = Counter({_NOT_RANKED: int(np.sum(~ranked))})
-    release_ids = shown["release_id"].to_pandas().to_numpy()
-    known = _add_features(release_ids, ranked, videos, release_folder, left_out)
+            viewer = _viewer(row)
+            impressions = viewer.shown_keys, viewer.shown_times
+            before[part] = times_shown(videos["key"][part], *impressions, viewer.asked_at)
+            nothing = np.empty(0, np.int64)
+            viewers[number] = replace(
+                viewer, watched_keys=nothing, shown_keys=nothing, shown_times=nothing
+            )
+            ranked[part], watch[part] = _add_features(row, videos[part])
+    position = shown["position"].to_numpy()
     return ShownLog(
         viewer_ids=head["viewer_id"].to_pylist(),
         viewers=viewers,
         surface=np.array([*map(SURFACES.index, head["surface"].to_pylist())], np.int64),
-        videos=videos[known],
-        fatigue=fatigue,
-        left_out=+left_out,
+        videos=videos[ranked],
+        fatigue=fitted_strength(watch, position, before, videos["played"]),
+        left_out=+Counter({_NOT_RANKED: int(np.sum(~ranked))}),
     )
 
 
@@ -174,24 +171,26 @@ def _labels(shown: pa.Table, bounce: Bounce) -> tuple[Float32Array, Float32Array
 
 def _recorded(slates: Sequence[Path], requests: Sequence[str]) -> Iterator[Row]:
     """Yield the rows of some requests, with _COLUMNS."""
-    files = pa.dataset.dataset([*map(str, slates)], schema=SLATE_ROWS.schema, format="parquet")
     own = pc.field("request_id").isin(pa.array(requests, pa.string()))
-    for batch in files.to_batches(
+    for batch in rows_in(SLATE_ROWS, slates).to_batches(
         columns=[*_COLUMNS], filter=own, batch_size=_SLATES_AT_A_TIME, batch_readahead=1
     ):
         yield from batch.to_pylist()
 
 
 def _viewer(row: Row) -> ViewerFeatures:
-    """Return what the ranker read of a slate's viewer."""
+    """Return a slate's viewer as ranking read it."""
     request = request_of(row)
     seed = request.seed_key if request.HasField("seed_key") else None
-    viewer, nothing = decode_viewer(request.viewer).playing(seed), np.empty(0, np.int64)
-    return replace(viewer, watched_keys=nothing, shown_keys=nothing, shown_times=nothing)
+    return decode_viewer(request.viewer).playing(seed)
 
 
-def _add_retrieval(row: Row, videos: npt.NDArray[np.void]) -> BoolArray:
-    """Set the retrieval features of a slate's videos; return which of them were ranked, bool[n]."""
+def _add_features(row: Row, videos: npt.NDArray[np.void]) -> tuple[BoolArray, Float32Array]:
+    """Set the features of a slate's videos as they were ranked.
+
+    Returns:
+        Which of them were ranked, bool[n], and their probabilities of a watch, float32[n].
+    """
     recorded = np.array(row["recorded"], np.int64)
     scores = {
         name: np.array(row[column] or np.zeros(len(recorded)), np.float32)
@@ -201,34 +200,15 @@ def _add_retrieval(row: Row, videos: npt.NDArray[np.void]) -> BoolArray:
     keys = np.array(row["candidate_keys"], np.int64)[recorded].tolist()
     places = {key: place for place, key in enumerate(keys)}
     found = np.array([places.get(key, -1) for key in videos["key"].tolist()])
-    videos["retrieval"] = retrieval_features(scores, masks)[found]
-    return found >= 0
-
-
-def _add_features(
-    release_ids: npt.NDArray[np.object_],
-    wanted: BoolArray,
-    videos: npt.NDArray[np.void],
-    release_folder: Callable[[str], Path | None],
-    left_out: Counter[str],
-) -> BoolArray:
-    """Set VIDEO_FEATURES of the wanted videos; return which have them, bool[n], and count others.
-
-    `release_ids` are those of the releases that answered, [n].
-    """
-    known = np.zeros(len(videos), np.bool_)
-    for release_id in sorted(set(release_ids[wanted])):
-        own = np.flatnonzero(wanted & (release_ids == release_id))
-        folder = release_folder(release_id)
-        if folder is None:
-            left_out[_GONE] += len(own)
-            continue
-        rows = VideoRows(np.load(folder / layout.VIDEO_KEYS)).find(videos["key"][own])
-        left_out[_LACKED] += int(np.sum(rows < 0))
-        own, rows = own[rows >= 0], rows[rows >= 0]
-        table = np.load(folder / layout.VIDEO_FEATURE_TABLE, mmap_mode="r")
-        videos["features"][own], known[own] = table[rows], True
-    return known
+    # Those of the page come first, and they alone have VIDEO_FEATURES; files of before have none.
+    features = np.array(row["video_features"] or (), np.float32).reshape(-1, len(VIDEO_FEATURES))
+    ranked = (found >= 0) & (found < len(features))
+    found = found[ranked]
+    videos["retrieval"][ranked] = retrieval_features(scores, masks)[found]
+    videos["features"][ranked] = features[found]
+    watch = np.full(len(videos), np.nan, np.float32)
+    watch[ranked] = np.array(row["task_watch"], np.float32)[found]
+    return ranked, watch
 
 
 def shown_lists(

@@ -36,7 +36,6 @@ from vireo.training.ranking.loss import (
     level_loss,
     listwise_loss,
     measure,
-    measure_plays,
     outcome_loss,
     slate_loss,
 )
@@ -68,8 +67,6 @@ class TrainedRanker:
     """Metrics by part: "retrieval", "linear", "full"; and "chosen"."""
     calibration_error: dict[str, float]
     """Cross-validated calibration error (ECE) of each task over the label events."""
-    plays: dict[str, float]
-    """What `measure_plays` returns of held-out viewers' slates; empty without slates."""
 
     def described(self) -> str:
         """Describe in one line what was selected and why."""
@@ -77,11 +74,10 @@ class TrainedRanker:
         errors = ", ".join(
             f"{error:.4f} ({task})" for task, error in self.calibration_error.items()
         )
-        plays = "".join(f"; {name} {value:.4f}" for name, value in self.plays.items())
         return (
             f"selected on held-out viewers: {self.model.watch_part} for watches, NDCG@10 "
             f"{before.ndcg_10:.3f} -> {now.ndcg_10:.3f}; {self.model.outcome_part} for outcomes; "
-            f"calibration error out of fold {errors}{plays.replace('_', ' ')}"
+            f"calibration error out of fold {errors}"
         )
 
 
@@ -121,9 +117,9 @@ class RankingTrainer:
         self.model = Ranker(config, schema, attribute_count)
         self.fit_lists, self.held_lists = _fit_and_held(data.watches)
         self.fit_outcomes, self.held_outcomes = _fit_and_held(data.outcomes)
-        self.fit_slates = self.held_slates = np.empty(0, np.intp)
+        self.fit_slates = np.empty(0, np.intp)
         if data.shown is not None:
-            self.fit_slates, self.held_slates = _fit_and_held(data.shown)
+            self.fit_slates, _ = _fit_and_held(data.shown)
             rate = torch.tensor(np.nanmean(data.shown.played))
             nn.init.constant_(self.model.watch_surface, float(torch.logit(rate, eps=_MIN_RATE)))
         if len(self.fit_lists):
@@ -153,16 +149,11 @@ class RankingTrainer:
     @torch_threads(1)
     def trained(self, console: Console) -> TrainedRanker:
         """Fit the model and calibrate it; write the measures of `calibrate` to CALIBRATION."""
-        held_out, shown = self.fit(console), self.data.shown
+        held_out = self.fit(console)
         measures = calibrate(self.model, self.batches, self.data)
         (self.checkpoints.folder / CALIBRATION).write_text(json.dumps(measures))
         errors = {task: measures[f"{task}_ece"] for task in self.model.schema.tasks}
-        plays = dict[str, float]()
-        if shown is not None:
-            plays = measure_plays(self.model, self.batches, shown, self.held_slates)
-        return TrainedRanker(
-            self.model.eval(), held_out | {"chosen": self.measure()}, errors, plays
-        )
+        return TrainedRanker(self.model.eval(), held_out | {"chosen": self.measure()}, errors)
 
     def measure(self) -> HeldOut:
         """Measure the current model on held-out viewers."""

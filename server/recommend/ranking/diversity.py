@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from vireo.server.arrays import BoolArray, Float32Array, Int64Array
-from vireo.server.features.fatigue import fatigue_factors, times_shown
+from vireo.server.features.fatigue import times_shown
 from vireo.server.features.looked_up import looked_up
 from vireo.server.features.model_inputs import VideoTable
 from vireo.server.recommend.candidates import Candidates, best
@@ -116,7 +116,8 @@ def fatigue(query: Ranking, keys: Int64Array) -> Float32Array | None:
     if not (strength and len(viewer.shown_keys)):
         return None
     times = times_shown(keys, viewer.shown_keys, viewer.shown_times, viewer.asked_at)
-    return fatigue_factors(times, strength).astype(np.float32)
+    factors: Float32Array = ((1 + times) ** -strength).astype(np.float32)
+    return factors
 
 
 def _like(table: VideoTable, rows: Int64Array, hidden: Int64Array) -> BoolArray:

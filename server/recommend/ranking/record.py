@@ -58,6 +58,8 @@ class Record:
     """What put each video of the page in its position, m."""
     propensities: Float32Array
     """Share of the draws of reserved positions in which the video has its position, float32[m]."""
+    video_features: Float32Array
+    """VIDEO_FEATURES of each video of the page, float32[m, f]; any values for unknown ones."""
 
 
 def recorded(query: Ranking, candidates: Candidates, chosen: Selected, count: int) -> Record:
@@ -80,6 +82,7 @@ def recorded(query: Ranking, candidates: Candidates, chosen: Selected, count: in
         tasks={name: candidates.scores[name].take(every) for name in tasks},
         placements=_placements(chosen, scores, order),
         propensities=_propensities(chosen),
+        video_features=query.table.features.take(candidates.rows.take(places), axis=0),
     )
 
 

@@ -19,10 +19,10 @@ from tests.builders.event_batches import event, message
 from tests.builders.s3 import running_s3
 from vireo.ops.cli.archive import archived
 from vireo.ops.stack.s3 import open_store
+from vireo.server.consumer.archive_files import fetch
 from vireo.server.errors import VireoError
 from vireo.server.releases.bucket import Bucket
 from vireo.server.releases.s3 import S3Settings
-from vireo.training.data.archived import fetch
 
 HOUR = 3600.0
 NOW = time.time()

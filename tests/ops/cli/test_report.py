@@ -164,6 +164,8 @@ def test_features_of_slates_are_compared_and_a_fault_fails_the_command(tmp_path:
         done = vireo(*arguments, "--json", **environment)
         unbuilt = vireo("report", "skew", "--data", "other", **environment)
     assert "vireo features build --data other" in str(unbuilt.exception)
-    assert f"1 differences: attributes of of {VIEWERS[3]} was 1 values" in str(done.exception)
+    assert f"1 differences: of {VIEWERS[3]} at viewer: attributes was 1 values" in str(
+        done.exception
+    )
     [difference] = json.loads(done.stdout)["differences"]
-    assert (difference["feature"], difference["computed"]) == ("attributes", "2 values")
+    assert (difference["value"], difference["computed"]) == ("attributes", "2 values")

@@ -378,7 +378,7 @@ async def test_a_file_is_written_when_the_hour_changes_or_enough_was_read(
         monkeypatch.setattr(module, "MAX_FILE_BYTES", 1000)
         await site.record(30)
         await until(lambda: len(files(site.bucket, "events", site.partition)) > 2)
-        await site.done(archivers)
+        await site.archive()
     site.check()
 
 

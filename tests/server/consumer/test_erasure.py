@@ -60,7 +60,7 @@ async def test_an_erasure_takes_a_viewer_out_of_files_of_both_kinds_and_of_what_
         erasure = await site.erase("v")
         await site.record(1, "w")
         await until(lambda: archivers[1]._published.sequence >= erasure)
-        await site.done(archivers)
+        await site.archive()
     counted = Counter({"w": 4})
     assert site.viewers() == {"slates": counted, "events": counted}
     after = files(site.bucket, "events", site.partition)
@@ -175,7 +175,9 @@ async def test_an_erasure_waits_for_the_slates_that_the_log_has(
 ) -> None:
     await site.record(2, "v")
     slates, events = site.archivers()
-    slates._bucket = Bucket(proxy.settings)
+    for each in (slates, events._slates):
+        assert each is not None
+        each._bucket = Bucket(proxy.settings)
     proxy.fault = "fails"
     erasure = await site.erase("v")
     async with site.archiving(slates, events):

@@ -95,7 +95,7 @@ async def test_a_record_has_the_slate_and_all_that_it_was_made_from(
     assert first.slate == slate
     request.ClearField("excluded_video_ids")
     assert first.request == request
-    assert (first.layout, first.gateway_release_id) == ("separate", slate.release_id)
+    assert first.gateway_release_id == slate.release_id
     assert first.answered_at.seconds > 0
     viewer = ViewerFeatures.FromString(first.viewer_features)
     assert viewer.history_keys

@@ -50,6 +50,8 @@ def test_a_page_is_the_same_recorded_or_not(beside: RankingRelease) -> None:
     assert query.keys[record.places[:10]].tolist() == plain.keys.tolist()
     assert np.array_equal(record.scores[:10], plain.scores)
     assert all(np.array_equal(record.tasks[name][:10], plain.tasks[name]) for name in plain.tasks)
+    features = beside.videos.features.take(plain.rows, axis=0)
+    assert np.array_equal(record.video_features, features)
 
 
 def test_the_best_others_are_recorded_and_a_sample_of_the_rest(beside: RankingRelease) -> None:

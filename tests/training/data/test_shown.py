@@ -172,14 +172,14 @@ def test_a_row_has_what_the_slate_says_of_its_video(rows_of: Any) -> None:
             placements=["pinned", "score"],
             propensities=[1.0, 0.5],
         ),
-        slate("b", "2", "z", 5, placements=[], propensities=[], score=[], task_watch=[]),
+        slate("b", "2", "z", 5, placements=[], propensities=[]),
         slate("empty", "2", "", 7),
     ]
-    rows = rows_of(slates, [], scores=True)
+    rows = rows_of(slates, [])
     assert list(rows) == [("a", "x"), ("a", "y"), ("b", "z")]
-    names = ("position", "sources", "placement", "propensity", "score", "task_watch", "task_hide")
-    assert [rows["a", "y"][name] for name in names] == [12, 68, "score", 0.5, 0.25, 0.125, None]
-    assert [rows["b", "z"][name] for name in names] == [1, 2, None, None, None, None, None]
+    names = ("position", "sources", "placement", "propensity")
+    assert [rows["a", "y"][name] for name in names] == [12, 68, "score", 0.5]
+    assert [rows["b", "z"][name] for name in names] == [1, 2, None, None]
     assert rows["b", "z"]["answered_at"] == after(5)
     texts = [rows["a", "x"][name] for name in ("viewer_id", "surface", "release_id", "arm")]
     assert texts == ["1", "home", "r-1", "production"]
@@ -235,8 +235,5 @@ def test_files_of_the_archiver_are_read(tmp_path: Path) -> None:
         table, _ = table_of(kind, [entry])
         (tmp_path / f"{name}.parquet").write_bytes(parquet_of(kind, table, entry.position))
     files = [tmp_path / "slates.parquet"], [tmp_path / "events.parquet"]
-    rows = shown_videos(*files, scores=True).to_pylist()
-    assert [(row["video_id"], row["liked"], row["score"]) for row in rows] == [
-        ("c", False, 0.75),
-        ("a", True, 0.5),
-    ]
+    rows = shown_videos(*files).to_pylist()
+    assert [(row["video_id"], row["liked"]) for row in rows] == [("c", False), ("a", True)]

@@ -12,6 +12,12 @@ import pytest
 
 from tests.builders.ranking_sets import ranking_set
 from tests.builders.served_site import VIEWERS, build_site
+from vireo.server.features.model_inputs import (
+    MATCH_FEATURES,
+    RETRIEVAL_FEATURES,
+    VIDEO_FEATURES,
+    VIEWER_FEATURES,
+)
 from vireo.training.evaluation import input_skew
 from vireo.training.evaluation.input_skew import distributions
 from vireo.training.evaluation.replay import Replayer
@@ -20,16 +26,10 @@ from vireo.training.ranking.training_set import CandidateLists
 
 def _as_trained(rows: Sequence[dict[str, Any]], replayer: Replayer) -> CandidateLists:
     """Training's lists with the inputs of some slates, a candidate in each."""
-    served = input_skew._served(rows, replayer.retrieval.release)
-    parts = {
-        part: np.stack([served[name][0] for name in columns], 1)
-        for part, columns in input_skew._names(1).items()
-    }
-    features, retrieval, match = (
-        parts[name][:, None] for name in ("features", "retrieval", "match")
-    )
+    served = [values for values, _ in input_skew._served(rows, replayer.retrieval.release)]
+    features, retrieval, match = (values[:, None] for values in served[:3])
     some = ranking_set("two_tower").watches.viewers
-    viewers = replace(some, viewer_features=parts["viewer_features"])
+    viewers = replace(some, viewer_features=served[3])
     rows_of = np.zeros((len(features), 1), np.int64)
     return CandidateLists(viewers, rows_of, features, retrieval, match)
 
@@ -41,7 +41,8 @@ def test_inputs_of_the_model_are_compared_with_those_of_its_training(
     replayer, rows = Replayer(site.release), [site.row(each) for each in VIEWERS]
     lists = _as_trained(rows[::2], replayer)
     found = distributions(rows[1::2], replayer.retrieval.release, lists)
-    assert len(found) == len([name for names in input_skew._names(1).values() for name in names])
+    columns = (VIDEO_FEATURES, RETRIEVAL_FEATURES, MATCH_FEATURES, VIEWER_FEATURES)
+    assert len(found) == sum(map(len, columns))
     assert [each.feature for each in found if each.shifted and each.stability > 1] == []
     for row in rows:
         row["retrieval_ease"] = [100 * each for each in row["retrieval_ease"]]

@@ -173,7 +173,7 @@ def test_a_difference_is_located(
     assert outcome.difference is not None
     assert outcome.difference.stage == stage
     assert outcome.difference.value.startswith(value)
-    assert outcome.difference.recorded != outcome.difference.replayed
+    assert outcome.difference.recorded != outcome.difference.computed
 
 
 def test_a_changed_feature_of_one_video_is_located_at_that_video(

@@ -34,7 +34,7 @@ def _found(site: Site, row: dict[str, Any]) -> str:
     """The feature that differs; empty if none does."""
     if difference := viewer_difference(row, site.offline()):
         assert difference.recorded != difference.computed
-        return difference.feature
+        return difference.value
     replay = replayed(row, {"tiny-1": Replayer(site.release)})
     assert not replay.skipped
     return replay.difference.value if replay.difference else ""
@@ -59,7 +59,7 @@ def test_events_of_the_last_seconds_may_be_in_the_features_or_not(site: Site) ->
         row = site.row(VIEWERS[0], played=played, answered_at=just_after)
         row["asked_at"] = int(just_after.timestamp())
         found = viewer_difference(row, site.offline())
-        assert (found.feature if found else "") == expected
+        assert (found.value if found else "") == expected
 
 
 def test_slates_that_have_other_features_for_a_reason_arent_compared(site: Site) -> None:

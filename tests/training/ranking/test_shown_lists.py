@@ -29,6 +29,7 @@ from vireo.server.signals import OUTCOMES
 from vireo.training.ranking import shown_lists
 from vireo.training.ranking.shown_lists import ShownLog, read_log
 from vireo.v1.candidate_pb2 import RetrieveCandidatesRequest
+from vireo.v1.viewer_pb2 import ViewerFeatures
 
 OUTCOME = {task.name: place for place, task in enumerate(OUTCOMES)}
 SLATES = 12
@@ -42,14 +43,12 @@ class Site:
     rows: list[dict[str, Any]]
     folder: Path
 
-    def log(self, *events: dict[str, Any], limit: int = 100, gone: bool = False) -> ShownLog:
+    def log(self, *events: dict[str, Any], limit: int = 100) -> ShownLog:
         """What training reads of the slates and of some events."""
         files = self.folder / "events.parquet"
         pq.write_table(pa.Table.from_pylist(list(events), EVENT_ROWS.schema), files)
         slates = [self.folder / "slates.parquet"]
-        return read_log(
-            slates, [files], lambda _: None if gone else self.release, Bounce(fraction=0.05), limit
-        )
+        return read_log(slates, [files], Bounce(fraction=0.05), limit)
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +78,7 @@ def seen(row: dict[str, Any], kind: str, place: int, **changes: Any) -> dict[str
     return {**made, "at": at, "received_at": at, **changes}
 
 
-def test_features_are_those_of_the_record_and_of_the_release_that_answered(site: Site) -> None:
+def test_features_are_those_that_were_ranked(site: Site) -> None:
     log = site.log(*(seen(row, "impression", place) for row in site.rows for place in range(6)))
     table = np.load(site.release / layout.VIDEO_FEATURE_TABLE)
     keys = np.load(site.release / layout.VIDEO_KEYS).tolist()
@@ -90,23 +89,18 @@ def test_features_are_those_of_the_record_and_of_the_release_that_answered(site:
         assert log.viewers[number].history_keys.tolist() == [*request_of(row).viewer.history_keys]
         assert log.viewers[number].asked_at == row["asked_at"]
         for place, name in enumerate(row["video_ids"]):
-            [video] = (
-                log.videos[(log.videos["slate"] == number) & (log.videos["key"] == video_key(name))]
-                if name != "new-0"
-                else [None]
-            )
-            if video is None:
-                continue
-            compared += 1
+            own = (log.videos["slate"] == number) & (log.videos["key"] == video_key(name))
+            [video] = log.videos[own]
             assert video["position"] == place
-            assert np.array_equal(video["features"], table[keys.index(video_key(name))])
+            if name != "new-0":
+                compared += 1
+                assert np.array_equal(video["features"], table[keys.index(video_key(name))])
             for score in ("two_tower", "co_watch", "ease"):
                 recorded = np.float32(row[f"retrieval_{score}"][place])
                 assert video["retrieval"][RETRIEVAL_FEATURES.index(score)] == recorded
     assert compared > 5 * SLATES
-    shown_new = sum(row["video_ids"].count("new-0") for row in site.rows)
-    assert shown_new
-    assert log.left_out == {shown_lists._LACKED: shown_new}
+    assert video_key("new-0") in log.videos["key"], "the log's videos have features too"
+    assert not log.left_out
 
 
 def test_labels_are_what_came_of_what_was_seen(site: Site) -> None:
@@ -133,11 +127,41 @@ def test_labels_are_what_came_of_what_was_seen(site: Site) -> None:
     assert np.isnan(hidden[4])
 
 
-def test_slates_of_a_release_that_is_gone_are_counted(site: Site) -> None:
-    events = [seen(row, "impression", 0) for row in site.rows]
-    log = site.log(*events, gone=True)
+def test_slates_whose_record_has_no_features_are_counted(site: Site, tmp_path: Path) -> None:
+    rows = [{**row, "video_features": [] if row in site.rows[::2] else None} for row in site.rows]
+    old = Site(site.release, rows, tmp_path)
+    pq.write_table(pa.Table.from_pylist(rows, SLATE_ROWS.schema), tmp_path / "slates.parquet")
+    log = old.log(*(seen(row, "impression", 0) for row in rows))
     assert not len(log.videos)
-    assert log.left_out == {shown_lists._GONE: sum(len(row["video_ids"]) for row in site.rows)}
+    assert log.left_out == {shown_lists._NOT_RANKED: sum(len(row["video_ids"]) for row in rows)}
+
+
+def test_fatigue_is_fitted_to_impressions_as_ranking_counted_them(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = []
+    for row in site.rows:
+        viewer = ViewerFeatures.FromString(row["viewer_features"])
+        viewer.shown_keys.append(video_key(row["video_ids"][0]))
+        viewer.shown_times.append(row["asked_at"])
+        rows.append({**row, "viewer_features": viewer.SerializeToString()})
+    pq.write_table(pa.Table.from_pylist(rows, SLATE_ROWS.schema), tmp_path / "slates.parquet")
+    given = list[Any]()
+
+    def fitted(*each: Any) -> float:
+        given.append(each)
+        return 0.5
+
+    monkeypatch.setattr(shown_lists, "fitted_strength", fitted)
+    events = [seen(row, "impression", 0) for row in rows]
+    log = Site(site.release, rows, tmp_path).log(*events)
+    [(watch, position, before, played)] = given
+    assert log.fatigue == 0.5
+    assert before.tolist() == [1, 0, 0, 0, 0, 0] * SLATES
+    assert position.tolist() == [*range(1, 7)] * SLATES
+    assert np.isnan(played.reshape(-1, 6)).tolist() == [[False, *[True] * 5]] * SLATES
+    ranked = {row["viewer_id"]: row["task_watch"][:6] for row in rows}
+    assert watch.tolist() == [each for name in log.viewer_ids for each in ranked[name]]
 
 
 def test_of_too_many_slates_a_sample_is_drawn_always_the_same(site: Site) -> None:
@@ -170,7 +194,7 @@ def test_too_few_slates_with_a_play_are_said_and_left_out(site: Site) -> None:
 
 
 def test_an_empty_archive_has_too_few(site: Site) -> None:
-    made, said = lists(site, read_log([], [], lambda _: None, Bounce(), 100))
+    made, said = lists(site, read_log([], [], Bounce(), 100))
     assert made is None
     assert "0 slates of the log" in said
 
