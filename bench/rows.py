@@ -1,4 +1,4 @@
-"""Rows of a result: a figure, its bound, and whether it holds."""
+"""How much is measured, and rows of a result: a figure, its bound, and whether it holds."""
 
 from __future__ import annotations
 
@@ -7,13 +7,35 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
 import typer
 from rich.console import Console
 
 from vireo.ops.cli.output import print_table, table_of
+from vireo.ops.stack.state import Layout
 from vireo.server.errors import VireoError
+
+Amount = TypeVar("Amount")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much of each measurement there is."""
+
+    layout: Layout = "separate"
+    """The stack's."""
+    timed: bool = True
+    """Whether it is all of each, and stated times are judged; else it is little, as for CI, since a
+    busy machine has no times to judge."""
+
+    def of(self, full: Amount, short: Amount) -> Amount:
+        """Return how much there is of something."""
+        return full if self.timed else short
+
+    def judged(self, bound: float) -> float | None:
+        """Return the bound of a time or rate; None if none are judged."""
+        return self.of(bound, None)
 
 
 @dataclass(frozen=True)

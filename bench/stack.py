@@ -148,7 +148,9 @@ class Stack(OwnStack):
         await until(there, f"archiving {kind}", pause=0.5)
         return files
 
-    async def vireo(self, *command: str) -> subprocess.CompletedProcess[str]:
+    async def vireo(
+        self, *command: str, seconds: float = _COMMAND_SECONDS
+    ) -> subprocess.CompletedProcess[str]:
         """Run a `vireo` command on it as an operator would; raise VireoError if it hangs."""
         try:
             return await asyncio.to_thread(
@@ -157,11 +159,11 @@ class Stack(OwnStack):
                 env=dict(self.environment),
                 capture_output=True,
                 text=True,
-                timeout=_COMMAND_SECONDS,
+                timeout=seconds,
             )
         except subprocess.TimeoutExpired as error:
-            took = f"took more than {_COMMAND_SECONDS:.0f} s"
-            raise VireoError(f"vireo {' '.join(command)} {took}") from error
+            took = f"vireo {' '.join(command)} took more than {seconds:.0f} s"
+            raise VireoError(took) from error
 
     def further(self, kind: PodKind, number: int = 1) -> ProcessSpec:
         """Return the pod that the stack would run if it had `number` more of a kind."""

@@ -17,6 +17,10 @@ from bench.site import Site, ids, removed_by
 from bench.stack import until
 from vireo.v1 import catalog_pb2, event_pb2
 
+_EVENT_RATE = (1_000.0, 200.0)
+"""Events a second beside the plays that are timed; here and below, the second is the short form."""
+_VIEWERS = (200, 4)
+"""Viewers whose plays are timed."""
 _PAGE = 20
 _PLAYS = 3
 _AT_A_TIME = 2
@@ -24,6 +28,8 @@ _AT_A_TIME = 2
 _HIDING_AT_A_TIME = 4
 _MAX_MEDIAN, _MAX_P99 = 0.5, 1.0
 
+_VIDEOS, _UPSERTS = (20, 1), (100_000, 200)
+"""Videos that are added and timed, and that are added for pods' memory."""
 _LONG_PAGE = 100
 _FAN_PLAYS = 5
 _IN_A_ROW = 8
@@ -38,8 +44,9 @@ Item = TypeVar("Item")
 async def measure_effect(live: LiveStack, store: str) -> list[Row]:
     """Let viewers without history play three videos of their first slate."""
     plan, seconds, came_back = live.plan, list[float](), 0
+    rate = plan.of(*_EVENT_RATE)
 
-    async with live.flow(), live.site() as site:
+    async with live.flow(rate), live.site() as site:
 
         async def watch(number: int) -> None:
             nonlocal came_back
@@ -49,9 +56,9 @@ async def measure_effect(live: LiveStack, store: str) -> list[Row]:
 
         # A consumer that has just started may still be opening the features.
         await _effect(site, f"first-{store}")
-        await _for_each(range(plan.viewers), watch, _AT_A_TIME)
+        await _for_each(range(plan.of(*_VIEWERS)), watch, _AT_A_TIME)
     median, p99 = np.percentile(seconds, [50, 99]).tolist()
-    what = f"{store}: play to effect beside {plan.rate:.0f} events/s"
+    what = f"{store}: play to effect beside {rate:.0f} events/s"
     return [
         Row(f"{what}, median s", median, bound=plan.judged(_MAX_MEDIAN)),
         Row(f"{what}, p99 s", p99, bound=plan.judged(_MAX_P99)),
@@ -107,11 +114,11 @@ async def _for_each(
 
 async def measure_catalogue(live: LiveStack) -> list[Row]:
     """Add videos for viewers whom they suit, remove them, and restart and swap in between."""
-    plan = live.plan
+    plan, upserts = live.plan, live.plan.of(*_UPSERTS)
     added, removed = list[float](), list[float]()
     unscored = 0
     async with live.site() as site:
-        for number in range(plan.videos):
+        for number in range(plan.of(*_VIDEOS)):
             viewer, video = f"fan-{number}", f"new-{number}"
             tags = await _become_fan(site, live, viewer, number)
             published = Timestamp()
@@ -128,7 +135,7 @@ async def measure_catalogue(live: LiveStack) -> list[Row]:
             Row("new videos without a score", unscored, bound=0),
             Row("removed video gone on all pods, max s", max(removed), bound=bound),
         ]
-        gone = {f"fan-{number}": f"new-{number}" for number in range(plan.videos)}
+        gone = {f"fan-{number}": f"new-{number}" for number in range(len(added))}
         listed = ids(await site.slate("fan-0", _LONG_PAGE))[0]
         await site.remove([listed])
         await _known(site, "fan-0", listed, shown=False)
@@ -148,9 +155,9 @@ async def measure_catalogue(live: LiveStack) -> list[Row]:
         await live.stack.promote(live.stack.releases[0])
         outlast = "after restarts, swaps and a rollback"
         rows.append(Row(f"removed videos that came back {outlast}", came_back, bound=0))
-        live.console.print(f"adding {plan.upserts} videos")
-        await _add_many(site, live)
-    return rows + _memory(live)
+        live.console.print(f"adding {upserts} videos")
+        await _add_many(site, live, upserts)
+    return rows + _memory(live, upserts)
 
 
 async def _become_fan(site: Site, live: LiveStack, viewer: str, turn: int) -> list[str]:
@@ -185,14 +192,14 @@ async def _scored(site: Site, viewer: str, video: str) -> bool:
     return any(each.video_id == video and each.HasField("task_scores") for each in slate.items)
 
 
-async def _add_many(site: Site, live: LiveStack) -> None:
+async def _add_many(site: Site, live: LiveStack, count: int) -> None:
     """Add videos, and return once all pods have placed them."""
     tags = [sorted(each) for each in live.tags.values()]
     videos = [
         catalog_pb2.Video(
             video_id=f"bulk-{number}", title=f"bulk {number}", tags=tags[number % len(tags)]
         )
-        for number in range(live.plan.upserts)
+        for number in range(count)
     ]
     for start in range(0, len(videos), _BATCH):
         await site.upsert(videos[start : start + _BATCH])
@@ -202,18 +209,18 @@ async def _add_many(site: Site, live: LiveStack) -> None:
     async def placed() -> bool:
         pods = [await counted([port]) for port in ports]
         return all(
-            each["vireo_live_videos"] >= live.plan.upserts and not each["vireo_live_waiting_videos"]
+            each["vireo_live_videos"] >= count and not each["vireo_live_waiting_videos"]
             for each in pods
         )
 
-    await until(placed, f"placing {live.plan.upserts} videos", pause=0.5)
+    await until(placed, f"placing {count} videos", pause=0.5)
 
 
-def _memory(live: LiveStack) -> list[Row]:
+def _memory(live: LiveStack, upserts: int) -> list[Row]:
     rows = []
     for kind in set(live.stack.settings.kinds) - {"gateway"}:
         pids = [live.stack.process(name).pid for name in live.stack.names(kind)]
         most = max(memory_of(pid, live.stack.home.cache) for pid in pids if pid is not None)
-        what = f"memory of a {kind} pod with {live.plan.upserts} new videos, MB"
+        what = f"memory of a {kind} pod with {upserts} new videos, MB"
         rows.append(Row(what, most, bound=_MAX_MEGABYTES[kind]))
     return rows

@@ -1,10 +1,10 @@
-"""All measurements of events, the live catalogue and requests, one after the other."""
+"""All measurements of events, the live catalogue, requests and learning, one after the other."""
 
 from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Callable, Collection, Coroutine, Iterator
+from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping
 from contextlib import ExitStack
 from functools import partial
 from typing import Any, TypeAlias
@@ -12,26 +12,50 @@ from typing import Any, TypeAlias
 from rich.console import Console
 
 from bench.live.effect import measure_catalogue, measure_effect, measure_hides
+from bench.live.learn import SHARE, measure_cost, measure_lost, measure_replay
 from bench.live.neighbours import measure_batches, measure_share
 from bench.live.slates import measure_filters, measure_pages, measure_swaps
-from bench.live.stack import LivePlan, LiveStack, live_stack
-from bench.rows import Row, attempted
+from bench.live.stack import LiveStack, live_stack
+from bench.rows import Plan, Row, attempted
+from bench.simulate import WORLDS, simulate
 from tests.builders.redis import running_redis
 from vireo.server.home import Home
 
 PARTS = {
-    # What is trending changes slates: at first there were no events.
     "live": ("swap", "effect", "hide", "catalogue"),
-    # The last adds videos that aren't in the data set, with which filters are compared.
     "requests": ("batch", "filters", "pages", "share"),
+    "learn": ("cost", "lost", "replay", *WORLDS),
 }
-"""By command, in the order in which they are measured."""
+"""By command."""
 
 _Step: TypeAlias = Callable[[LiveStack], Coroutine[Any, Any, list[Row]]]
+_RECORDED = {"VIREO_SLATE_SHARE": "1", "VIREO_ARCHIVE_SECONDS": "2"}
+_STACKS: Mapping[str, tuple[Mapping[str, str], Mapping[str, _Step]]] = {
+    "sqlite": (
+        {},
+        {
+            # What is trending changes slates: at first there were no events.
+            "swap": measure_swaps,
+            "effect": partial(measure_effect, store="sqlite"),
+            "hide": measure_hides,
+            "batch": measure_batches,
+            "filters": measure_filters,
+            "pages": measure_pages,
+            "catalogue": measure_catalogue,
+            # It adds videos that aren't in the data set, with which filters are compared.
+            "share": measure_share,
+        },
+    ),
+    "redis": ({"VIREO_ONLINE_STORE": "redis"}, {"effect": partial(measure_effect, store="redis")}),
+    "cost": ({**_RECORDED, "VIREO_SLATE_SHARE": str(SHARE)}, {"cost": measure_cost}),
+    "lost": (_RECORDED, {"lost": measure_lost}),
+    "replay": (_RECORDED, {"replay": measure_replay}),
+}
+"""Settings of each stack, and what is measured on it, in this order."""
 
 
 def measure(
-    home: Home, dataset: str, plan: LivePlan, console: Console, parts: Collection[str]
+    home: Home, dataset: str, plan: Plan, console: Console, parts: Collection[str]
 ) -> Iterator[Row]:
     """Yield each figure when it is there; what couldn't be measured is a row that doesn't hold.
 
@@ -46,34 +70,22 @@ def measure(
         VireoError: a stack can't be set up or started.
     """
     folder = home.root / "bench" / "live" / "valkey"
-    for store in plan.stores:
-        steps: dict[str, _Step] = {
-            "swap": measure_swaps,
-            "effect": partial(measure_effect, store=store),
-            "hide": measure_hides,
-            "batch": measure_batches,
-            "filters": measure_filters,
-            "pages": measure_pages,
-            "catalogue": measure_catalogue,
-            "share": measure_share,
-        }
-        chosen = {
-            name: step
-            for name, step in steps.items()
-            if name in parts and (name == "effect" or store == plan.stores[0])
-        }
-        if not chosen:
+    for name, (settings, steps) in _STACKS.items():
+        chosen = {part: step for part, step in steps.items() if part in parts}
+        if not chosen or (name == "redis" and not plan.timed):
             continue
         with ExitStack() as resources:
-            settings = {"VIREO_ONLINE_STORE": store}
-            if store == "redis":
+            if name == "redis":
                 shutil.rmtree(folder, ignore_errors=True)
-                redis = running_redis(folder, append_only=True)
-                settings["VIREO_REDIS_URL"] = resources.enter_context(redis).url
-            opened = live_stack(home, dataset, plan, console, store, settings)
+                redis = resources.enter_context(running_redis(folder, append_only=True))
+                settings = {**settings, "VIREO_REDIS_URL": redis.url}
+            opened = live_stack(home, dataset, plan, console, name, settings)
             live = resources.enter_context(opened)
-            for name, step in chosen.items():
-                yield from attempted(console, name, partial(_run, step, live))
+            for part, step in chosen.items():
+                yield from attempted(console, part, partial(_run, step, live))
+    for world in WORLDS:
+        if world in parts:
+            yield from attempted(console, world, partial(simulate, home, world, plan, console))
 
 
 def _run(step: _Step, live: LiveStack) -> list[Row]:

@@ -6,167 +6,86 @@ import asyncio
 import itertools
 import json
 import random
-import subprocess
-import time
 import uuid
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow.parquet as pq
-from rich.console import Console
 
-from bench.live.stack import LivePlan, LiveStack, live_stack
+from bench.live.stack import LiveStack
 from bench.load import Answer, SteadyLoad, beside, closed_load
 from bench.process import counted, cpu_seconds
-from bench.rows import Figures, Row, attempted
-from bench.simulate import FULL, SimulationPlan, simulate
-from bench.simulate import SHORT as SHORT_LOOP
+from bench.rows import Figures, Row
 from bench.site import Site, event
-from bench.stack import Stack, linked_home
 from tests.builders.filters import random_expression
-from vireo.ops.cli.own_stack import VIREO
-from vireo.ops.stack.state import Layout
 from vireo.server.errors import VireoError
 from vireo.server.gateway.slate_log import in_share
-from vireo.server.home import Home
 from vireo.training.evaluation.viewer_skew import (
     FeatureDifference,
     OfflineViewers,
     not_comparable,
     viewer_difference,
 )
-from vireo.training.features.watches import load_watches
 from vireo.v1 import event_pb2
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1.catalog_pb2 import Video
 
-PARTS = ("cost", "lost", "replay", "biased", "neutral")
-"""In the order in which they are measured."""
-_SHARE = 0.5
+SHARE = 0.5
 """Share of the viewers who are recorded while costs are compared."""
+_ROUNDS, _SECONDS = (7, 1), (8.0, 1.0)
+"""Rounds of loads while costs are compared, and length of each; the second is the short form, here
+and below."""
 _CALLERS = 4
+_SLATES, _RATE = (200_000, 100), (60.0, 40.0)
+"""Slates that are asked for while consumer, log and S3 are killed, and a second."""
+_CALM = (10.0, 1.5)
+"""Seconds between two kills, and between two swaps."""
+_COMPARED, _REPLAYED = (100_000, 200), (10_500, 100)
+"""Slates whose viewers' features are computed again, and those of them that are made again, but for
+some without candidates."""
+_EVENT_RATE = 50.0
+"""Events a second meanwhile."""
 _FILTERED = 0.3
 """Share of the replayed requests that have a filter, a seed video, or a further page."""
-_FEW = 100
 _SHOWN = 5
 """Differences that are printed."""
-_ARCHIVE_SECONDS = 2.0
 _SETTLED_SECONDS = 4.0
 """Seconds after a load in which its slates are archived."""
+_REPLAY_SECONDS = 3600.0
 
 
-@dataclass(frozen=True)
-class LearnPlan:
-    """How much of each measurement there is. All times in seconds."""
-
-    layout: Layout = "separate"
-    timed: bool = True
-    """Whether processor times are judged."""
-    rounds: int = 7
-    seconds: float = 8.0
-    """Length of each load."""
-    slates: int = 200_000
-    """Slates that are asked for while consumer, log and S3 are killed."""
-    rate: float = 60.0
-    """Slates a second meanwhile."""
-    calm: float = 10.0
-    """Pause between two kills, and between two swaps."""
-    compared: int = 100_000
-    """Slates whose viewers' features are computed again."""
-    replayed: int = 10_500
-    """Slates of these that are made again, but for some without candidates."""
-    loop: SimulationPlan = FULL
-    """How long each world is simulated."""
-
-
-SHORT = LearnPlan(
-    timed=False,
-    rounds=1,
-    seconds=1.0,
-    slates=200,
-    rate=40.0,
-    calm=1.5,
-    compared=200,
-    replayed=200,
-    loop=SHORT_LOOP,
-)
-"""For CI: everything once and briefly; no time is judged."""
-
-
-def measure(
-    home: Home, dataset: str, plan: LearnPlan, console: Console, parts: Collection[str]
-) -> Iterator[Row]:
-    """Yield each figure when it is there; what couldn't be measured is a row that doesn't hold.
-
-    Raises:
-        VireoError: a stack can't be set up or started.
-    """
-    steps = {
-        "cost": partial(_measure_cost, home, dataset, plan, console),
-        "lost": partial(_measure_lost, home, dataset, plan),
-        "replay": partial(_measure_replay, home, dataset, plan, console),
-        **{world: partial(simulate, home, world, plan.loop, console) for world in plan.loop.worlds},
-    }
-    for name in parts:
-        yield from attempted(console, name, steps[name])
-
-
-def _stack(home: Home, dataset: str, plan: LearnPlan, share: float) -> Stack:
-    settings = {
-        "VIREO_LAYOUT": plan.layout,
-        "VIREO_SLATE_SHARE": str(share),
-        "VIREO_ARCHIVE_SECONDS": str(_ARCHIVE_SECONDS),
-    }
-    own = linked_home(home, "learn")
-    return Stack.of(own, home.trained_release(dataset), settings=settings)
-
-
-def _viewers(home: Home, dataset: str) -> list[str]:
-    """Return a data set's viewers, and strangers if they are few."""
-    known = [str(each) for each in load_watches(home, dataset)["viewer_id"].drop_duplicates()]
-    return known + [f"stranger-{number}" for number in range(_FEW - len(known))]
-
-
-def _measure_cost(home: Home, dataset: str, plan: LearnPlan, console: Console) -> list[Row]:
+async def measure_cost(live: LiveStack) -> list[Row]:
     """Compare the processor time of slates that are recorded with that of others, in one stack."""
-    figures = Figures(console)
-    viewers = _viewers(home, dataset)
+    figures, plan = Figures(live.console), live.plan
     groups = {
-        wanted: [each for each in viewers if in_share(each, _SHARE) == wanted]
+        wanted: [each for each in live.viewers if in_share(each, SHARE) == wanted]
         for wanted in (True, False)
     }
-    with _stack(home, dataset, plan, _SHARE).running() as stack:
-        pid = stack.state().pid  # which has started the others
+    pid = live.stack.state().pid  # which has started the others
 
-        def cost(group: list[str]) -> float:
-            used = cpu_seconds(pid)
-            load = closed_load(stack.settings.edge, group, _CALLERS, plan.seconds)
-            answers = asyncio.run(load)
-            asyncio.run(asyncio.sleep(_SETTLED_SECONDS))
-            return (cpu_seconds(pid) - used) / len(answers)
+    async def cost(group: list[str]) -> float:
+        used = cpu_seconds(pid)
+        answers = await closed_load(live.edge, group, _CALLERS, plan.of(*_SECONDS))
+        await asyncio.sleep(_SETTLED_SECONDS)
+        return (cpu_seconds(pid) - used) / len(answers)
 
-        for number in figures.rounds(plan.rounds):
-            order = (True, False) if number % 2 else (False, True)
-            costs = {recorded: cost(groups[recorded]) for recorded in order}
-            bound = 1.1 if plan.timed else None
-            ratio = costs[True] / costs[False]
-            figures.add("CPU of a recorded slate, over one that isn't", ratio, bound)
-            figures.add("CPU of a slate that isn't recorded, ms", 1000 * costs[False])
+    for number in figures.rounds(plan.of(*_ROUNDS)):
+        order = (True, False) if number % 2 else (False, True)
+        costs = {recorded: await cost(groups[recorded]) for recorded in order}
+        ratio = costs[True] / costs[False]
+        figures.add("CPU of a recorded slate, over one that isn't", ratio, plan.judged(1.1))
+        figures.add("CPU of a slate that isn't recorded, ms", 1000 * costs[False])
     return figures.rows()
 
 
-def _measure_lost(home: Home, dataset: str, plan: LearnPlan) -> list[Row]:
+async def measure_lost(live: LiveStack) -> list[Row]:
     """Count slates that are answered and not archived while what stores them is killed."""
-    stack = _stack(home, dataset, plan, 1.0)
-    with stack.running():
-        answers = asyncio.run(_asked(stack, _viewers(home, dataset), plan))
-        ports = [pod.port for pod in stack.pods() if pod.name.startswith(("gateway", "slate"))]
-        dropped = asyncio.run(counted(ports))["vireo_slates_dropped_total"]
-        answered = sum(not each.failure for each in answers)
-        files = asyncio.run(stack.archived("slates", int(answered - dropped)))
+    answers = await _asked(live)
+    ports = [pod.port for pod in live.stack.pods() if pod.name.startswith(("gateway", "slate"))]
+    dropped = (await counted(ports))["vireo_slates_dropped_total"]
+    answered = sum(not each.failure for each in answers)
+    files = await live.stack.archived("slates", int(answered - dropped))
     ids = Counter[str]()
     for file in files:
         ids.update(pq.read_table(file, columns=["request_id"])["request_id"].to_pylist())
@@ -197,38 +116,35 @@ def _bytes_without(files: list[Path]) -> float:
     return size / max(1, rows)
 
 
-async def _asked(stack: Stack, viewers: list[str], plan: LearnPlan) -> list[Answer]:
+async def _asked(live: LiveStack) -> list[Answer]:
     """Return the answers to a steady load while the consumer, the log and S3 are killed in turn."""
+    rate = live.plan.of(*_RATE)
 
     async def killed() -> None:
         for name in itertools.cycle(("consumer-1", "log", "s3")):
-            await asyncio.sleep(plan.calm)
-            await stack.kill([name])
+            await asyncio.sleep(live.plan.of(*_CALM))
+            await live.stack.kill([name])
 
-    load = SteadyLoad(stack.settings.edge, viewers, plan.rate, deadline=10.0)
-    until_then = time.monotonic() + plan.slates / plan.rate
+    load = SteadyLoad(live.edge, live.viewers, rate, deadline=10.0)
     async with beside(killed()), load:
-        await asyncio.sleep(until_then - time.monotonic())
-    await stack.until_healthy()
+        await asyncio.sleep(live.plan.of(*_SLATES) / rate)
+    await live.stack.until_healthy()
     return load.answers
 
 
-def _measure_replay(home: Home, dataset: str, plan: LearnPlan, console: Console) -> list[Row]:
+async def measure_replay(live: LiveStack) -> list[Row]:
     """Make slates again that were answered amid swaps, events, upserts, takedowns and filters.
 
     And compute their viewers' features again.
     """
-    settings = {"VIREO_SLATE_SHARE": "1", "VIREO_ARCHIVE_SECONDS": str(_ARCHIVE_SECONDS)}
-    live_plan = LivePlan(rate=50.0, layout=plan.layout)
-    with live_stack(home, dataset, live_plan, console, "replay", settings) as live:
-        asyncio.run(_asked_amid_changes(live, plan))
-        slates = asyncio.run(live.stack.archived("slates", plan.compared))
-        events = asyncio.run(live.stack.archived("events", 1))
-        differing = _skewed(live.stack.home.features(dataset), slates, events)
-        command = ["replay", "--last", "6h", "--sample", str(plan.replayed), "--json"]
-        done = subprocess.run(
-            [*VIREO, *command], env=live.stack.environment, capture_output=True, text=True
-        )
+    plan, stack, console = live.plan, live.stack, live.console
+    await _asked_amid_changes(live)
+    slates = await stack.archived("slates", plan.of(*_COMPARED))
+    events = await stack.archived("events", 1)
+    differing = _skewed(stack.home.features(live.dataset), slates, events)
+    sample = str(plan.of(*_REPLAYED))
+    command = ("replay", "--last", "6h", "--sample", sample, "--json")
+    done = await stack.vireo(*command, seconds=_REPLAY_SECONDS)
     if not done.stdout:
         raise VireoError(f"vireo replay says nothing: {done.stderr[-500:]}")
     told = json.loads(done.stdout)
@@ -261,17 +177,17 @@ def _skewed(
     return found
 
 
-async def _asked_amid_changes(live: LiveStack, plan: LearnPlan) -> None:
+async def _asked_amid_changes(live: LiveStack) -> None:
     """Ask for slates with and without filters and pages, while all that they depend on changes."""
-    asked = itertools.count()
+    asked, calm = itertools.count(), live.plan.of(*_CALM)
 
     async def swapped() -> None:
         for number in itertools.count(1):
-            await asyncio.sleep(plan.calm)
+            await asyncio.sleep(calm)
             await live.stack.promote(live.stack.releases[number % 2])
 
     async def ask(site: Site, draw: random.Random) -> None:
-        while next(asked) < plan.compared:
+        while next(asked) < live.plan.of(*_COMPARED):
             viewer = draw.choice(live.viewers)
             request = pb.RecommendRequest(viewer_id=viewer, page_size=draw.choice((5, 10, 20)))
             if draw.random() < _FILTERED:
@@ -291,7 +207,7 @@ async def _asked_amid_changes(live: LiveStack, plan: LearnPlan) -> None:
     async def changed(site: Site) -> None:
         draw = random.Random(1)  # noqa: S311
         for number in itertools.count():
-            await asyncio.sleep(plan.calm / 10)
+            await asyncio.sleep(calm / 10)
             tags = draw.sample(sorted(live.tags[draw.choice(live.videos)]) or ["none"], 1)
             name = draw.choice([f"new-{number}", f"new-{number // 2}", draw.choice(live.videos)])
             await site.upsert([Video(video_id=name, title=name, tags=tags)])
@@ -300,7 +216,7 @@ async def _asked_amid_changes(live: LiveStack, plan: LearnPlan) -> None:
 
     async with (
         live.site() as site,
-        live.flow(),
+        live.flow(_EVENT_RATE),
         beside(swapped()),
         beside(changed(site)),
         asyncio.TaskGroup() as callers,
