@@ -8,31 +8,14 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-import grpc
 import psutil
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from vireo.ops.doctor.probes.metrics import parse
 from vireo.ops.stack.settings import METRICS_PORT_OFFSET
 from vireo.server.errors import VireoError
 
-_HEALTH_SECONDS = 2.0
 _PAGE_SECONDS = 5.0
-
-
-def serves(address: str, service: str = "") -> bool:
-    """Return whether the health check of a service at host:port says SERVING."""
-    # Without a pool of its own, a new channel to an address inherits the old one's backoff.
-    with grpc.insecure_channel(address, (("grpc.use_local_subchannel_pool", 1),)) as channel:
-        stub: Any = health_pb2_grpc.HealthStub(channel)  # type: ignore[no-untyped-call]
-        request = health_pb2.HealthCheckRequest(service=service)
-        try:
-            answer = stub.Check(request, timeout=_HEALTH_SECONDS)
-        except grpc.RpcError:
-            return False
-    return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
 
 def cpu_seconds(pid: int) -> float:

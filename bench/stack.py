@@ -16,9 +16,10 @@ from pathlib import Path
 import psutil
 import pyarrow.parquet as pq
 
-from bench.process import serves
 from vireo.ops.cli.own_stack import CHANNEL, VIREO, OwnStack, stack_environment
+from vireo.ops.edge import serving_releases
 from vireo.ops.stack.ports import check_ports_free, temporary_server
+from vireo.ops.stack.probes import grpc_probe
 from vireo.ops.stack.processes import ProcessSpec, pod_processes
 from vireo.ops.stack.s3 import access
 from vireo.ops.stack.settings import PodKind
@@ -32,11 +33,10 @@ from vireo.server.releases.manifest import Manifest, Quotas
 from vireo.server.releases.s3 import S3Settings
 from vireo.server.releases.store import ReleaseStore
 from vireo.training.data.archived import fetch
-from vireo.training.evaluation.served import Stack as ServedStack
 
 PATIENCE = 240.0
 """Maximum seconds to wait for anything."""
-_CALL_SECONDS, _COMMAND_SECONDS = 5.0, 60.0
+_COMMAND_SECONDS = 60.0
 
 
 class Stack(OwnStack):
@@ -128,11 +128,8 @@ class Stack(OwnStack):
         """Return once all pods serve a release."""
 
         async def all_serve() -> bool:
-            for pod in self.pods():
-                served = ServedStack(f"127.0.0.1:{pod.port}", _CALL_SECONDS)
-                if await asyncio.to_thread(served.serving_release) != release:
-                    return False
-            return True
+            served = await asyncio.to_thread(serving_releases, self.state())
+            return all(each and each.release_id == release for each in served.values())
 
         await until(all_serve, f"the swap to {release}", pause=0.1)
 
@@ -190,15 +187,17 @@ class Stack(OwnStack):
         Raises:
             VireoError: it ended, or doesn't serve in time.
         """
-        address, log = f"{host}:{spec.port}", self.home.logs / f"{spec.name}.log"
-        environment = {**self.environment, **spec.environment}
+        log, environment = (
+            self.home.logs / f"{spec.name}.log",
+            {**self.environment, **spec.environment},
+        )
 
-        def problem() -> str:
-            return "" if serves(address, service) else f"{spec.name} does not serve yet"
+        def problem() -> str:  # a probe keeps a channel, which is of one event loop
+            return asyncio.run(grpc_probe(spec.port, service, host)())
 
-        command = [str(part) for part in (*before, *spec.command)]
+        command = [*before, *spec.command]
         with temporary_server(command, log, problem, environment, start_seconds=PATIENCE) as pid:
-            yield address, pid
+            yield f"{host}:{spec.port}", pid
 
     def further_pod(
         self, kind: PodKind, settings: Mapping[str, str] | None = None, number: int = 1
