@@ -148,14 +148,14 @@ def alerts(
     The faults are those of `vireo bench chaos`, on a stack of its own with Prometheus: a running
     one is left alone. Without a fault no alert may fire.
     """
-    from bench.alerts import SHORT, SHORT_CASES, AlertsPlan, measure_alerts
+    from bench.alerts import FULL, SHORT, SHORT_CASES, measure_alerts
     from bench.chaos.cases import CASES
 
     _check_known(case, CASES)
-    plan, chosen = (SHORT, SHORT_CASES) if short else (AlertsPlan(), tuple(CASES))
-    if case or clean is not None:
-        plan = replace(plan, clean=clean or 0.0)
-    rows = measure_alerts(Home.current(), data, plan, _progress(), case or chosen)
+    plan, chosen = (SHORT, SHORT_CASES) if short else (FULL, tuple(CASES))
+    if case:
+        clean = clean or 0.0
+    rows = measure_alerts(Home.current(), data, plan, _progress(), case or chosen, clean)
     check_bounds(show(rows, as_json))
 
 
