@@ -17,9 +17,10 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
+from bench.load import for_each
 from bench.rows import Plan, Row
 from bench.simulated_world import BIASED, NEUTRAL, SimulatedWorld, WorldSettings
-from bench.site import Site, event, opened_site
+from bench.site import Site, event, ids, opened_site
 from bench.stack import PATIENCE, Stack, emptied, run_vireo
 from vireo.ops.cli.own_stack import stack_environment
 from vireo.server.arrays import Float64Array
@@ -177,26 +178,22 @@ async def _day(site: Site, world: SimulatedWorld, day: int, nights: Nights) -> N
     if day > 1:
         await site.upsert(world.published(day - 1))
     nights.plays[:], nights.impressions[:] = 0, 0
-    waiting = iter(enumerate(world.viewer_ids))
+    viewers = world.viewer_ids
 
-    async def visits() -> None:
-        for number, viewer in waiting:
-            slate = await site.slate(viewer, _PAGE)
-            page = [item.video_id for item in slate.items]
-            played = world.plays(viewer, page, day)
-            events = _events(viewer, slate.request_id, page, played)
-            play = event_pb2.EVENT_KIND_PLAY
-            events += [
-                event(uuid.uuid4().hex, viewer, play, video) for video in world.found(viewer, day)
-            ]
-            await site.record(events)
-            nights.events += len(events)
-            nights.plays[number] += sum(played)
-            nights.impressions[number] += len(page)
+    async def visit(number: int) -> None:
+        viewer = viewers[number]
+        slate = await site.slate(viewer, _PAGE)
+        page = ids(slate)
+        played = world.plays(viewer, page, day)
+        events = _events(viewer, slate.request_id, page, played)
+        play, found = event_pb2.EVENT_KIND_PLAY, world.found(viewer, day)
+        events += [event(uuid.uuid4().hex, viewer, play, video) for video in found]
+        await site.record(events)
+        nights.events += len(events)
+        nights.plays[number] += sum(played)
+        nights.impressions[number] += len(page)
 
-    async with asyncio.TaskGroup() as callers:
-        for _ in range(_CALLERS):
-            callers.create_task(visits())
+    await for_each(range(len(viewers)), visit, _CALLERS)
     nights.rates.append(float(nights.plays.sum() / nights.impressions.sum()))
 
 

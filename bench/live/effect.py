@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable
-from typing import TypeVar
 
 import numpy as np
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from bench.live.stack import LiveStack
+from bench.load import for_each
 from bench.process import counted, memory_of
 from bench.rows import Row
 from bench.site import Site, ids, removed_by
@@ -38,8 +36,6 @@ _MAX_SECONDS = 5.0
 _MAX_MEGABYTES = {"candidate": 500.0, "ranking": 600.0, "slate": 1000.0}
 _BATCH = 500
 
-Item = TypeVar("Item")
-
 
 async def measure_effect(live: LiveStack, store: str) -> list[Row]:
     """Let viewers without history play three videos of their first slate."""
@@ -56,7 +52,7 @@ async def measure_effect(live: LiveStack, store: str) -> list[Row]:
 
         # A consumer that has just started may still be opening the features.
         await _effect(site, f"first-{store}")
-        await _for_each(range(plan.of(*_VIEWERS)), watch, _AT_A_TIME)
+        await for_each(range(plan.of(*_VIEWERS)), watch, _AT_A_TIME)
     median, p99 = np.percentile(seconds, [50, 99]).tolist()
     what = f"{store}: play to effect beside {rate:.0f} events/s"
     return [
@@ -89,27 +85,12 @@ async def measure_hides(live: LiveStack) -> list[Row]:
             shown = ids(await site.slate(viewer, _PAGE))
             came_back += hidden[viewer] in shown
 
-        await _for_each(live.viewers, hide, _HIDING_AT_A_TIME)
+        await for_each(live.viewers, hide, _HIDING_AT_A_TIME)
         live.console.print("hides have their effect; restarting all that serves them")
         for kind in ("consumer", *live.stack.settings.kinds[::-1]):
             await live.stack.kill(live.stack.names(kind))
-            await _for_each(live.viewers, look, _HIDING_AT_A_TIME)
+            await for_each(live.viewers, look, _HIDING_AT_A_TIME)
     return [Row(f"hidden videos that came back, of {len(hidden)}", came_back, bound=0)]
-
-
-async def _for_each(
-    items: Iterable[Item], do: Callable[[Item], Awaitable[None]], at_a_time: int
-) -> None:
-    """Do something for each item, for some at a time."""
-    waiting = iter(items)
-
-    async def some() -> None:
-        for item in waiting:
-            await do(item)
-
-    async with asyncio.TaskGroup() as tasks:
-        for _ in range(at_a_time):
-            tasks.create_task(some())
 
 
 async def measure_catalogue(live: LiveStack) -> list[Row]:

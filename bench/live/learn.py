@@ -14,10 +14,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from bench.live.stack import LiveStack
-from bench.load import Answer, SteadyLoad, beside, closed_load
+from bench.load import Answer, SteadyLoad, beside, closed_load, for_each
 from bench.process import counted, cpu_seconds
 from bench.rows import Figures, Row
-from bench.site import Site, event
+from bench.site import event
 from tests.builders.filters import random_expression
 from vireo.server.errors import VireoError
 from vireo.server.gateway.slate_log import in_share
@@ -179,32 +179,32 @@ def _skewed(
 
 async def _asked_amid_changes(live: LiveStack) -> None:
     """Ask for slates with and without filters and pages, while all that they depend on changes."""
-    asked, calm = itertools.count(), live.plan.of(*_CALM)
+    calm = live.plan.of(*_CALM)
 
     async def swapped() -> None:
         for number in itertools.count(1):
             await asyncio.sleep(calm)
             await live.stack.promote(live.stack.releases[number % 2])
 
-    async def ask(site: Site, draw: random.Random) -> None:
-        while next(asked) < live.plan.of(*_COMPARED):
-            viewer = draw.choice(live.viewers)
-            request = pb.RecommendRequest(viewer_id=viewer, page_size=draw.choice((5, 10, 20)))
-            if draw.random() < _FILTERED:
-                labels, numbers = live.catalogue.labels, live.catalogue.numbers
-                request.filter.CopyFrom(random_expression(draw, labels, numbers)[0])
-            if draw.random() < _FILTERED:
-                request.surface = pb.SURFACE_UP_NEXT
-                request.seed_video_id = draw.choice(live.videos)
-            slate = await site.recommend(request)
-            if slate.next_page_token and draw.random() < _FILTERED:
-                request.page_token = slate.next_page_token
-                await site.recommend(request)
-            for item in slate.items[:1]:
-                play = event(uuid.uuid4().hex, viewer, event_pb2.EVENT_KIND_PLAY, item.video_id)
-                await site.record([play])
+    async def ask(number: int) -> None:
+        draw = random.Random(number)  # noqa: S311
+        viewer = draw.choice(live.viewers)
+        request = pb.RecommendRequest(viewer_id=viewer, page_size=draw.choice((5, 10, 20)))
+        if draw.random() < _FILTERED:
+            labels, numbers = live.catalogue.labels, live.catalogue.numbers
+            request.filter.CopyFrom(random_expression(draw, labels, numbers)[0])
+        if draw.random() < _FILTERED:
+            request.surface = pb.SURFACE_UP_NEXT
+            request.seed_video_id = draw.choice(live.videos)
+        slate = await site.recommend(request)
+        if slate.next_page_token and draw.random() < _FILTERED:
+            request.page_token = slate.next_page_token
+            await site.recommend(request)
+        for item in slate.items[:1]:
+            play = event(uuid.uuid4().hex, viewer, event_pb2.EVENT_KIND_PLAY, item.video_id)
+            await site.record([play])
 
-    async def changed(site: Site) -> None:
+    async def changed() -> None:
         draw = random.Random(1)  # noqa: S311
         for number in itertools.count():
             await asyncio.sleep(calm / 10)
@@ -214,13 +214,7 @@ async def _asked_amid_changes(live: LiveStack) -> None:
             if draw.random() < _FILTERED:
                 await site.remove([draw.choice(live.videos)])
 
-    async with (
-        live.site() as site,
-        live.flow(_EVENT_RATE),
-        beside(swapped()),
-        beside(changed(site)),
-        asyncio.TaskGroup() as callers,
-    ):
-        for number in range(_CALLERS):
-            callers.create_task(ask(site, random.Random(number)))  # noqa: S311
+    flow = live.flow(_EVENT_RATE)
+    async with live.site() as site, flow, beside(swapped()), beside(changed()):
+        await for_each(range(live.plan.of(*_COMPARED)), ask, _CALLERS)
     await live.stack.until_healthy()

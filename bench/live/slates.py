@@ -11,10 +11,10 @@ import itertools
 import random
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from bench.live.stack import Catalogue, LiveStack
-from bench.load import PAGE, Answer, SteadyLoad, beside, p99
+from bench.load import PAGE, Answer, SteadyLoad, beside, for_each, p99
 from bench.rows import Row
 from bench.site import Site, event, ids
 from tests.builders.filters import random_expression
@@ -83,14 +83,13 @@ async def measure_filters(live: LiveStack) -> list[Row]:
     """Compare every position of many slates with its filter, by the data set's own columns."""
     plan, counts = live.plan, Counter[str]()
 
-    async def ask(site: Site, number: int) -> None:
+    async def ask(number: int) -> None:
         draw = random.Random(number)  # noqa: S311
         while counts["positions"] < plan.of(*_POSITIONS):
             await _ask_filtered(site, live.catalogue, draw, counts)
 
-    async with live.site() as site, beside(_pods_killed(live)), asyncio.TaskGroup() as callers:
-        for number in range(_CALLERS):
-            callers.create_task(ask(site, number))
+    async with live.site() as site, beside(_pods_killed(live)):
+        await for_each(range(_CALLERS), ask, _CALLERS)
     await live.stack.until_healthy()
     degraded = counts["degraded"] / max(1, counts["slates"])
     declared = sorted(name for name in counts if name.startswith("DEGRADATION"))
@@ -145,11 +144,13 @@ async def _ask_filtered(
 async def measure_pages(live: LiveStack) -> list[Row]:
     """Follow the pages of many viewers."""
     readers, counts = live.plan.of(*_READERS), Counter[str]()
-    waiting = iter([f"reader-{number}" for number in range(readers)])
+
+    async def read(number: int) -> None:
+        await _read(site, f"reader-{number}", counts)
+
     async with live.site() as site:
-        async with beside(_swapped_and_killed(live)), asyncio.TaskGroup() as callers:
-            for _ in range(2 * _CALLERS):
-                callers.create_task(_read(site, waiting, counts))
+        async with beside(_swapped_and_killed(live)):
+            await for_each(range(readers), read, 2 * _CALLERS)
         retried = len(site.refusals)
     await live.stack.until_healthy()
     failed = readers * _PAGES - counts["slates"]
@@ -162,22 +163,21 @@ async def measure_pages(live: LiveStack) -> list[Row]:
     ]
 
 
-async def _read(site: Site, waiting: Iterator[str], counts: Counter[str]) -> None:
-    for viewer in waiting:
-        request = pb.RecommendRequest(viewer_id=viewer, page_size=_PAGE)
-        seen = set[str]()
-        for number in range(_PAGES):
-            slate = await site.recommend(request)
-            shown = ids(slate)
-            counts["slates"] += 1
-            counts["degraded"] += bool(slate.degradations)
-            counts["short"] += len(shown) < _PAGE
-            counts["repeated"] += len(shown) - len({*shown} - seen)
-            seen.update(shown)
-            request.page_token = slate.next_page_token
-            if number % _PLAYS_EVERY == 0 and shown:
-                play = f"{viewer}-{number}"
-                await site.record([event(play, viewer, event_pb2.EVENT_KIND_PLAY, shown[0])])
+async def _read(site: Site, viewer: str, counts: Counter[str]) -> None:
+    request = pb.RecommendRequest(viewer_id=viewer, page_size=_PAGE)
+    seen = set[str]()
+    for number in range(_PAGES):
+        slate = await site.recommend(request)
+        shown = ids(slate)
+        counts["slates"] += 1
+        counts["degraded"] += bool(slate.degradations)
+        counts["short"] += len(shown) < _PAGE
+        counts["repeated"] += len(shown) - len({*shown} - seen)
+        seen.update(shown)
+        request.page_token = slate.next_page_token
+        if number % _PLAYS_EVERY == 0 and shown:
+            play = f"{viewer}-{number}"
+            await site.record([event(play, viewer, event_pb2.EVENT_KIND_PLAY, shown[0])])
 
 
 def count(answers: Sequence[Answer], slates: Slates) -> Counter[str]:
