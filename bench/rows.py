@@ -61,11 +61,6 @@ class Row:
             return None
         return self.figure >= self.bound if self.at_least else self.figure <= self.bound
 
-    @property
-    def bound_text(self) -> str:
-        """The bound with its direction, for people; empty if there is none."""
-        return "" if self.bound is None else f"{'≥' if self.at_least else '≤'} {self.bound}"
-
     def document(self) -> dict[str, Any]:
         """Return the row for programs."""
         return {**asdict(self), "holds": self.holds}
@@ -132,7 +127,8 @@ def show(measured: Iterable[Row], as_json: bool) -> list[Row]:
         low, high = row.spread or (None, None)
         holds = {True: "[green]yes[/]", False: "[red]no[/]", None: ""}[row.holds]
         spread = ["" if each is None else f"{each:.2f}" for each in (low, high)]
-        table.add_row(row.measure, f"{row.figure:.3f}", *spread, row.bound_text, holds)
+        bound = "" if row.bound is None else f"{'≥' if row.at_least else '≤'} {row.bound}"
+        table.add_row(row.measure, f"{row.figure:.3f}", *spread, bound, holds)
     print_table(table)
     return rows
 
