@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 
 import numpy as np
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from bench.live.stack import LiveStack
 from bench.load import for_each
@@ -102,9 +101,8 @@ async def measure_catalogue(live: LiveStack) -> list[Row]:
         for number in range(plan.of(*_VIDEOS)):
             viewer, video = f"fan-{number}", f"new-{number}"
             tags = await _become_fan(site, live, viewer, number)
-            published = Timestamp()
-            published.GetCurrentTime()
-            new = catalog_pb2.Video(video_id=video, title=video, tags=tags, published=published)
+            new = catalog_pb2.Video(video_id=video, title=video, tags=tags)
+            new.published.GetCurrentTime()
             await site.upsert([new])
             added.append(await _known(site, viewer, video, shown=True))
             unscored += not await _scored(site, viewer, video)
@@ -177,9 +175,7 @@ async def _add_many(site: Site, live: LiveStack, count: int) -> None:
     """Add videos, and return once all pods have placed them."""
     tags = [sorted(each) for each in live.tags.values()]
     videos = [
-        catalog_pb2.Video(
-            video_id=f"bulk-{number}", title=f"bulk {number}", tags=tags[number % len(tags)]
-        )
+        catalog_pb2.Video(video_id=f"bulk-{number}", title="bulk", tags=tags[number % len(tags)])
         for number in range(count)
     ]
     for start in range(0, len(videos), _BATCH):

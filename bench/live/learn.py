@@ -103,17 +103,14 @@ async def measure_lost(live: LiveStack) -> list[Row]:
 
 def _bytes_without(files: list[Path]) -> float:
     """Return the compressed bytes a slate, but for viewers' rows."""
-    size, rows = 0, 0
-    for file in files:
-        metadata = pq.read_metadata(file)
-        rows += metadata.num_rows
-        for group in range(metadata.num_row_groups):
-            columns = metadata.row_group(group)
-            for number in range(columns.num_columns):
-                column = columns.column(number)
-                if not column.path_in_schema.startswith("viewer_features"):
-                    size += column.total_compressed_size
-    return size / max(1, rows)
+    known = [pq.read_metadata(file) for file in files]
+    groups = [each.row_group(number) for each in known for number in range(each.num_row_groups)]
+    size = sum(
+        column.total_compressed_size
+        for column in (each.column(place) for each in groups for place in range(each.num_columns))
+        if not column.path_in_schema.startswith("viewer_features")
+    )
+    return size / max(1, sum(each.num_rows for each in known))
 
 
 async def _asked(live: LiveStack) -> list[Answer]:

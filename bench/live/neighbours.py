@@ -25,6 +25,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 from bench.live.stack import LiveStack
 from bench.load import Answer, SteadyLoad, beside, closed_load
 from bench.rows import Figures, Row
+from bench.site import event
 from vireo.v1 import catalog_pb2, event_pb2, filter_pb2
 from vireo.v1 import recommendation_pb2 as pb
 from vireo_client import AsyncClient
@@ -234,17 +235,11 @@ async def _call(channel: grpc.aio.Channel, kind: str, number: int, labels: _Labe
 
 
 def _valid(number: int) -> event_pb2.RecordEventsRequest:
-    return event_pb2.RecordEventsRequest(
-        events=[
-            event_pb2.Event(
-                event_id=f"{number}-{place}",
-                viewer_id=f"greedy-{place}",
-                video_id=str(place),
-                kind=event_pb2.EVENT_KIND_PLAY,
-            )
-            for place in range(_MAX_EVENTS)
-        ]
-    )
+    events = [
+        event(f"{number}-{place}", f"greedy-{place}", event_pb2.EVENT_KIND_PLAY, str(place))
+        for place in range(_MAX_EVENTS)
+    ]
+    return event_pb2.RecordEventsRequest(events=events)
 
 
 def _filtered(number: int, labels: _Labels) -> pb.RecommendRequest:
@@ -261,12 +256,9 @@ def _filtered(number: int, labels: _Labels) -> pb.RecommendRequest:
 
 
 def _upserted(number: int) -> catalog_pb2.UpsertVideosRequest:
-    return catalog_pb2.UpsertVideosRequest(
-        videos=[
-            catalog_pb2.Video(video_id=f"greedy-{place}", title=f"{number} {'x' * 900}")
-            for place in range(1000)
-        ]
-    )
+    title = f"{number} {'x' * 900}"
+    videos = [catalog_pb2.Video(video_id=f"greedy-{place}", title=title) for place in range(1000)]
+    return catalog_pb2.UpsertVideosRequest(videos=videos)
 
 
 def _batch(number: int) -> pb.BatchRecommendRequest:
