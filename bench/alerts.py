@@ -23,8 +23,8 @@ from bench.chaos.cases import AFTER_DEATHS, ALERTING, CASES
 from bench.chaos.chain import Chain, running_chain
 from bench.chaos.findings import ChaosPlan
 from bench.load import SteadyLoad
-from bench.process import page_of
 from bench.rows import Row
+from bench.stack import page_of
 from vireo.ops.doctor.causes.processes import JUST_NOW
 from vireo.ops.doctor.conditions import by_fault
 from vireo.ops.stack.observe import check_programs, prometheus_url

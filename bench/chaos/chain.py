@@ -16,10 +16,9 @@ from rich.console import Console
 from bench.chaos.findings import ChaosPlan, Findings, Judge
 from bench.chaos.places import small_log_disk, unmount_log_disk
 from bench.load import SteadyLoad, beside, closed_load
-from bench.process import page_of
 from bench.replay import Replay, opened_replay
 from bench.site import Recorder
-from bench.stack import Stack, built_home
+from bench.stack import Stack, built_home, page_of
 from tests.builders.redis import RunningRedis, running_redis
 from vireo.ops.doctor.facts import Host
 from vireo.ops.doctor.probes.envoy import CLUSTERS, Hosts, hosts_of

@@ -23,8 +23,8 @@ from bench.chaos.chain import Chain
 from bench.chaos.faults import CROWD, SHORT_DEADLINE
 from bench.chaos.findings import CaseResult
 from bench.load import PAGE, Answer, beside, closed_load, p99
-from bench.process import counted, page_of
 from bench.speed.h2load import LoadResult, Prepared, Target
+from bench.stack import counted, page_of
 from vireo.v1 import recommendation_pb2
 from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 

@@ -8,10 +8,9 @@ import numpy as np
 
 from bench.live.stack import LiveStack
 from bench.load import for_each
-from bench.process import counted, memory_of
 from bench.rows import Row
 from bench.site import Site, ids, removed_by
-from bench.stack import until
+from bench.stack import counted, memory_of, until
 from vireo.v1 import catalog_pb2, event_pb2
 
 _EVENT_RATE = (1_000.0, 200.0)

@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 
 from bench.live.stack import LiveStack
 from bench.load import Answer, SteadyLoad, beside, closed_load, for_each
-from bench.process import counted, cpu_seconds
 from bench.rows import Figures, Row
 from bench.site import event
+from bench.stack import counted, cpu_seconds
 from tests.builders.filters import random_expression
 from vireo.server.errors import VireoError
 from vireo.server.gateway.slate_log import in_share

@@ -24,12 +24,11 @@ import numpy as np
 from rich.console import Console
 
 from bench import bare
-from bench.process import cpu_seconds, memory_of, shared_memory
 from bench.rows import Figures, Row
 from bench.speed.h2load import Prepared, Target
 from bench.speed.search import measure_search
 from bench.speed.stand import Chain, Cost, Question, SpeedPlan, Stand, questions_of, stand, together
-from bench.stack import PATIENCE
+from bench.stack import PATIENCE, cpu_seconds, memory_of, shared_memory
 from vireo.ops.stack.ports import free_port_base, temporary_server
 from vireo.ops.stack.settings import PodKind
 from vireo.ops.stack.state import Layout

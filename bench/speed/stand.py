@@ -15,9 +15,8 @@ import numpy as np
 from google.protobuf.message import Message
 
 from bench.load import PAGE
-from bench.process import cpu_seconds
 from bench.speed.h2load import LoadResult, Prepared, Target
-from bench.stack import Stack, linked_home
+from bench.stack import Stack, cpu_seconds, linked_home
 from vireo.ops.stack.state import Layout
 from vireo.server.candidate.service import decode
 from vireo.server.errors import VireoError
