@@ -27,7 +27,7 @@ from vireo.ops.stack.processes import ProcessSpec
 from vireo.ops.stack.settings import PodKind, StackSettings
 from vireo.server.control.discovery import EndpointsDocument
 from vireo.server.errors import VireoError
-from vireo.server.home import Home
+from vireo.server.home import Home, replace_private
 from vireo.training.features.watches import load_watches
 
 _POLL = 0.05
@@ -247,9 +247,8 @@ class Chain:
         for kind, address in places.items():
             others = [each for each in document[kind]["production"] if each != address]
             document[kind]["production"] = [*others, address] if present else others
-        fresh = path.with_suffix(".new")
-        fresh.write_text(EndpointsDocument.model_validate(document).model_dump_json(indent=2))
-        fresh.replace(path)
+        changed = EndpointsDocument.model_validate(document)
+        replace_private(path, changed.model_dump_json(indent=2).encode())
 
     @asynccontextmanager
     async def further_process(

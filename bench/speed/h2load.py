@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import re
 import shutil
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from google.protobuf.message import Message
 
+from tests.builders.http2 import grpc_frame
 from vireo.server.errors import VireoError
 
 GRPC = ("content-type: application/grpc", "te: trailers")
@@ -42,8 +42,8 @@ class Prepared:
     @staticmethod
     def of(body: Path, request: Message, answer: Message, headers: Sequence[str] = ()) -> Prepared:
         """Write a call whose right answer is known to the file `body`."""
-        body.write_bytes(frame(request.SerializeToString()))
-        return Prepared(body, len(frame(answer.SerializeToString())), (*GRPC, *headers))
+        body.write_bytes(grpc_frame(request.SerializeToString()))
+        return Prepared(body, len(grpc_frame(answer.SerializeToString())), (*GRPC, *headers))
 
 
 @dataclass(frozen=True)
@@ -152,11 +152,6 @@ class Target:
             seconds=(ended - began) / 1e6,
             latencies=np.concatenate([log[:, 2] for log, _ in done]) / 1e6,
         )
-
-
-def frame(message: bytes) -> bytes:
-    """Return a gRPC message as it is sent: uncompressed, after its length."""
-    return struct.pack(">BI", 0, len(message)) + message
 
 
 async def _h2load(
