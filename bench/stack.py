@@ -25,8 +25,8 @@ from vireo.ops.cli.own_stack import CHANNEL, VIREO, OwnStack, stack_environment
 from vireo.ops.doctor.probes.metrics import parse
 from vireo.ops.edge import serving_releases
 from vireo.ops.stack.ports import check_ports_free, temporary_server
-from vireo.ops.stack.probes import grpc_probe
-from vireo.ops.stack.processes import ProcessSpec, pod_processes
+from vireo.ops.stack.probes import ProcessSpec, grpc_probe
+from vireo.ops.stack.processes import pod_processes
 from vireo.ops.stack.s3 import access
 from vireo.ops.stack.settings import METRICS_PORT_OFFSET, PodKind
 from vireo.ops.stack.state import ProcessState, StackState, running_stack

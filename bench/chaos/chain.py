@@ -23,7 +23,7 @@ from tests.builders.redis import RunningRedis, running_redis
 from vireo.ops.doctor.facts import Host
 from vireo.ops.doctor.probes.envoy import CLUSTERS, Hosts, hosts_of
 from vireo.ops.stack.nats import reachable_log
-from vireo.ops.stack.processes import ProcessSpec
+from vireo.ops.stack.probes import ProcessSpec
 from vireo.ops.stack.settings import PodKind, StackSettings
 from vireo.server.control.discovery import EndpointsDocument
 from vireo.server.errors import VireoError

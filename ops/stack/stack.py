@@ -13,15 +13,8 @@ from datetime import UTC, datetime
 
 import structlog
 
-from vireo.ops.stack import nats, s3
 from vireo.ops.stack.envoy import bootstrap, secure
-from vireo.ops.stack.nats import (
-    external_log,
-    log_command,
-    log_probe,
-    prepare_log,
-    reachable_log,
-)
+from vireo.ops.stack.nats import external_log, log_process, reachable_log
 from vireo.ops.stack.observe import (
     alertmanager_url,
     check_programs,
@@ -30,16 +23,15 @@ from vireo.ops.stack.observe import (
     write_targets,
 )
 from vireo.ops.stack.ports import check_ports_free
-from vireo.ops.stack.probes import s3_probe
+from vireo.ops.stack.probes import ProcessSpec
 from vireo.ops.stack.processes import (
-    ProcessSpec,
     consumer_processes,
     control_process,
     endpoints_document,
     envoy_process,
     pod_processes,
 )
-from vireo.ops.stack.s3 import access, external_s3, lock_path, prepare, s3_command
+from vireo.ops.stack.s3 import access, external_s3, lock_path, s3_process
 from vireo.ops.stack.settings import StackSettings
 from vireo.ops.stack.state import (
     StackState,
@@ -68,6 +60,8 @@ _RETIRE_SECONDS = 30.0
 """Maximum seconds for calls in flight to end on pods that end for good."""
 _PAGE_SECONDS = 2.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_STORES = {"s3": s3_process, "log": log_process}
+"""Embedded stores; their keys are made if missing."""
 
 
 def needed_ports(settings: StackSettings) -> dict[int, str]:
@@ -161,7 +155,7 @@ class Stack:
     async def _serve(self) -> None:
         settings = self._settings
         external = {"s3": external_s3(), "log": external_log()}
-        if stores := [self._store(name) for name, given in external.items() if given is None]:
+        if stores := [_STORES[name](settings) for name, given in external.items() if given is None]:
             await self._supervisor.start(stores, settings.start_timeout)
         # Before what a stack keeps is made: a restore of a backup refuses to replace it.
         await asyncio.to_thread(_check_release, settings, _s3(settings))
@@ -267,28 +261,6 @@ class Stack:
         new.write_text(document.model_dump_json(indent=2) + "\n")
         new.replace(self._endpoints)
 
-    def _store(self, name: str) -> ProcessSpec:
-        """Return an embedded store to start, "s3" or "log"; its keys are made if missing."""
-        settings = self._settings
-        if name == "log":
-            prepare_log(settings)
-            return ProcessSpec(
-                name="log",
-                command=log_command(settings),
-                port=settings.log_port,
-                probe=log_probe(settings),
-                environment=nats.ENVIRONMENT,
-                max_unhealthy_seconds=nats.MAX_UNHEALTHY_SECONDS,
-            )
-        return ProcessSpec(
-            name="s3",
-            command=s3_command(settings),
-            port=settings.s3_port,
-            probe=s3_probe(prepare(settings)),
-            environment=s3.ENVIRONMENT,
-            folder=self._home.s3,
-        )
-
     def _specs(self, settings: StackSettings) -> list[ProcessSpec]:
         """Return the clients of S3, by these settings, the environment and the files of now."""
         server, log = _s3(settings), external_log() or reachable_log(settings)
@@ -304,11 +276,8 @@ class Stack:
         try:
             if file.exists():
                 os.environ.update(json.loads(file.read_bytes()))
-            fresh = (
-                [self._store(spec.name)]
-                if spec.name in ("s3", "log")
-                else self._specs(self._settings)
-            )
+            store = _STORES.get(spec.name)
+            fresh = [store(self._settings)] if store else self._specs(self._settings)
             file.unlink(missing_ok=True)
         except (VireoError, OSError, ValueError) as error:
             # Declared policy: what ran before goes on running until the settings are right, or

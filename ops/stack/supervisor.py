@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 from vireo.ops.stack.die_with_parent import wrapped
 from vireo.ops.stack.logs import bound_log, is_large, last_lines, start_log
-from vireo.ops.stack.processes import ProcessSpec
+from vireo.ops.stack.probes import ProcessSpec
 from vireo.ops.stack.state import ProcessState
 from vireo.server.backoff import backoff
 from vireo.server.errors import VireoError

@@ -19,7 +19,7 @@ import pytest
 
 from tests.builders.waiting import until
 from vireo.ops.stack import logs, supervisor
-from vireo.ops.stack.processes import ProcessSpec
+from vireo.ops.stack.probes import ProcessSpec
 from vireo.ops.stack.state import ProcessState
 from vireo.ops.stack.supervisor import StartError, Supervisor
 
