@@ -45,7 +45,7 @@ from vireo.server.control.discovery import EndpointsDocument
 from vireo.server.errors import VireoError
 from vireo.server.event_log.settings import EventLogSettings
 from vireo.server.file_lock import LockTakenError, file_lock
-from vireo.server.home import keep_private
+from vireo.server.home import keep_private, replace_private
 from vireo.server.releases.bucket import NotInStoreError
 from vireo.server.releases.s3 import S3Settings
 from vireo.server.releases.store import ReleaseStore
@@ -257,9 +257,7 @@ class Stack:
 
     def _list(self, document: EndpointsDocument) -> None:
         """Tell the control plane which pods there are."""
-        new = self._endpoints.with_suffix(".new")
-        new.write_text(document.model_dump_json(indent=2) + "\n")
-        new.replace(self._endpoints)
+        replace_private(self._endpoints, f"{document.model_dump_json(indent=2)}\n".encode())
 
     def _specs(self, settings: StackSettings) -> list[ProcessSpec]:
         """Return the clients of S3, by these settings, the environment and the files of now."""
