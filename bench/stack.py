@@ -78,6 +78,11 @@ class Stack(OwnStack):
         """Return its pods."""
         return [each for each in self.state().processes if each.pool]
 
+    def pod_ports(self, *kinds: str) -> list[int]:
+        """Return the ports of its pods, of some kinds or of all."""
+        pods = self.pods()
+        return [each.port for each in pods if not kinds or each.name.startswith(kinds)]
+
     def memory(self) -> int:
         """Return the resident bytes of all pods."""
         pids = [pod.pid for pod in self.pods() if pod.pid is not None]

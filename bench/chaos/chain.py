@@ -105,14 +105,6 @@ class Chain:
 
     # What runs.
 
-    def pods(self, *kinds: PodKind) -> dict[str, int]:
-        """Return the ports of the stack's pods of these kinds, of all by default, by name."""
-        return {
-            f"{kind}-{number}": port
-            for kind in kinds or self.settings.kinds
-            for number, port in enumerate(self.settings.pod_ports(kind), start=1)
-        }
-
     async def hosts(self) -> Hosts:
         """Return production's pods as Envoy sees them; raise VireoError if it doesn't answer.
 
@@ -124,7 +116,7 @@ class Chain:
 
     async def pod_host(self, name: str) -> Host:
         """Return one of the stack's own pods as Envoy sees it."""
-        address = f"127.0.0.1:{self.pods()[name]}"
+        address = f"127.0.0.1:{self.stack.process(name).port}"
         return (await self.hosts()).get((_cluster(name.rpartition("-")[0]), address), _UNKNOWN)
 
     async def requests(self, places: Mapping[PodKind, str]) -> dict[PodKind, float]:
@@ -172,7 +164,7 @@ class Chain:
             return (
                 not self.stack.unhealthy()
                 and sorted(each.address for each in known)
-                == sorted(f"127.0.0.1:{port}" for port in self.pods().values())
+                == sorted(f"127.0.0.1:{pod.port}" for pod in self.stack.pods())
                 and all(each.healthy for each in known)
             )
 
@@ -224,7 +216,7 @@ class Chain:
         kill()
         async with beside(keep_killing()):
             yield
-        await self.until_healthy(names & self.pods().keys())
+        await self.until_healthy(names & {pod.name for pod in self.stack.pods()})
 
     @asynccontextmanager
     async def listed(self, places: Mapping[PodKind, str]) -> AsyncIterator[None]:

@@ -124,7 +124,7 @@ def held_down(*names: str) -> Begin:
 
 def all_dead(kind: PodKind) -> Begin:
     """Return the fault that every pod of a kind is dead."""
-    return lambda chain: chain.held_down(chain.pods(kind))
+    return lambda chain: chain.held_down(chain.stack.names(kind))
 
 
 def online_store(chain: Chain) -> Path:

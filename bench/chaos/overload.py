@@ -78,7 +78,7 @@ async def flood(chain: Chain) -> CaseResult:
     Probes at a fifth of the sustainable load are judged, first alone, then in a flood from h2load,
     which leaves the processors to the stack.
     """
-    findings, plan, ports = chain.findings, chain.plan, chain.pods().values()
+    findings, plan, ports = chain.findings, chain.plan, chain.stack.pod_ports()
     sustainable = await chain.sustainable_rate()
     async with chain.load(rate=_LIGHT * sustainable) as light:
         await asyncio.sleep(2 * plan.quiet)
@@ -146,8 +146,7 @@ async def _flooded(chain: Chain, rate: float) -> AsyncIterator[asyncio.Task[Load
 async def short_deadlines(chain: Chain) -> CaseResult:
     """Ask with a deadline of 5 ms, then check that no pod goes on working."""
     findings, plan = chain.findings, chain.plan
-    running = [kind for kind in chain.settings.kinds if kind != "gateway"]
-    ports = chain.pods(*running).values()
+    ports = chain.stack.pod_ports("candidate", "ranking", "slate")
     before = await counted(ports)
     async with chain.load(plan.of(200.0, 50.0), SHORT_DEADLINE) as load:
         await asyncio.sleep(plan.of(10.0, 2.0))
@@ -169,7 +168,7 @@ async def short_deadlines(chain: Chain) -> CaseResult:
 
 async def hostile_callers(chain: Chain) -> CaseResult:
     """Attack for as long as the abandoned calls take; afterwards nothing may be left of it."""
-    findings, plan, ports = chain.findings, chain.plan, chain.pods().values()
+    findings, plan, ports = chain.findings, chain.plan, chain.stack.pod_ports()
     sustainable, ended = await chain.sustainable_rate(), Counter[str]()
     async with chain.load(rate=_HONEST_SHARE * sustainable) as load:
         await asyncio.sleep(plan.quiet)

@@ -180,7 +180,7 @@ async def _add_many(site: Site, live: LiveStack, count: int) -> None:
     for start in range(0, len(videos), _BATCH):
         await site.upsert(videos[start : start + _BATCH])
 
-    ports = [live.stack.process(name).port for name in live.stack.names(*_MAX_MEGABYTES)]
+    ports = live.stack.pod_ports(*_MAX_MEGABYTES)
 
     async def placed() -> bool:
         pods = [await counted([port]) for port in ports]

@@ -82,7 +82,7 @@ async def measure_cost(live: LiveStack) -> list[Row]:
 async def measure_lost(live: LiveStack) -> list[Row]:
     """Count slates that are answered and not archived while what stores them is killed."""
     answers = await _asked(live)
-    ports = [pod.port for pod in live.stack.pods() if pod.name.startswith(("gateway", "slate"))]
+    ports = live.stack.pod_ports("gateway", "slate")
     dropped = (await counted(ports))["vireo_slates_dropped_total"]
     answered = sum(not each.failure for each in answers)
     files = await live.stack.archived("slates", int(answered - dropped))
