@@ -74,14 +74,6 @@ def needed_ports(settings: StackSettings) -> dict[int, str]:
     )
 
 
-class AlreadyRunningError(VireoError):
-    """A stack runs on this home already."""
-
-
-class NoReleaseError(VireoError):
-    """The channel names no release that could be served."""
-
-
 class Stack:
     """One run of a stack."""
 
@@ -125,11 +117,10 @@ class Stack:
         SIGHUP is ignored: the stack outlives its terminal.
 
         Raises:
-            AlreadyRunningError: another one runs on this home.
             PortTakenError: a port that it needs is taken.
-            NoReleaseError: there is nothing to serve.
-            StartError: a process ended while it started.
-            VireoError: S3 can't be used, the release's features are missing, or a program is.
+            VireoError: another one runs on this home, there is nothing to serve, a process ended
+                while it started, S3 can't be used, the release's features are missing, or a
+                program is.
         """
         if self._settings.observe:
             check_programs()
@@ -324,7 +315,7 @@ def _page(url: str) -> str:
 
 @contextmanager
 def _alone(settings: StackSettings) -> Iterator[None]:
-    """Hold the stack's lock; raise AlreadyRunningError if another stack holds it."""
+    """Hold the stack's lock; raise VireoError if another stack holds it."""
     home = settings.home_folder
     try:
         with file_lock(stack_lock(home)):
@@ -337,7 +328,7 @@ def _alone(settings: StackSettings) -> Iterator[None]:
             if other
             else ""
         )
-        raise AlreadyRunningError(
+        raise VireoError(
             f"a stack runs on {home.root} already (process {error.holder}){serving}. Stop it "
             "first, with: vireo down, or run another beside it: set VIREO_HOME, "
             "VIREO_EDGE_PORT and VIREO_PORT_BASE"
@@ -353,14 +344,14 @@ def _s3(settings: StackSettings) -> S3Settings:
 
 
 def _check_release(settings: StackSettings, server: S3Settings) -> None:
-    """Raise NoReleaseError, or VireoError without features, before pods wait in vain."""
+    """Raise VireoError without a release or its features, before pods wait in vain."""
     store = ReleaseStore(server)
     try:
         channel = store.read_channel(settings.channel)
     except NotInStoreError:
         channel = None  # nothing was ever published: the bucket isn't there yet
     if channel is None:
-        raise NoReleaseError(
+        raise VireoError(
             f"channel {settings.channel} names no release yet; "
             "publish what you trained with: vireo release publish"
         )
