@@ -35,7 +35,6 @@ from vireo.server.errors import VireoError
 from vireo.server.home import Home
 from vireo.server.releases.bucket import Bucket
 from vireo.server.releases.channels import Change
-from vireo.server.releases.manifest import Manifest, Quotas
 from vireo.server.releases.s3 import S3Settings
 from vireo.server.releases.store import ReleaseStore
 from vireo.training.data.archived import fetch
@@ -258,22 +257,6 @@ def emptied(home: Home, name: str) -> Home:
     shutil.rmtree(own.root, ignore_errors=True)
     own.logs.mkdir(parents=True)
     return own
-
-
-def make_twin(release: Path, target: Path) -> Path:
-    """Write a release of the same files that draws and orders candidates otherwise."""
-    shutil.rmtree(target, ignore_errors=True)
-    shutil.copytree(release, target)
-    manifest = Manifest.read(release)
-    quotas, weights = manifest.quotas, manifest.score_weights
-    manifest.model_copy(
-        update={
-            "release_id": f"{manifest.release_id}-twin",
-            "quotas": Quotas({**quotas.root, "popular": quotas.root["popular"] + 0.2}),
-            "score_weights": weights.with_diversity(weights.diversity + 3.0),
-        }
-    ).write(target)
-    return target
 
 
 def run_vireo(command: Sequence[str], environment: Mapping[str, str]) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -15,21 +15,12 @@ from rich.console import Console
 
 from bench.rows import Plan
 from bench.site import Recorder, Site, opened_site
-from bench.stack import PATIENCE, Stack, built_home, make_twin
+from bench.stack import PATIENCE, Stack
 from vireo.server.home import Home
 from vireo.server.recommend.filters.declared import CREATOR, label
 from vireo.training.data.dataset import load_dataset
 from vireo.training.data.schema import all_attributes, attribute_column
-from vireo.training.features.watches import load_watches
 
-SETTINGS = {
-    # How long pods keep the previous release; the default is too long to wait for 20 times.
-    "VIREO_KEEP_PREVIOUS_SECONDS": "5",
-    # The edge knows callers by the address that they state.
-    "VIREO_TRUSTED_HOPS": "1",
-}
-_VIEWERS = (1_000, 20)
-"""Viewers whose slates are asked for, and in the short form."""
 _FLOW_VIEWERS = 5_000
 _COMMON = 200
 """Labels that filters are made of: the commonest, and as many at random."""
@@ -124,39 +115,3 @@ class LiveStack:
         """Record events of some thousand viewers at a rate a second, as long as a block lasts."""
         size = max(1, round(rate / 10))
         return Recorder(self.edge, self.videos, rate, PATIENCE, viewers=_FLOW_VIEWERS, size=size)
-
-
-@contextmanager
-def live_stack(
-    home: Home,
-    dataset: str,
-    plan: Plan,
-    console: Console,
-    name: str,
-    settings: Mapping[str, str] | None = None,
-) -> Iterator[LiveStack]:
-    """Build the features of a data set anew, and run a stack on them until the block ends.
-
-    Args:
-        home: has the data set, and a release that was trained on it.
-        dataset: its name.
-        plan: how much to measure.
-        console: for progress.
-        name: of the stack's home below `home`.
-        settings: further variables of the stack.
-
-    Raises:
-        VireoError: nothing was trained on the data set, or the stack doesn't start.
-    """
-    settings = {**SETTINGS, "VIREO_LAYOUT": plan.layout, **(settings or {})}
-    release = home.trained_release(dataset)
-    console.print(f"building the features of {dataset} and starting a stack")
-    own = built_home(home, f"live/{name}", dataset, settings)
-    watches = load_watches(own, dataset)["viewer_id"].drop_duplicates()
-    count = plan.of(*_VIEWERS)
-    viewers = [str(each) for each in watches.head(count)]
-    viewers += [f"stranger-{number}" for number in range(count - len(viewers))]
-    twin = make_twin(release, own.root / "twin")
-    catalogue = Catalogue.load(home, dataset)
-    with Stack.of(own, release, twin, settings=settings).running() as stack:
-        yield LiveStack(stack, dataset, plan, console, viewers, catalogue)
