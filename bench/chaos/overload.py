@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -276,21 +277,16 @@ async def overloads_end(chain: Chain) -> CaseResult:
     edge, viewers, plan, findings = chain.settings.edge, chain.viewers, chain.plan, chain.findings
     chance = random.Random(0)  # noqa: S311
 
-    async def crowd() -> list[Answer]:
-        return await closed_load(edge, viewers, CROWD, plan.of(10.0, 1.0))
-
-    async def hurry() -> list[Answer]:
-        seconds = plan.of(25.0, 2.0)
-        hasty = lambda: chance.uniform(*_DEADLINES)  # noqa: E731
-        return await closed_load(edge, viewers, _HURRIED, seconds, deadline=hasty)
-
     async def flood_alone() -> list[Answer]:
         async with flooded(chain):
             return []  # its answers aren't kept
 
+    ask, hasty = partial(closed_load, edge, viewers), partial(chance.uniform, *_DEADLINES)
     overloads: dict[str, Callable[[], Awaitable[list[Answer]]]] = {
-        f"{CROWD} callers at once": crowd,
-        f"{_HURRIED} callers in a hurry": hurry,
+        f"{CROWD} callers at once": partial(ask, CROWD, plan.of(10.0, 1.0)),
+        f"{_HURRIED} callers in a hurry": partial(
+            ask, _HURRIED, plan.of(25.0, 2.0), deadline=hasty
+        ),
     }
     if plan.timed:  # by h2load, which may be missing elsewhere
         overloads["a flood"] = flood_alone
@@ -304,7 +300,7 @@ async def overloads_end(chain: Chain) -> CaseResult:
                 rows = [f"{whole} of {len(during)} calls answered in full"] if during else []
                 for callers, share in _MAX_LOST.items():
                     seconds, calls = plan.of(*_ENDED), plan.of(*_ENDED_CALLS)
-                    after = await closed_load(edge, viewers, callers, seconds, further=calls)
+                    after = await ask(callers, seconds, further=calls)
                     judged = sorted(after, key=lambda each: each.at)[-calls:]
                     lost = sum(bool(findings.judge.fault(each)) for each in judged)
                     rows.append(f"{callers} callers lost {lost} of {len(judged)}")

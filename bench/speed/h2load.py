@@ -103,12 +103,9 @@ class Target:
         Raises:
             VireoError: more answers than that are wrong, or h2load is missing or failed.
         """
-        if callers == 1:
-            turn = self._turn(number, self.senders)
-            runs = [await self._send([each], 1, requests // len(turn)) for each in turn]
-        else:
-            turn = self._turn(number, min(self.senders, callers))
-            runs = [await self._send(turn, callers, requests, rate)]
+        turn = self._turn(number, self.senders if callers == 1 else min(self.senders, callers))
+        groups = [[each] for each in turn] if callers == 1 else [turn]
+        runs = [await self._send(each, callers, requests // len(groups), rate) for each in groups]
         result = LoadResult(
             requests=sum(run.requests for run in runs),
             wrong=sum(run.wrong for run in runs),
@@ -126,7 +123,7 @@ class Target:
         return [self.requests[place % len(self.requests)] for place in places]
 
     async def _send(
-        self, turn: Sequence[Prepared], callers: int, requests: int, rate: float | None = None
+        self, turn: Sequence[Prepared], callers: int, requests: int, rate: float | None
     ) -> LoadResult:
         if shutil.which("h2load") is None:
             raise VireoError("h2load is missing; install it with: make h2load")
