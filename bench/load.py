@@ -135,8 +135,9 @@ async def closed_load(
     moment, until = int(time.time()), time.monotonic() + seconds
     later = 0
 
-    async def call(stub: _Stub, number: int) -> None:
+    async def call(number: int) -> None:
         nonlocal later
+        stub = stubs[number % _CHANNELS]
         for turn in count(number, callers):
             if (at := time.monotonic()) > until:
                 if later >= further:
@@ -145,9 +146,8 @@ async def closed_load(
             viewer = viewers[turn % len(viewers)]
             answers.append(await _ask(stub, viewer, at, deadline(), moment, metadata))
 
-    async with _stubs(target) as stubs, asyncio.TaskGroup() as group:
-        for number in range(callers):
-            group.create_task(call(stubs[number % _CHANNELS], number))
+    async with _stubs(target) as stubs:
+        await for_each(range(callers), call, callers)
     return answers
 
 

@@ -8,14 +8,16 @@ import random
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from typing import Any
 
 import grpc
 from google.protobuf.message import Message
 
+from bench.load import for_each
 from bench.stack import until
 from vireo.server.errors import VireoError
 from vireo.v1 import (
@@ -190,9 +192,7 @@ class Recorder:
             self.refusals = site.refusals
             waits = (number / _WRITERS * self._pause for number in range(_WRITERS))
             try:
-                async with asyncio.TaskGroup() as writers:
-                    for wait in waits:
-                        writers.create_task(self._write(site, wait))
+                await for_each(waits, partial(self._write, site), _WRITERS)
             except* VireoError as refused:
                 raise refused.exceptions[0] from None
 
@@ -213,11 +213,9 @@ class Recorder:
         self.last.append(batch)
 
     async def _stopped(self, seconds: float) -> bool:
-        try:
-            async with asyncio.timeout(seconds):
-                return await self._stopping.wait()
-        except TimeoutError:
-            return False
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._stopping.wait(), seconds)
+        return self._stopping.is_set()
 
     def _event(self) -> event_pb2.Event:
         choose = self._random
