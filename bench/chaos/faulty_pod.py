@@ -34,7 +34,7 @@ _SERVICES: dict[PodKind, ServiceDescriptor] = {
 }
 
 
-def _faulty(fault: str, method: MethodDescriptor, real: grpc.aio.Channel) -> grpc.RpcMethodHandler:
+def _faulty(fault: str, method: MethodDescriptor, real: grpc.aio.Channel) -> Any:
     """Return the handler of a method that forwards its calls to `real`, and spoils answers.
 
     60% are UNAVAILABLE, or all are 50 times slower, or NaN is in place of each score: `fault` is

@@ -105,12 +105,12 @@ def _bytes_without(files: list[Path]) -> float:
     """Return the compressed bytes a slate, but for viewers' rows."""
     known = [pq.read_metadata(file) for file in files]
     groups = [each.row_group(number) for each in known for number in range(each.num_row_groups)]
-    size: int = sum(
+    size = sum(
         column.total_compressed_size
         for column in (each.column(place) for each in groups for place in range(each.num_columns))
         if not column.path_in_schema.startswith("viewer_features")
     )
-    return size / max(1, sum(each.num_rows for each in known))
+    return float(size / max(1, sum(each.num_rows for each in known)))
 
 
 async def _asked(live: LiveStack) -> list[Answer]:
