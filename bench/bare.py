@@ -51,7 +51,7 @@ class Candidate(candidates.CandidateServiceServicer):
         self._pipeline = CandidatePipeline(CandidateRelease.load(release, 0))
 
     async def RetrieveCandidates(  # noqa: N802
-        self, request: candidate_pb2.RetrieveCandidatesRequest, _: object
+        self, request: candidate_pb2.RetrieveCandidatesRequest, _: object = None
     ) -> candidate_pb2.RetrieveCandidatesResponse:
         """Return the candidates for one viewer."""
         found = self._pipeline.retrieve(candidate.decode(request))
@@ -66,7 +66,7 @@ class Ranking(rankings.RankingServiceServicer):
         self._pipeline = RankingPipeline(RankingRelease.load(release))
 
     async def RankCandidates(  # noqa: N802
-        self, request: ranking_pb2.RankCandidatesRequest, _: object
+        self, request: ranking_pb2.RankCandidatesRequest, _: object = None
     ) -> ranking_pb2.RankCandidatesResponse:
         """Return the best of the request's candidates."""
         ranked = self._pipeline.rank(ranking.decode(request))
@@ -139,11 +139,7 @@ def _stages(release: Path, *upstreams: str) -> tuple[Call, Call]:
         find, rank = map(grpc.aio.insecure_channel, upstreams)
         retrieve = candidates.CandidateServiceStub(find).RetrieveCandidates
         return retrieve, rankings.RankingServiceStub(rank).RankCandidates
-    retrieval, scoring = Candidate(release), Ranking(release)
-    return (
-        lambda request: retrieval.RetrieveCandidates(request, None),
-        lambda request: scoring.RankCandidates(request, None),
-    )
+    return Candidate(release).RetrieveCandidates, Ranking(release).RankCandidates
 
 
 async def main(port: str, folder: str, role: str, *upstreams: str) -> None:
