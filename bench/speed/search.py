@@ -127,9 +127,9 @@ def _made_up(release: CandidateRelease) -> tuple[_Filters, AttributeTable]:
         np.frombuffer("".join(names).encode(), np.uint8),
     )
     offsets = np.cumsum([0, *(len(labelled[name]) for name in names)])
-    rows = np.concatenate([labelled[name] for name in names]).astype(np.int32)
+    every = np.concatenate([labelled[name] for name in names]).astype(np.int32)
     declared, numbers = Declared((_ATTRIBUTE,), ()), np.zeros((count, 0))
-    return filters, AttributeTable(declared, count, texts, offsets, rows, numbers)
+    return filters, AttributeTable(declared, count, texts, offsets, every, numbers)
 
 
 def _like(content: np.ndarray, row: int, size: int) -> Int64Array:
