@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from bench.rows import check_bounds, show
+from bench.rows import Plan, check_bounds, show
 from vireo.ops.cli.__main__ import main
 from vireo.ops.cli.output import only_warnings, print_table, table_of
 from vireo.ops.stack.state import Layout
@@ -42,6 +42,7 @@ _SPEED = {
 _PROMISES = {
     "live": "Measure events, the live catalogue and swaps of releases",
     "requests": "Measure what requests may ask: filters, pages, batches",
+    "learn": "Measure what learning from slates costs, and loses",
 }
 _OWN = "Runs stacks of its own on free ports, whose pods are killed: a running one is left alone."
 
@@ -84,34 +85,14 @@ def _add_promises(name: str, about: str) -> None:
         as_json: _Json = False,
     ) -> None:
         from bench.live.run import PARTS, measure
-        from bench.live.stack import SHORT, LivePlan
 
-        known, plan = PARTS[name], replace(SHORT if short else LivePlan(), layout=layout)
+        known, plan = PARTS[name], Plan(layout, timed=not short)
         _check_known(part, known)
         check_bounds(show(measure(Home.current(), data, plan, _progress(), part or known), as_json))
 
 
 for _name, _about in _PROMISES.items():
     _add_promises(_name, _about)
-
-
-@app.command()
-def learn(
-    data: _Data = _SMALL,
-    part: _Part = None,
-    layout: _Layout = "separate",
-    short: _Short = False,
-    as_json: _Json = False,
-) -> None:
-    """Measure what learning from slates costs, and loses; exit with 1 if a bound fails.
-
-    Runs stacks of its own on free ports: a running one is left alone.
-    """
-    from bench.learn import PARTS, SHORT, LearnPlan, measure
-
-    _check_known(part, PARTS)
-    plan = replace(SHORT if short else LearnPlan(), layout=layout)
-    check_bounds(show(measure(Home.current(), data, plan, _progress(), part or PARTS), as_json))
 
 
 @app.command()
@@ -167,14 +148,14 @@ def alerts(
     The faults are those of `vireo bench chaos`, on a stack of its own with Prometheus: a running
     one is left alone. Without a fault no alert may fire.
     """
-    from bench.alerts import SHORT, SHORT_CASES, AlertsPlan, measure_alerts
+    from bench.alerts import FULL, SHORT, SHORT_CASES, measure_alerts
     from bench.chaos.cases import CASES
 
     _check_known(case, CASES)
-    plan, chosen = (SHORT, SHORT_CASES) if short else (AlertsPlan(), tuple(CASES))
-    if case or clean is not None:
-        plan = replace(plan, clean=clean or 0.0)
-    rows = measure_alerts(Home.current(), data, plan, _progress(), case or chosen)
+    plan, chosen = (SHORT, SHORT_CASES) if short else (FULL, tuple(CASES))
+    if case:
+        clean = clean or 0.0
+    rows = measure_alerts(Home.current(), data, plan, _progress(), case or chosen, clean)
     check_bounds(show(rows, as_json))
 
 

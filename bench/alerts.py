@@ -23,8 +23,8 @@ from bench.chaos.cases import AFTER_DEATHS, ALERTING, CASES
 from bench.chaos.chain import Chain, running_chain
 from bench.chaos.findings import ChaosPlan
 from bench.load import SteadyLoad
-from bench.process import page_of
 from bench.rows import Row
+from bench.stack import page_of
 from vireo.ops.doctor.causes.processes import JUST_NOW
 from vireo.ops.doctor.conditions import by_fault
 from vireo.ops.stack.observe import check_programs, prometheus_url
@@ -41,43 +41,22 @@ _MAX_SAMPLES = 10_000
 """Prometheus gives 11,000 samples of a series at most."""
 _FIRING = 'max by (alertname) (ALERTS{alertstate="firing",severity!="watchdog"})'
 """But for the alert that always fires."""
-_FAULTS = ChaosPlan(rate=20.0, event_rate=20.0, patience=120.0, settle=1.0)
-
-
-@dataclass(frozen=True)
-class AlertsPlan:
-    """All times in seconds."""
-
-    clean: float = 3600.0
-    """Load without a fault; none if 0."""
-    warm: float = 20.0
-    """Load before anything is judged: rates need a few samples."""
-    fires: float = 60.0
-    """Maximum from a fault's start until its alert fires."""
-    watched: float = 90.0
-    """How long it is waited for, to tell a late alert from none."""
-    resolves: float = 150.0
-    """Maximum from a fault's end until its alert has resolved: rates look back a minute. If 0, it
-    isn't looked at."""
-    tolerated: float = 30.0
-    """How long after a fault that may fire no alert these are watched."""
-    disregarded: frozenset[str] = frozenset()
-    """Alerts that may fire without a fault."""
-    faults: ChaosPlan = _FAULTS
-
-
-SHORT = AlertsPlan(
-    clean=15.0,
-    warm=5.0,
-    fires=180.0,
-    watched=180.0,
-    resolves=0.0,
-    disregarded=frozenset({"VireoSlatesSlow"}),
-    faults=ChaosPlan(
-        rate=10.0, event_rate=20.0, deadline=8.0, viewers=20, patience=180.0, timed=False
-    ),
-)
+FULL = ChaosPlan(rate=20.0, event_rate=20.0, patience=120.0, settle=1.0)
+SHORT = ChaosPlan(rate=10.0, event_rate=20.0, deadline=8.0, viewers=20, patience=180.0, timed=False)
 """For CI: seconds of clean load; no time is judged, nor whether alerts resolve."""
+_CLEAN, _WARM = (3600.0, 15.0), (20.0, 5.0)
+"""Seconds of load without a fault, and before anything is judged: rates need a few samples; here
+and below, the second is the short form."""
+_FIRES, _WATCHED = (60.0, 180.0), (90.0, 180.0)
+"""Maximum seconds from a fault's start until its alert fires, and how long it is waited for, to
+tell a late alert from none."""
+_RESOLVES = (150.0, 0.0)
+"""Maximum seconds from a fault's end until its alert has resolved: rates look back a minute. If 0,
+it isn't looked at."""
+_TOLERATED = 30.0
+"""Seconds after a fault that may fire no alert for which these are watched."""
+_DISREGARDED = (frozenset[str](), frozenset({"VireoSlatesSlow"}))
+"""Alerts that may fire without a fault."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +97,6 @@ class _Bench:
     """A stack with its Prometheus, under load."""
 
     chain: Chain
-    plan: AlertsPlan
     load: SteadyLoad
 
     async def fired(self, start: float, end: float = 0.0) -> dict[str, list[float]]:
@@ -135,7 +113,8 @@ class _Bench:
             each["metric"]["alertname"]: [float(at) for at, _ in each["values"]]
             for each in answer["data"]["result"]
         }
-        return {name: at for name, at in found.items() if name not in self.plan.disregarded}
+        disregarded = self.chain.plan.of(*_DISREGARDED)
+        return {name: at for name, at in found.items() if name not in disregarded}
 
     async def firing(self) -> list[str]:
         """Return the names of the alerts that fire now."""
@@ -158,9 +137,10 @@ class _Bench:
 def measure_alerts(
     home: Home,
     dataset: str,
-    plan: AlertsPlan,
+    plan: ChaosPlan,
     console: Console,
     cases: Collection[int] = tuple(CASES),
+    clean: float | None = None,
 ) -> Iterator[Row]:
     """Yield each figure when it is there; what couldn't be measured is a row that doesn't hold.
 
@@ -172,6 +152,7 @@ def measure_alerts(
         plan: how much to measure.
         console: for progress.
         cases: numbers of the chaos cases whose faults to measure.
+        clean: seconds of load without a fault; the plan's if None.
 
     Raises:
         VireoError: a stack can't be set up or started, or Prometheus isn't installed.
@@ -179,32 +160,29 @@ def measure_alerts(
     check_programs()
     for on_redis in (False, True):
         chosen = expected_of(cases, on_redis=on_redis)
-        clean = 0.0 if on_redis else plan.clean
-        if chosen or clean:
+        seconds = plan.of(*_CLEAN) if clean is None else clean
+        if on_redis:
+            seconds = 0.0
+        if chosen or seconds:
             opened = running_chain(
-                home,
-                dataset,
-                plan.faults,
-                on_redis=on_redis,
-                bench="alerts",
-                settings=_OBSERVED,
+                home, dataset, plan, on_redis=on_redis, bench="alerts", settings=_OBSERVED
             )
             with opened as chain:
-                yield from _measured(chain, chosen, plan, clean, console)
+                yield from _measured(chain, chosen, seconds, console)
 
 
 def _measured(
-    chain: Chain, faults: Sequence[_Expected], plan: AlertsPlan, clean: float, console: Console
+    chain: Chain, faults: Sequence[_Expected], clean: float, console: Console
 ) -> Iterator[Row]:
     ended = dict[_Expected, float]()
     with asyncio.Runner() as runner:
         loads = AsyncExitStack()
         load = runner.run(loads.enter_async_context(chain.load()))
         runner.run(loads.enter_async_context(chain.recorder()))
-        bench = _Bench(chain, plan, load)
+        bench = _Bench(chain, load)
         try:
             runner.run(chain.until_well())
-            runner.run(asyncio.sleep(plan.warm))
+            runner.run(asyncio.sleep(chain.plan.of(*_WARM)))
             if clean:
                 console.print(f"{clean:.0f} s without a fault")
                 yield from runner.run(_without_fault(bench, clean, console))
@@ -218,7 +196,7 @@ def _measured(
                 else:
                     ended[each] = time.time()
             for each, since in ended.items():
-                if each.alert and plan.resolves:
+                if each.alert and chain.plan.of(*_RESOLVES):
                     yield runner.run(_resolves(each, since, bench))
         finally:
             runner.run(loads.aclose())
@@ -248,7 +226,7 @@ async def _with(each: _Expected, bench: _Bench) -> list[Row]:
 
     Of what is no fault no alert may fire, but doctor must say what it is.
     """
-    chain, plan, findings = bench.chain, bench.plan, bench.chain.findings
+    chain, findings, watched = bench.chain, bench.chain.findings, bench.chain.plan.of(*_WATCHED)
     await _until_peace(each, bench)
     start = time.time()
 
@@ -256,10 +234,10 @@ async def _with(each: _Expected, bench: _Bench) -> list[Row]:
         return each.alert in await bench.firing()
 
     async with each.fault.begin(chain):
-        took = await findings.until(fires, patience=plan.watched, poll=_POLL) if each.alert else 0.0
+        took = await findings.until(fires, patience=watched, poll=_POLL) if each.alert else 0.0
         found = await bench.doctor()
         if not each.alert:
-            await asyncio.sleep(plan.tolerated)
+            await asyncio.sleep(_TOLERATED)
         fired = [*await bench.fired(start)]
     causes = [finding["cause"] for finding in found]
     findings.progress(
@@ -268,7 +246,7 @@ async def _with(each: _Expected, bench: _Bench) -> list[Row]:
     )
     if each.alert:
         named = causes[:1] == [each.cause]
-        first = each.row(f"s until {each.alert}", min(took, plan.watched), plan.fires)
+        first = each.row(f"s until {each.alert}", min(took, watched), chain.plan.of(*_FIRES))
     else:
         alarmed = any(finding["level"] == "failing" for finding in found)
         named = each.cause in causes and not alarmed
@@ -293,17 +271,17 @@ async def _until_peace(each: _Expected, bench: _Bench) -> None:
 
 async def _resolves(each: _Expected, since: float, bench: _Bench) -> Row:
     """Return how long after a fault's end its alert fired."""
-    took = math.inf
+    took, limit = math.inf, bench.chain.plan.of(*_RESOLVES)
 
     async def resolved() -> bool:
         nonlocal took
-        now = min(time.time(), since + bench.plan.resolves)
+        now = min(time.time(), since + limit)
         took = resolved_after((await bench.fired(since, now)).get(each.alert, []), since, now)
         return math.isfinite(took)
 
-    await bench.chain.findings.until(resolved, patience=bench.plan.resolves, poll=_POLL)
+    await bench.chain.findings.until(resolved, patience=limit, poll=_POLL)
     figure = min(took, time.time() - since)
-    return each.row(f"s until {each.alert} resolves", figure, bench.plan.resolves)
+    return each.row(f"s until {each.alert} resolves", figure, limit)
 
 
 def resolved_after(moments: Sequence[float], since: float, now: float) -> float:

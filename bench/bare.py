@@ -33,28 +33,17 @@ from vireo.server.recommend.retrieval.pipeline import CandidatePipeline
 from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.server.releases.manifest import Manifest
 from vireo.v1 import candidate_pb2, ranking_pb2
+from vireo.v1 import candidate_pb2_grpc as candidates
+from vireo.v1 import ranking_pb2_grpc as rankings
 from vireo.v1 import recommendation_pb2 as pb
-from vireo.v1.candidate_pb2_grpc import (
-    CandidateServiceServicer,
-    CandidateServiceStub,
-    add_CandidateServiceServicer_to_server,
-)
-from vireo.v1.ranking_pb2_grpc import (
-    RankingServiceServicer,
-    RankingServiceStub,
-    add_RankingServiceServicer_to_server,
-)
-from vireo.v1.recommendation_pb2_grpc import (
-    RecommendationServiceServicer,
-    add_RecommendationServiceServicer_to_server,
-)
+from vireo.v1 import recommendation_pb2_grpc as slates
 from vireo.v1.viewer_pb2 import ViewerFeatures
 
 Call: TypeAlias = Callable[[Any], Awaitable[Any]]
 """Calls a method of a service."""
 
 
-class Candidate(CandidateServiceServicer):
+class Candidate(candidates.CandidateServiceServicer):
     """Retrieval."""
 
     def __init__(self, release: Path) -> None:
@@ -62,7 +51,7 @@ class Candidate(CandidateServiceServicer):
         self._pipeline = CandidatePipeline(CandidateRelease.load(release, 0))
 
     async def RetrieveCandidates(  # noqa: N802
-        self, request: candidate_pb2.RetrieveCandidatesRequest, _: object
+        self, request: candidate_pb2.RetrieveCandidatesRequest, _: object = None
     ) -> candidate_pb2.RetrieveCandidatesResponse:
         """Return the candidates for one viewer."""
         query, _ = candidate.decode(request, self._pipeline.release)
@@ -70,7 +59,7 @@ class Candidate(CandidateServiceServicer):
         return candidate.encode(found, self._pipeline.release, request.page_size)
 
 
-class Ranking(RankingServiceServicer):
+class Ranking(rankings.RankingServiceServicer):
     """Ranking."""
 
     def __init__(self, release: Path) -> None:
@@ -78,14 +67,14 @@ class Ranking(RankingServiceServicer):
         self._pipeline = RankingPipeline(RankingRelease.load(release))
 
     async def RankCandidates(  # noqa: N802
-        self, request: ranking_pb2.RankCandidatesRequest, _: object
+        self, request: ranking_pb2.RankCandidatesRequest, _: object = None
     ) -> ranking_pb2.RankCandidatesResponse:
         """Return the best of the request's candidates."""
         ranked = self._pipeline.rank(ranking.decode(request))
         return ranking.encode(ranked, self._pipeline.release, titles=request.titles)
 
 
-class Gateway(RecommendationServiceServicer):
+class Gateway(slates.RecommendationServiceServicer):
     """The gateway: two calls, and the slate."""
 
     def __init__(
@@ -149,29 +138,25 @@ def _stages(release: Path, *upstreams: str) -> tuple[Call, Call]:
     """Return what calls both stages: at two addresses or, without these, in this process."""
     if upstreams:
         find, rank = map(grpc.aio.insecure_channel, upstreams)
-        retrieve = CandidateServiceStub(find).RetrieveCandidates
-        return retrieve, RankingServiceStub(rank).RankCandidates
-    candidates, ranks = Candidate(release), Ranking(release)
-    return (
-        lambda request: candidates.RetrieveCandidates(request, None),
-        lambda request: ranks.RankCandidates(request, None),
-    )
+        retrieve = candidates.CandidateServiceStub(find).RetrieveCandidates
+        return retrieve, rankings.RankingServiceStub(rank).RankCandidates
+    return Candidate(release).RetrieveCandidates, Ranking(release).RankCandidates
 
 
 async def main(port: str, folder: str, role: str, *upstreams: str) -> None:
     """Serve one role until killed."""
     server, release = grpc.aio.server(), Path(folder)
     if role == "candidate":
-        add_CandidateServiceServicer_to_server(Candidate(release), server)
+        candidates.add_CandidateServiceServicer_to_server(Candidate(release), server)
     elif role == "ranking":
-        add_RankingServiceServicer_to_server(Ranking(release), server)
+        rankings.add_RankingServiceServicer_to_server(Ranking(release), server)
     else:
         viewers = read_viewers(Path(upstreams[0]))
         retrieve, rank = _stages(release, *upstreams[1:])
         count = Manifest.read(release).candidates
         # Of the service's methods only Recommend is measured.
         servicer = Gateway(count, viewers, retrieve, rank)  # type: ignore[abstract]
-        add_RecommendationServiceServicer_to_server(servicer, server)
+        slates.add_RecommendationServiceServicer_to_server(servicer, server)
     server.add_insecure_port(f"127.0.0.1:{port}")
     # As Vireo's pods do: otherwise each full collection walks through all that was imported.
     gc.collect()

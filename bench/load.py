@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from itertools import count
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import grpc
 import numpy as np
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     _Stub: TypeAlias = recommendation_pb2_grpc.RecommendationServiceAsyncStub
 
 Metadata: TypeAlias = tuple[tuple[str, str], ...]
+Item = TypeVar("Item")
 
 PAGE = 10
 """Videos asked for."""
@@ -134,8 +135,9 @@ async def closed_load(
     moment, until = int(time.time()), time.monotonic() + seconds
     later = 0
 
-    async def call(stub: _Stub, number: int) -> None:
+    async def call(number: int) -> None:
         nonlocal later
+        stub = stubs[number % _CHANNELS]
         for turn in count(number, callers):
             if (at := time.monotonic()) > until:
                 if later >= further:
@@ -144,9 +146,8 @@ async def closed_load(
             viewer = viewers[turn % len(viewers)]
             answers.append(await _ask(stub, viewer, at, deadline(), moment, metadata))
 
-    async with _stubs(target) as stubs, asyncio.TaskGroup() as group:
-        for number in range(callers):
-            group.create_task(call(stubs[number % _CHANNELS], number))
+    async with _stubs(target) as stubs:
+        await for_each(range(callers), call, callers)
     return answers
 
 
@@ -190,6 +191,21 @@ def p99(answers: Sequence[Answer]) -> float:
     """Return the 99th percentile of the answers' latencies in seconds; NaN without answers."""
     seconds = [answer.seconds for answer in answers]
     return float(np.percentile(seconds, 99)) if seconds else float("nan")
+
+
+async def for_each(
+    items: Iterable[Item], do: Callable[[Item], Awaitable[None]], at_a_time: int
+) -> None:
+    """Do something for each item, for some at a time."""
+    waiting = iter(items)
+
+    async def some() -> None:
+        for item in waiting:
+            await do(item)
+
+    async with asyncio.TaskGroup() as tasks:
+        for _ in range(at_a_time):
+            tasks.create_task(some())
 
 
 @asynccontextmanager

@@ -27,18 +27,6 @@ _STORE_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
-class Compared:
-    """What became of events that were acknowledged."""
-
-    acknowledged: int
-    missing: int
-    """Acknowledged events that aren't in the log."""
-    viewers: int
-    differing: int
-    """Viewers, who had no row before, whose row isn't that of a clean replay."""
-
-
-@dataclass(frozen=True)
 class Replay:
     """A log and the rows that a consumer writes, to compare them."""
 
@@ -65,8 +53,13 @@ class Replay:
         except (LogAwayError, StoreAwayError):  # a cluster may still be choosing who leads
             return False
 
-    async def compare(self, *recorders: Recorder) -> Compared:
-        """Compare what recorders had acknowledged, and their viewers' rows, with the log."""
+    async def compare(self, recorder: Recorder) -> tuple[int, int]:
+        """Compare what a recorder had acknowledged, and its viewers' rows, with the log.
+
+        Returns:
+            How many acknowledged events aren't in the log, and how many of the viewers, who had no
+            row before, have another one than a clean replay gives.
+        """
         reads = (self.log.up_to_end(EVENTS, str(each)) for each in range(self.partitions))
         entries = [entry for read in reads async for some in read for entry in some]
         logged = {
@@ -74,8 +67,7 @@ class Replay:
             for entry in entries
             for event in log_pb2.RecordedEvents.FromString(entry.data).events
         }
-        acknowledged = {each for recorder in recorders for each in recorder.acknowledged}
-        viewers = [viewer for recorder in recorders for viewer in recorder.viewers]
+        viewers = recorder.viewers
         stored = await asyncio.to_thread(self.rows.read, viewers)
         batch, events = read_batch(entries)
         clean = [
@@ -83,7 +75,7 @@ class Replay:
             for viewer in viewers
         ]
         differing = sum(one != other for one, other in zip(stored, clean, strict=True))
-        return Compared(len(acknowledged), len(acknowledged - logged), len(viewers), differing)
+        return len(recorder.acknowledged - logged), differing
 
 
 @asynccontextmanager

@@ -1,4 +1,4 @@
-"""Rows of a result: a figure, its bound, and whether it holds."""
+"""How much is measured, and rows of a result: a figure, its bound, and whether it holds."""
 
 from __future__ import annotations
 
@@ -7,13 +7,35 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
 import typer
 from rich.console import Console
 
 from vireo.ops.cli.output import print_table, table_of
+from vireo.ops.stack.state import Layout
 from vireo.server.errors import VireoError
+
+Amount = TypeVar("Amount")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much of each measurement there is."""
+
+    layout: Layout = "separate"
+    """The stack's."""
+    timed: bool = True
+    """Whether it is all of each, and stated times are judged; else it is little, as for CI, since a
+    busy machine has no times to judge."""
+
+    def of(self, full: Amount, short: Amount) -> Amount:
+        """Return how much there is of something."""
+        return full if self.timed else short
+
+    def judged(self, bound: float) -> float | None:
+        """Return the bound of a time or rate; None if none are judged."""
+        return self.of(bound, None)
 
 
 @dataclass(frozen=True)
@@ -38,11 +60,6 @@ class Row:
         if self.bound is None:
             return None
         return self.figure >= self.bound if self.at_least else self.figure <= self.bound
-
-    @property
-    def bound_text(self) -> str:
-        """The bound with its direction, for people; empty if there is none."""
-        return "" if self.bound is None else f"{'≥' if self.at_least else '≤'} {self.bound}"
 
     def document(self) -> dict[str, Any]:
         """Return the row for programs."""
@@ -110,7 +127,8 @@ def show(measured: Iterable[Row], as_json: bool) -> list[Row]:
         low, high = row.spread or (None, None)
         holds = {True: "[green]yes[/]", False: "[red]no[/]", None: ""}[row.holds]
         spread = ["" if each is None else f"{each:.2f}" for each in (low, high)]
-        table.add_row(row.measure, f"{row.figure:.3f}", *spread, row.bound_text, holds)
+        bound = "" if row.bound is None else f"{'≥' if row.at_least else '≤'} {row.bound}"
+        table.add_row(row.measure, f"{row.figure:.3f}", *spread, bound, holds)
     print_table(table)
     return rows
 

@@ -10,19 +10,19 @@ import asyncio
 import shutil
 import time
 import uuid
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
 
-from bench.rows import Row
+from bench.load import for_each
+from bench.rows import Plan, Row
 from bench.simulated_world import BIASED, NEUTRAL, SimulatedWorld, WorldSettings
-from bench.site import Site, event, opened_site
+from bench.site import Site, event, ids, opened_site
 from bench.stack import PATIENCE, Stack, emptied, run_vireo
 from vireo.ops.cli.own_stack import stack_environment
-from vireo.ops.stack.state import Layout
 from vireo.server.arrays import Float64Array
 from vireo.server.errors import VireoError
 from vireo.server.home import Home
@@ -34,37 +34,22 @@ _PROFILE = Path(__file__).with_suffix(".toml")
 _PAGE = 10
 """Videos of the page that each viewer looks at once a day."""
 _CALLERS = 8
-_SETTINGS = {"VIREO_SLATE_SHARE": "1", "VIREO_ARCHIVE_SECONDS": "1"}
+_SETTINGS = {
+    "VIREO_LAYOUT": "together",
+    "VIREO_SLATE_SHARE": "1",
+    "VIREO_ARCHIVE_SECONDS": "1",
+}
+WORLDS = {"biased": BIASED, "neutral": NEUTRAL}
+_NIGHTS, _SEEDS = (7, 1), (3, 1)
+"""Nights and seeds of each world, and in the short form."""
+_FEW = {"viewers": 150, "videos": 100, "new_videos": 2}
+"""The worlds of the short form."""
 _REFUSED = 4
 """Exit code of a release that the gate refuses."""
 _Z_95 = 1.959964
 _NIGHT_SECONDS = 45.0
 _BOUNDS = {"biased": (1.1, 1.0), "neutral": (None, 0.95)}
 """Minimums of the ratio of plays per impression, and of the lower end of its interval."""
-
-
-@dataclass(frozen=True)
-class SimulationPlan:
-    """How long is simulated."""
-
-    layout: Layout = "together"
-    timed: bool = True
-    nights: int = 7
-    seeds: int = 3
-    worlds: Mapping[str, WorldSettings] = field(
-        default_factory=lambda: {"biased": BIASED, "neutral": NEUTRAL}
-    )
-
-
-FULL = SimulationPlan()
-_FEW = {"viewers": 150, "videos": 100, "new_videos": 2}
-SHORT = SimulationPlan(
-    timed=False,
-    nights=1,
-    seeds=1,
-    worlds={name: replace(world, **_FEW) for name, world in FULL.worlds.items()},
-)
-"""For CI: a night, of which nothing is judged."""
 
 
 @dataclass
@@ -85,29 +70,28 @@ class Nights:
     """Releases that the gate refused."""
 
 
-def simulate(home: Home, name: str, plan: SimulationPlan, console: Console) -> list[Row]:
-    """Return the figures of one of the plan's worlds.
+def simulate(home: Home, name: str, plan: Plan, console: Console) -> list[Row]:
+    """Return the figures of one of the worlds.
 
     Raises:
         VireoError: a stack can't be set up, or a command of the night failed.
     """
-    pairs = [
-        _seed(home, name, plan.worlds[name], seed, plan, console)
-        for seed in range(1, plan.seeds + 1)
-    ]
+    nights, world = plan.of(*_NIGHTS), WORLDS[name]
+    world = plan.of(world, replace(world, **_FEW))
+    seeds = range(1, plan.of(*_SEEDS) + 1)
+    pairs = [_seed(home, name, world, seed, nights, console) for seed in seeds]
     ratio, low, high = compared(pairs)
     every = [each for pair in pairs for each in pair]
     longest = max(second for each in every for second in each.seconds)
     refused = sum(each.refused for each in every)
-    of_ratio, of_low = _BOUNDS[name]
-    bounds = (of_ratio, of_low, _NIGHT_SECONDS) if plan.timed else (None, None, None)
-    what = f"{name} world: plays per impression after {plan.nights} nights"
+    bounds = plan.of((*_BOUNDS[name], _NIGHT_SECONDS), (None, None, None))
+    what = f"{name} world: plays per impression after {nights} nights"
     return [
         Row(f"{what}, over training on watches alone", ratio, (low, high), bounds[0], True),
         Row(f"{name} world: lower end of that interval", low, None, bounds[1], True),
         Row(f"{name} world: the longest day and night, s", longest, bound=bounds[2]),
         Row(f"{name} world: releases that the gate refused", refused),
-        Row(f"{name} world: releases in all", len(every) * plan.nights),
+        Row(f"{name} world: releases in all", len(every) * nights),
     ]
 
 
@@ -136,18 +120,13 @@ def compared(pairs: Collection[tuple[Nights, Nights]]) -> tuple[float, float, fl
 
 
 def _seed(
-    home: Home,
-    name: str,
-    settings: WorldSettings,
-    seed: int,
-    plan: SimulationPlan,
-    console: Console,
+    home: Home, name: str, settings: WorldSettings, seed: int, count: int, console: Console
 ) -> tuple[Nights, Nights]:
     """Return the nights of a system that learns from what was shown, and of one that doesn't."""
     base = emptied(home, f"simulate/{name}-{seed}")
-    world = SimulatedWorld(settings, seed, plan.nights)
+    world = SimulatedWorld(settings, seed, count)
     videos, interactions = world.write(base.root)
-    own = {**stack_environment(base), **_SETTINGS, "VIREO_LAYOUT": plan.layout}
+    own = {**stack_environment(base), **_SETTINGS}
     files = ["--interactions", str(interactions), "--videos", str(videos)]
     run_vireo(["data", "import", *files, "--data", _DATASET], own)
     train = ["train", "--data", _DATASET, "--profile", str(_PROFILE)]
@@ -157,11 +136,10 @@ def _seed(
         place = emptied(home, f"simulate/{name}-{seed}-{system}")
         shutil.rmtree(place.root)
         shutil.copytree(base.root, place.root, symlinks=True)
-        variables = {**_SETTINGS, "VIREO_LAYOUT": plan.layout}
-        stack = Stack.of(place, place.trained_release(_DATASET), settings=variables)
+        stack = Stack.of(place, place.trained_release(_DATASET), settings=_SETTINGS)
         with stack.running():
-            fresh = SimulatedWorld(settings, seed, plan.nights)
-            nights = asyncio.run(_nights(stack, fresh, [*train, *options], plan.nights, console))
+            fresh = SimulatedWorld(settings, seed, count)
+            nights = asyncio.run(_nights(stack, fresh, [*train, *options], count, console))
         rates = " ".join(f"{rate:.4f}" for rate in nights.rates)
         longest = max(nights.seconds)
         console.print(
@@ -200,26 +178,22 @@ async def _day(site: Site, world: SimulatedWorld, day: int, nights: Nights) -> N
     if day > 1:
         await site.upsert(world.published(day - 1))
     nights.plays[:], nights.impressions[:] = 0, 0
-    waiting = iter(enumerate(world.viewer_ids))
+    viewers = world.viewer_ids
 
-    async def visits() -> None:
-        for number, viewer in waiting:
-            slate = await site.slate(viewer, _PAGE)
-            page = [item.video_id for item in slate.items]
-            played = world.plays(viewer, page, day)
-            events = _events(viewer, slate.request_id, page, played)
-            play = event_pb2.EVENT_KIND_PLAY
-            events += [
-                event(uuid.uuid4().hex, viewer, play, video) for video in world.found(viewer, day)
-            ]
-            await site.record(events)
-            nights.events += len(events)
-            nights.plays[number] += sum(played)
-            nights.impressions[number] += len(page)
+    async def visit(number: int) -> None:
+        viewer = viewers[number]
+        slate = await site.slate(viewer, _PAGE)
+        page = ids(slate)
+        played = world.plays(viewer, page, day)
+        events = _events(viewer, slate.request_id, page, played)
+        play, found = event_pb2.EVENT_KIND_PLAY, world.found(viewer, day)
+        events += [event(uuid.uuid4().hex, viewer, play, video) for video in found]
+        await site.record(events)
+        nights.events += len(events)
+        nights.plays[number] += sum(played)
+        nights.impressions[number] += len(page)
 
-    async with asyncio.TaskGroup() as callers:
-        for _ in range(_CALLERS):
-            callers.create_task(visits())
+    await for_each(range(len(viewers)), visit, _CALLERS)
     nights.rates.append(float(nights.plays.sum() / nights.impressions.sum()))
 
 

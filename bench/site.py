@@ -7,14 +7,17 @@ import math
 import random
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
-from typing import Any, TypeVar
+from typing import Any
 
 import grpc
+from google.protobuf.message import Message
 
+from bench.load import for_each
 from bench.stack import until
 from vireo.server.errors import VireoError
 from vireo.v1 import (
@@ -51,8 +54,6 @@ _AGAIN = 0.1
 _WRITERS = 8
 """Batches on their way at a time."""
 
-Answer = TypeVar("Answer")
-
 
 @dataclass(frozen=True)
 class Refusal:
@@ -86,48 +87,44 @@ class Site:
 
     async def slate(self, viewer: str, size: int) -> recommendation_pb2.RecommendResponse:
         """Return a viewer's slate."""
-        return await self.recommend(
-            recommendation_pb2.RecommendRequest(viewer_id=viewer, page_size=size)
-        )
+        request = recommendation_pb2.RecommendRequest(viewer_id=viewer, page_size=size)
+        return await self.recommend(request)
 
     async def recommend(
         self, request: recommendation_pb2.RecommendRequest
     ) -> recommendation_pb2.RecommendResponse:
         """Return the slate of a request."""
-        answer: recommendation_pb2.RecommendResponse = await self._answered(
-            lambda: self._recommend.Recommend(request, timeout=_CALL_SECONDS)
-        )
+        answer: recommendation_pb2.RecommendResponse
+        answer = await self._answered(self._recommend.Recommend, request)
         return answer
 
     async def record(self, events: Sequence[event_pb2.Event]) -> None:
         """Return once events are acknowledged."""
         request = event_pb2.RecordEventsRequest(events=events)
-        await self._answered(lambda: self._events.RecordEvents(request, timeout=_CALL_SECONDS))
+        await self._answered(self._events.RecordEvents, request)
 
     async def upsert(self, videos: Sequence[catalog_pb2.Video]) -> None:
         """Return once videos are acknowledged."""
         request = catalog_pb2.UpsertVideosRequest(videos=videos)
-        await self._answered(lambda: self._catalog.UpsertVideos(request, timeout=_CALL_SECONDS))
+        await self._answered(self._catalog.UpsertVideos, request)
 
     async def remove(self, videos: Sequence[str]) -> None:
         """Return once removals are acknowledged."""
         request = catalog_pb2.RemoveVideosRequest(video_ids=videos)
-        await self._answered(lambda: self._catalog.RemoveVideos(request, timeout=_CALL_SECONDS))
+        await self._answered(self._catalog.RemoveVideos, request)
 
-    async def _answered(self, call: Callable[[], Awaitable[Answer]]) -> Answer:
+    async def _answered(self, method: Any, request: Message) -> Any:
         until = time.monotonic() + self._patience
         while True:
             at = time.monotonic()
             try:
-                return await call()
+                return await method(request, timeout=_CALL_SECONDS)
             except grpc.aio.AioRpcError as error:
                 if error.code() not in _REPEATED or time.monotonic() > until:
                     raise VireoError(f"{error.code().name}: {error.details()}") from error
-                took, after = (
-                    time.monotonic() - at,
-                    getattr(error_of(error, ""), "retry_after", None),
-                )
-                self.refusals.append(Refusal(at, took, error.code().name, after is not None))
+                after = getattr(error_of(error, ""), "retry_after", None)
+                refusal = Refusal(at, time.monotonic() - at, error.code().name, after is not None)
+                self.refusals.append(refusal)
             await asyncio.sleep(_PAUSE)
 
 
@@ -195,9 +192,7 @@ class Recorder:
             self.refusals = site.refusals
             waits = (number / _WRITERS * self._pause for number in range(_WRITERS))
             try:
-                async with asyncio.TaskGroup() as writers:
-                    for wait in waits:
-                        writers.create_task(self._write(site, wait))
+                await for_each(waits, partial(self._write, site), _WRITERS)
             except* VireoError as refused:
                 raise refused.exceptions[0] from None
 
@@ -218,11 +213,9 @@ class Recorder:
         self.last.append(batch)
 
     async def _stopped(self, seconds: float) -> bool:
-        try:
-            async with asyncio.timeout(seconds):
-                return await self._stopping.wait()
-        except TimeoutError:
-            return False
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._stopping.wait(), seconds)
+        return self._stopping.is_set()
 
     def _event(self) -> event_pb2.Event:
         choose = self._random

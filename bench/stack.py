@@ -1,4 +1,7 @@
-"""The stack that is measured: on a home of its own, so that a running one is left alone."""
+"""The stack that is measured, and what its processes say of themselves.
+
+It is on a home of its own, so that a running one is left alone.
+"""
 
 from __future__ import annotations
 
@@ -8,20 +11,24 @@ import shutil
 import signal
 import subprocess
 import time
+import urllib.request
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pyarrow.parquet as pq
 
-from bench.process import serves
 from vireo.ops.cli.own_stack import CHANNEL, VIREO, OwnStack, stack_environment
+from vireo.ops.doctor.probes.metrics import parse
+from vireo.ops.edge import serving_releases
 from vireo.ops.stack.ports import check_ports_free, temporary_server
-from vireo.ops.stack.processes import ProcessSpec, pod_processes
+from vireo.ops.stack.probes import ProcessSpec, grpc_probe
+from vireo.ops.stack.processes import pod_processes
 from vireo.ops.stack.s3 import access
-from vireo.ops.stack.settings import PodKind
+from vireo.ops.stack.settings import METRICS_PORT_OFFSET, PodKind
 from vireo.ops.stack.state import ProcessState, StackState, running_stack
 from vireo.server.consumer.archive_files import fetch
 from vireo.server.control.mesh import GRPC_SERVICES
@@ -29,14 +36,12 @@ from vireo.server.errors import VireoError
 from vireo.server.home import Home
 from vireo.server.releases.bucket import Bucket
 from vireo.server.releases.channels import Change
-from vireo.server.releases.manifest import Manifest, Quotas
 from vireo.server.releases.s3 import S3Settings
 from vireo.server.releases.store import ReleaseStore
-from vireo.training.evaluation.served import Stack as ServedStack
 
 PATIENCE = 240.0
 """Maximum seconds to wait for anything."""
-_CALL_SECONDS, _COMMAND_SECONDS = 5.0, 60.0
+_COMMAND_SECONDS, _PAGE_SECONDS = 60.0, 5.0
 
 
 class Stack(OwnStack):
@@ -71,6 +76,11 @@ class Stack(OwnStack):
     def pods(self) -> list[ProcessState]:
         """Return its pods."""
         return [each for each in self.state().processes if each.pool]
+
+    def pod_ports(self, *kinds: str) -> list[int]:
+        """Return the ports of its pods, of some kinds or of all."""
+        pods = self.pods()
+        return [each.port for each in pods if not kinds or each.name.startswith(kinds)]
 
     def memory(self) -> int:
         """Return the resident bytes of all pods."""
@@ -128,11 +138,8 @@ class Stack(OwnStack):
         """Return once all pods serve a release."""
 
         async def all_serve() -> bool:
-            for pod in self.pods():
-                served = ServedStack(f"127.0.0.1:{pod.port}", _CALL_SECONDS)
-                if await asyncio.to_thread(served.serving_release) != release:
-                    return False
-            return True
+            served = await asyncio.to_thread(serving_releases, self.state())
+            return all(each and each.release_id == release for each in served.values())
 
         await until(all_serve, f"the swap to {release}", pause=0.1)
 
@@ -148,7 +155,9 @@ class Stack(OwnStack):
         await until(there, f"archiving {kind}", pause=0.5)
         return files
 
-    async def vireo(self, *command: str) -> subprocess.CompletedProcess[str]:
+    async def vireo(
+        self, *command: str, seconds: float = _COMMAND_SECONDS
+    ) -> subprocess.CompletedProcess[str]:
         """Run a `vireo` command on it as an operator would; raise VireoError if it hangs."""
         try:
             return await asyncio.to_thread(
@@ -157,11 +166,11 @@ class Stack(OwnStack):
                 env=dict(self.environment),
                 capture_output=True,
                 text=True,
-                timeout=_COMMAND_SECONDS,
+                timeout=seconds,
             )
         except subprocess.TimeoutExpired as error:
-            took = f"took more than {_COMMAND_SECONDS:.0f} s"
-            raise VireoError(f"vireo {' '.join(command)} {took}") from error
+            took = f"vireo {' '.join(command)} took more than {seconds:.0f} s"
+            raise VireoError(took) from error
 
     def further(self, kind: PodKind, number: int = 1) -> ProcessSpec:
         """Return the pod that the stack would run if it had `number` more of a kind."""
@@ -188,15 +197,17 @@ class Stack(OwnStack):
         Raises:
             VireoError: it ended, or doesn't serve in time.
         """
-        address, log = f"{host}:{spec.port}", self.home.logs / f"{spec.name}.log"
-        environment = {**self.environment, **spec.environment}
+        log, environment = (
+            self.home.logs / f"{spec.name}.log",
+            {**self.environment, **spec.environment},
+        )
 
-        def problem() -> str:
-            return "" if serves(address, service) else f"{spec.name} does not serve yet"
+        def problem() -> str:  # a probe keeps a channel, which is of one event loop
+            return asyncio.run(grpc_probe(spec.port, service, host)())
 
-        command = [str(part) for part in (*before, *spec.command)]
+        command = [*before, *spec.command]
         with temporary_server(command, log, problem, environment, start_seconds=PATIENCE) as pid:
-            yield address, pid
+            yield f"{host}:{spec.port}", pid
 
     def further_pod(
         self, kind: PodKind, settings: Mapping[str, str] | None = None, number: int = 1
@@ -248,22 +259,6 @@ def emptied(home: Home, name: str) -> Home:
     return own
 
 
-def make_twin(release: Path, target: Path) -> Path:
-    """Write a release of the same files that draws and orders candidates otherwise."""
-    shutil.rmtree(target, ignore_errors=True)
-    shutil.copytree(release, target)
-    manifest = Manifest.read(release)
-    quotas, weights = manifest.quotas, manifest.score_weights
-    manifest.model_copy(
-        update={
-            "release_id": f"{manifest.release_id}-twin",
-            "quotas": Quotas({**quotas.root, "popular": quotas.root["popular"] + 0.2}),
-            "score_weights": weights.with_diversity(weights.diversity + 3.0),
-        }
-    ).write(target)
-    return target
-
-
 def run_vireo(command: Sequence[str], environment: Mapping[str, str]) -> str:
     """Run a `vireo` command, showing its progress, and return what it printed.
 
@@ -286,3 +281,58 @@ async def until(
             raise VireoError(f"{what} took more than {patience:.0f} s")
         await asyncio.sleep(pause)
     return time.monotonic() - begun
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return the user and system time of a process and all that it has started, in steps of 10 ms.
+
+    Processes that have ended don't count.
+    """
+    process, total = psutil.Process(pid), 0.0
+    for each in (process, *process.children(recursive=True)):
+        with suppress(psutil.NoSuchProcess):
+            times = each.cpu_times()
+            total += times.user + times.system
+    return total
+
+
+def memory_of(pid: int, cache: Path) -> float:
+    """Return megabytes (10**6 bytes) resident, with all of the files below `cache` that it maps."""
+    process = psutil.Process(pid)
+    files = [area for area in process.memory_maps() if area.path.startswith(str(cache))]
+    unread = sum(area.size - area.rss for area in files)
+    return float(process.memory_info().rss + unread) / 1e6
+
+
+def shared_memory(pids: Iterable[int]) -> float:
+    """Return megabytes (10**6 bytes) resident in all of some processes, shared pages once."""
+    return float(sum(psutil.Process(pid).memory_full_info().pss for pid in pids)) / 1e6
+
+
+async def counted(ports: Iterable[int]) -> Mapping[str, float]:
+    """Return the sum of each metric's samples over labels and pods; `ports` are those of calls.
+
+    Raises:
+        VireoError: a pod doesn't answer.
+    """
+    totals: defaultdict[str, float] = defaultdict(float)
+    for port in ports:
+        page = parse(await page_of(port + METRICS_PORT_OFFSET, "metrics"))
+        for name, samples in page.items():
+            totals[name] += sum(value for _, value in samples)
+    return totals
+
+
+async def page_of(port: int, path: str) -> str:
+    """Return what a port of this machine has at a path; raise VireoError if it doesn't answer."""
+
+    def read() -> str:
+        url = f"http://127.0.0.1:{port}/{path}"
+        try:
+            with urllib.request.urlopen(url, timeout=_PAGE_SECONDS) as page:
+                text: str = page.read().decode()
+        except OSError as error:
+            raise VireoError(f"{url} doesn't answer: {error}") from error
+        return text
+
+    return await asyncio.to_thread(read)

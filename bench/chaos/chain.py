@@ -16,19 +16,18 @@ from rich.console import Console
 from bench.chaos.findings import ChaosPlan, Findings, Judge
 from bench.chaos.places import small_log_disk, unmount_log_disk
 from bench.load import SteadyLoad, beside, closed_load
-from bench.process import page_of
 from bench.replay import Replay, opened_replay
 from bench.site import Recorder
-from bench.stack import Stack, built_home
+from bench.stack import Stack, built_home, page_of
 from tests.builders.redis import RunningRedis, running_redis
 from vireo.ops.doctor.facts import Host
 from vireo.ops.doctor.probes.envoy import CLUSTERS, Hosts, hosts_of
 from vireo.ops.stack.nats import reachable_log
-from vireo.ops.stack.processes import ProcessSpec
+from vireo.ops.stack.probes import ProcessSpec
 from vireo.ops.stack.settings import PodKind, StackSettings
 from vireo.server.control.discovery import EndpointsDocument
 from vireo.server.errors import VireoError
-from vireo.server.home import Home
+from vireo.server.home import Home, replace_private
 from vireo.training.features.watches import load_watches
 
 _POLL = 0.05
@@ -106,14 +105,6 @@ class Chain:
 
     # What runs.
 
-    def pods(self, *kinds: PodKind) -> dict[str, int]:
-        """Return the ports of the stack's pods of these kinds, of all by default, by name."""
-        return {
-            f"{kind}-{number}": port
-            for kind in kinds or self.settings.kinds
-            for number, port in enumerate(self.settings.pod_ports(kind), start=1)
-        }
-
     async def hosts(self) -> Hosts:
         """Return production's pods as Envoy sees them; raise VireoError if it doesn't answer.
 
@@ -125,7 +116,7 @@ class Chain:
 
     async def pod_host(self, name: str) -> Host:
         """Return one of the stack's own pods as Envoy sees it."""
-        address = f"127.0.0.1:{self.pods()[name]}"
+        address = f"127.0.0.1:{self.stack.process(name).port}"
         return (await self.hosts()).get((_cluster(name.rpartition("-")[0]), address), _UNKNOWN)
 
     async def requests(self, places: Mapping[PodKind, str]) -> dict[PodKind, float]:
@@ -173,7 +164,7 @@ class Chain:
             return (
                 not self.stack.unhealthy()
                 and sorted(each.address for each in known)
-                == sorted(f"127.0.0.1:{port}" for port in self.pods().values())
+                == sorted(f"127.0.0.1:{pod.port}" for pod in self.stack.pods())
                 and all(each.healthy for each in known)
             )
 
@@ -225,7 +216,7 @@ class Chain:
         kill()
         async with beside(keep_killing()):
             yield
-        await self.until_healthy(names & self.pods().keys())
+        await self.until_healthy(names & {pod.name for pod in self.stack.pods()})
 
     @asynccontextmanager
     async def listed(self, places: Mapping[PodKind, str]) -> AsyncIterator[None]:
@@ -248,9 +239,8 @@ class Chain:
         for kind, address in places.items():
             others = [each for each in document[kind]["production"] if each != address]
             document[kind]["production"] = [*others, address] if present else others
-        fresh = path.with_suffix(".new")
-        fresh.write_text(EndpointsDocument.model_validate(document).model_dump_json(indent=2))
-        fresh.replace(path)
+        changed = EndpointsDocument.model_validate(document)
+        replace_private(path, changed.model_dump_json(indent=2).encode())
 
     @asynccontextmanager
     async def further_process(

@@ -11,7 +11,6 @@ import sqlite3
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import replace
-from functools import partial
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,8 @@ from bench.chaos.chain import Chain
 from bench.chaos.faulty_pod import faulty_pod
 from bench.chaos.places import filled, log_disk, other_host
 from bench.load import beside, closed_load
-from bench.process import serves
 from tests.builders.redis import RunningRedis
+from vireo.ops.stack.probes import grpc_probe
 from vireo.ops.stack.processes import ADS, control_process
 from vireo.ops.stack.settings import PodKind
 
@@ -125,7 +124,7 @@ def held_down(*names: str) -> Begin:
 
 def all_dead(kind: PodKind) -> Begin:
     """Return the fault that every pod of a kind is dead."""
-    return lambda chain: chain.held_down(chain.pods(kind))
+    return lambda chain: chain.held_down(chain.stack.names(kind))
 
 
 def online_store(chain: Chain) -> Path:
@@ -180,13 +179,16 @@ async def pods_change_without_control_plane(chain: Chain) -> AsyncIterator[None]
     """
     kind = scoring(chain)
     findings, new = chain.findings, chain.stack.further(kind)
-    address, control = f"127.0.0.1:{new.port}", f"127.0.0.1:{chain.settings.control_port}"
+    address, problem = f"127.0.0.1:{new.port}", grpc_probe(chain.settings.control_port, ADS)
+
+    async def serving() -> bool:
+        return not await problem()
+
     async with chain.further_process(new), AsyncExitStack() as listing:
         async with chain.held_down(["control"]):
             await chain.replaced(f"{kind}-1", signal.SIGKILL)
             await listing.enter_async_context(chain.listed({kind: address}))
             yield
-        serving = partial(asyncio.to_thread, serves, control, ADS)
         await findings.until(serving, "the control plane did not come back")
         took = await chain.until_used({kind: address}, "the new pod was never asked")
         limit = chain.plan.within(_TAKES_UP_SECONDS)

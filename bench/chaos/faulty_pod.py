@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import grpc.aio
@@ -17,6 +18,7 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from tests.builders.rpc import bare_server
 from vireo.ops.stack.settings import PodKind
 from vireo.server.rpc.errors import unavailable
 from vireo.v1 import candidate_pb2, ranking_pb2, recommendation_pb2
@@ -32,39 +34,40 @@ _SERVICES: dict[PodKind, ServiceDescriptor] = {
 }
 
 
-class FaultyMethod:
-    """One method: 60% UNAVAILABLE, 50 times slower, or NaN in place of each score."""
+def _faulty(fault: str, method: MethodDescriptor, real: grpc.aio.Channel) -> Any:
+    """Return the handler of a method that forwards its calls to `real`, and spoils answers.
 
-    def __init__(self, fault: str, method: MethodDescriptor, real: grpc.aio.Channel) -> None:
-        """Forward calls of `method` to `real`; `fault` is unavailable, slow or nan."""
-        self._fault = fault
-        request, response = map(GetMessageClass, (method.input_type, method.output_type))
-        self._ask: Any = real.unary_unary(
-            f"/{method.containing_service.full_name}/{method.name}",
-            request.SerializeToString,
-            response.FromString,
-        )
-        self.handler = grpc.unary_unary_rpc_method_handler(
-            self._answer, request.FromString, response.SerializeToString
-        )
+    60% are UNAVAILABLE, or all are 50 times slower, or NaN is in place of each score: `fault` is
+    unavailable, slow or nan.
+    """
+    request, response = map(GetMessageClass, (method.input_type, method.output_type))
+    ask: Any = real.unary_unary(
+        f"/{method.containing_service.full_name}/{method.name}",
+        request.SerializeToString,
+        response.FromString,
+    )
 
-    async def _answer(self, request: Message, context: Any) -> Message:
-        if self._fault == "unavailable" and random.random() < UNAVAILABLE_SHARE:  # noqa: S311
+    async def answer(asked: Message, context: Any) -> Message:
+        if fault == "unavailable" and random.random() < UNAVAILABLE_SHARE:  # noqa: S311
             error = unavailable("out of order", timedelta(0))
             context.set_trailing_metadata((("grpc-status-details-bin", error.status()),))
             await context.abort(error.code, error.message)
         started = time.monotonic()
         try:
             deadline = context.time_remaining() or _DEFAULT_DEADLINE
-            response: Message = await self._ask(request, timeout=deadline)
+            answered: Message = await ask(asked, timeout=deadline)
         except grpc.aio.AioRpcError as error:
             await context.abort(error.code(), error.details() or "")
             raise
-        if self._fault == "slow":
+        if fault == "slow":
             await asyncio.sleep((SLOWER - 1) * (time.monotonic() - started))
-        if self._fault == "nan":
-            _garble(response)
-        return response
+        if fault == "nan":
+            _garble(answered)
+        return answered
+
+    return grpc.unary_unary_rpc_method_handler(
+        answer, request.FromString, response.SerializeToString
+    )
 
 
 def _garble(message: Message) -> None:
@@ -80,18 +83,14 @@ def _garble(message: Message) -> None:
 @asynccontextmanager
 async def faulty_pod(fault: str, targets: Mapping[PodKind, str]) -> AsyncIterator[str]:
     """Serve until the block ends, and yield host:port; `targets` are those of real pods by kind."""
-    server, state = grpc.aio.server(), health.aio.HealthServicer()
+    state, handlers = health.aio.HealthServicer(), []
     for kind, address in targets.items():
         service = _SERVICES[kind]
         real = grpc.aio.insecure_channel(address)
-        methods = {each.name: FaultyMethod(fault, each, real).handler for each in service.methods}
-        handler = grpc.method_handlers_generic_handler(service.full_name, methods)
-        server.add_generic_rpc_handlers((handler,))
+        methods = {each.name: _faulty(fault, each, real) for each in service.methods}
+        handlers.append(grpc.method_handlers_generic_handler(service.full_name, methods))
         await state.set(service.full_name, health_pb2.HealthCheckResponse.SERVING)
-    health_pb2_grpc.add_HealthServicer_to_server(state, server)  # type: ignore[no-untyped-call]
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    try:
-        yield f"127.0.0.1:{port}"
-    finally:
-        await server.stop(None)
+    add_health = partial(health_pb2_grpc.add_HealthServicer_to_server, state)
+    add_methods = lambda server: server.add_generic_rpc_handlers(handlers)  # noqa: E731
+    async with bare_server(add_health, add_methods) as address:
+        yield address

@@ -11,10 +11,9 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TypeVar
 
 from bench.load import PAGE, Answer, SteadyLoad
-from vireo.ops.stack.state import Layout
+from bench.rows import Plan
 from vireo.v1.viewer_pb2 import Degradation
 
 UNREAD = frozenset({"features_missing", "features_stale"})
@@ -27,15 +26,11 @@ _POLL = 0.1
 _FULL_SECONDS = 2.0
 """Seconds of full answers after which an outage counts as over."""
 
-Amount = TypeVar("Amount")
-
 
 @dataclass(frozen=True)
-class ChaosPlan:
+class ChaosPlan(Plan):
     """How much of each fault there is, and the time limits. All times in seconds."""
 
-    layout: Layout = "separate"
-    """The stack's."""
     rate: float = 80.0
     """Requests a second of the steady load, at most 40% of what the stack sustains."""
     deadline: float = 2.0
@@ -46,15 +41,8 @@ class ChaosPlan:
     """Load before a fault, to compare with."""
     settle: float = 2.0
     """Load after a fault."""
-    timed: bool = True
-    """Whether it is all of each fault, and stated times are judged; else it is little, and anything
-    may take `patience`."""
     patience: float = 60.0
-    """Maximum wait for anything."""
-
-    def of(self, full: Amount, short: Amount) -> Amount:
-        """Return how much there is of something."""
-        return full if self.timed else short
+    """Maximum wait for anything; if no times are judged, anything may take as long."""
 
     def within(self, stated: float) -> float:
         """Return the maximum seconds for what is stated to take `stated`."""

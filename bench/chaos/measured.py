@@ -16,11 +16,12 @@ from bench.chaos.chain import Chain
 from bench.chaos.faults import CONSUMER, hanging, pods_numbered, scoring
 from bench.chaos.findings import CaseResult
 from bench.load import PAGE, SteadyLoad, beside, p99
-from bench.process import counted
 from bench.replay import Replay
 from bench.site import Recorder, event, ids, opened_site
+from bench.stack import counted
 from vireo.ops.stack.nats import reachable_log
-from vireo.ops.stack.processes import ProcessSpec, consumer_processes
+from vireo.ops.stack.probes import ProcessSpec
+from vireo.ops.stack.processes import consumer_processes
 from vireo.server.consumer.follow import STANDBY_SECONDS
 from vireo.v1 import event_pb2
 

@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -23,8 +24,8 @@ from bench.chaos.chain import Chain
 from bench.chaos.faults import CROWD, SHORT_DEADLINE
 from bench.chaos.findings import CaseResult
 from bench.load import PAGE, Answer, beside, closed_load, p99
-from bench.process import counted, page_of
 from bench.speed.h2load import LoadResult, Prepared, Target
+from bench.stack import counted, page_of
 from vireo.v1 import recommendation_pb2
 from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 
@@ -78,7 +79,7 @@ async def flood(chain: Chain) -> CaseResult:
     Probes at a fifth of the sustainable load are judged, first alone, then in a flood from h2load,
     which leaves the processors to the stack.
     """
-    findings, plan, ports = chain.findings, chain.plan, chain.pods().values()
+    findings, plan, ports = chain.findings, chain.plan, chain.stack.pod_ports()
     sustainable = await chain.sustainable_rate()
     async with chain.load(rate=_LIGHT * sustainable) as light:
         await asyncio.sleep(2 * plan.quiet)
@@ -146,8 +147,7 @@ async def _flooded(chain: Chain, rate: float) -> AsyncIterator[asyncio.Task[Load
 async def short_deadlines(chain: Chain) -> CaseResult:
     """Ask with a deadline of 5 ms, then check that no pod goes on working."""
     findings, plan = chain.findings, chain.plan
-    running = [kind for kind in chain.settings.kinds if kind != "gateway"]
-    ports = chain.pods(*running).values()
+    ports = chain.stack.pod_ports("candidate", "ranking", "slate")
     before = await counted(ports)
     async with chain.load(plan.of(200.0, 50.0), SHORT_DEADLINE) as load:
         await asyncio.sleep(plan.of(10.0, 2.0))
@@ -169,7 +169,7 @@ async def short_deadlines(chain: Chain) -> CaseResult:
 
 async def hostile_callers(chain: Chain) -> CaseResult:
     """Attack for as long as the abandoned calls take; afterwards nothing may be left of it."""
-    findings, plan, ports = chain.findings, chain.plan, chain.pods().values()
+    findings, plan, ports = chain.findings, chain.plan, chain.stack.pod_ports()
     sustainable, ended = await chain.sustainable_rate(), Counter[str]()
     async with chain.load(rate=_HONEST_SHARE * sustainable) as load:
         await asyncio.sleep(plan.quiet)
@@ -277,21 +277,16 @@ async def overloads_end(chain: Chain) -> CaseResult:
     edge, viewers, plan, findings = chain.settings.edge, chain.viewers, chain.plan, chain.findings
     chance = random.Random(0)  # noqa: S311
 
-    async def crowd() -> list[Answer]:
-        return await closed_load(edge, viewers, CROWD, plan.of(10.0, 1.0))
-
-    async def hurry() -> list[Answer]:
-        seconds = plan.of(25.0, 2.0)
-        hasty = lambda: chance.uniform(*_DEADLINES)  # noqa: E731
-        return await closed_load(edge, viewers, _HURRIED, seconds, deadline=hasty)
-
     async def flood_alone() -> list[Answer]:
         async with flooded(chain):
             return []  # its answers aren't kept
 
+    ask, hasty = partial(closed_load, edge, viewers), partial(chance.uniform, *_DEADLINES)
     overloads: dict[str, Callable[[], Awaitable[list[Answer]]]] = {
-        f"{CROWD} callers at once": crowd,
-        f"{_HURRIED} callers in a hurry": hurry,
+        f"{CROWD} callers at once": partial(ask, CROWD, plan.of(10.0, 1.0)),
+        f"{_HURRIED} callers in a hurry": partial(
+            ask, _HURRIED, plan.of(25.0, 2.0), deadline=hasty
+        ),
     }
     if plan.timed:  # by h2load, which may be missing elsewhere
         overloads["a flood"] = flood_alone
@@ -305,7 +300,7 @@ async def overloads_end(chain: Chain) -> CaseResult:
                 rows = [f"{whole} of {len(during)} calls answered in full"] if during else []
                 for callers, share in _MAX_LOST.items():
                     seconds, calls = plan.of(*_ENDED), plan.of(*_ENDED_CALLS)
-                    after = await closed_load(edge, viewers, callers, seconds, further=calls)
+                    after = await ask(callers, seconds, further=calls)
                     judged = sorted(after, key=lambda each: each.at)[-calls:]
                     lost = sum(bool(findings.judge.fault(each)) for each in judged)
                     rows.append(f"{callers} callers lost {lost} of {len(judged)}")

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from bench.fuzz.calls import GrpcCaller, Method
 from bench.fuzz.frames import BROKEN, ask_by_frames
-from bench.load import PAGE
+from bench.load import PAGE, for_each
 from bench.site import opened_site
 from bench.stack import Stack, built_home, until
 from vireo.ops.stack.settings import StackSettings
@@ -149,19 +149,18 @@ async def _storm(
     methods: Sequence[Method], requests: int, seed: int, progress: Callable[[int], None]
 ) -> FuzzResult:
     """Send requests to the methods in turn; the same seed makes the same requests."""
-    result, numbers, caller = FuzzResult(), iter(range(requests)), GrpcCaller()
+    result, caller = FuzzResult(), GrpcCaller()
 
-    async def work() -> None:
-        for number in numbers:
-            random = Random(f"{seed} {number}")  # noqa: S311
-            method = methods[number % len(methods)]
-            by_frames = random.random() < _FRAMES_SHARE
-            ask = ask_by_frames if by_frames else caller.ask
-            result.add(method, *await ask(random, method))
-            progress(result.requests)
+    async def send(number: int) -> None:
+        random = Random(f"{seed} {number}")  # noqa: S311
+        method = methods[number % len(methods)]
+        by_frames = random.random() < _FRAMES_SHARE
+        ask = ask_by_frames if by_frames else caller.ask
+        result.add(method, *await ask(random, method))
+        progress(result.requests)
 
     try:
-        await asyncio.gather(*(work() for _ in range(_AT_A_TIME)))
+        await for_each(range(requests), send, _AT_A_TIME)
     finally:
         await caller.close()
     return result

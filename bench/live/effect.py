@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable
-from typing import TypeVar
 
 import numpy as np
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from bench.live.stack import LiveStack
-from bench.process import counted, memory_of
+from bench.load import for_each
 from bench.rows import Row
 from bench.site import Site, ids, removed_by
-from bench.stack import until
+from bench.stack import counted, memory_of, until
 from vireo.v1 import catalog_pb2, event_pb2
 
+_EVENT_RATE = (1_000.0, 200.0)
+"""Events a second beside the plays that are timed; here and below, the second is the short form."""
+_VIEWERS = (200, 4)
+"""Viewers whose plays are timed."""
 _PAGE = 20
 _PLAYS = 3
 _AT_A_TIME = 2
@@ -24,6 +24,8 @@ _AT_A_TIME = 2
 _HIDING_AT_A_TIME = 4
 _MAX_MEDIAN, _MAX_P99 = 0.5, 1.0
 
+_VIDEOS, _UPSERTS = (20, 1), (100_000, 200)
+"""Videos that are added and timed, and that are added for pods' memory."""
 _LONG_PAGE = 100
 _FAN_PLAYS = 5
 _IN_A_ROW = 8
@@ -32,14 +34,13 @@ _MAX_SECONDS = 5.0
 _MAX_MEGABYTES = {"candidate": 500.0, "ranking": 600.0, "slate": 1000.0}
 _BATCH = 500
 
-Item = TypeVar("Item")
-
 
 async def measure_effect(live: LiveStack, store: str) -> list[Row]:
     """Let viewers without history play three videos of their first slate."""
     plan, seconds, came_back = live.plan, list[float](), 0
+    rate = plan.of(*_EVENT_RATE)
 
-    async with live.flow(), live.site() as site:
+    async with live.flow(rate), live.site() as site:
 
         async def watch(number: int) -> None:
             nonlocal came_back
@@ -49,9 +50,9 @@ async def measure_effect(live: LiveStack, store: str) -> list[Row]:
 
         # A consumer that has just started may still be opening the features.
         await _effect(site, f"first-{store}")
-        await _for_each(range(plan.viewers), watch, _AT_A_TIME)
+        await for_each(range(plan.of(*_VIEWERS)), watch, _AT_A_TIME)
     median, p99 = np.percentile(seconds, [50, 99]).tolist()
-    what = f"{store}: play to effect beside {plan.rate:.0f} events/s"
+    what = f"{store}: play to effect beside {rate:.0f} events/s"
     return [
         Row(f"{what}, median s", median, bound=plan.judged(_MAX_MEDIAN)),
         Row(f"{what}, p99 s", p99, bound=plan.judged(_MAX_P99)),
@@ -82,41 +83,25 @@ async def measure_hides(live: LiveStack) -> list[Row]:
             shown = ids(await site.slate(viewer, _PAGE))
             came_back += hidden[viewer] in shown
 
-        await _for_each(live.viewers, hide, _HIDING_AT_A_TIME)
+        await for_each(live.viewers, hide, _HIDING_AT_A_TIME)
         live.console.print("hides have their effect; restarting all that serves them")
         for kind in ("consumer", *live.stack.settings.kinds[::-1]):
             await live.stack.kill(live.stack.names(kind))
-            await _for_each(live.viewers, look, _HIDING_AT_A_TIME)
+            await for_each(live.viewers, look, _HIDING_AT_A_TIME)
     return [Row(f"hidden videos that came back, of {len(hidden)}", came_back, bound=0)]
-
-
-async def _for_each(
-    items: Iterable[Item], do: Callable[[Item], Awaitable[None]], at_a_time: int
-) -> None:
-    """Do something for each item, for some at a time."""
-    waiting = iter(items)
-
-    async def some() -> None:
-        for item in waiting:
-            await do(item)
-
-    async with asyncio.TaskGroup() as tasks:
-        for _ in range(at_a_time):
-            tasks.create_task(some())
 
 
 async def measure_catalogue(live: LiveStack) -> list[Row]:
     """Add videos for viewers whom they suit, remove them, and restart and swap in between."""
-    plan = live.plan
+    plan, upserts = live.plan, live.plan.of(*_UPSERTS)
     added, removed = list[float](), list[float]()
     unscored = 0
     async with live.site() as site:
-        for number in range(plan.videos):
+        for number in range(plan.of(*_VIDEOS)):
             viewer, video = f"fan-{number}", f"new-{number}"
             tags = await _become_fan(site, live, viewer, number)
-            published = Timestamp()
-            published.GetCurrentTime()
-            new = catalog_pb2.Video(video_id=video, title=video, tags=tags, published=published)
+            new = catalog_pb2.Video(video_id=video, title=video, tags=tags)
+            new.published.GetCurrentTime()
             await site.upsert([new])
             added.append(await _known(site, viewer, video, shown=True))
             unscored += not await _scored(site, viewer, video)
@@ -128,7 +113,7 @@ async def measure_catalogue(live: LiveStack) -> list[Row]:
             Row("new videos without a score", unscored, bound=0),
             Row("removed video gone on all pods, max s", max(removed), bound=bound),
         ]
-        gone = {f"fan-{number}": f"new-{number}" for number in range(plan.videos)}
+        gone = {f"fan-{number}": f"new-{number}" for number in range(len(added))}
         listed = ids(await site.slate("fan-0", _LONG_PAGE))[0]
         await site.remove([listed])
         await _known(site, "fan-0", listed, shown=False)
@@ -148,9 +133,9 @@ async def measure_catalogue(live: LiveStack) -> list[Row]:
         await live.stack.promote(live.stack.releases[0])
         outlast = "after restarts, swaps and a rollback"
         rows.append(Row(f"removed videos that came back {outlast}", came_back, bound=0))
-        live.console.print(f"adding {plan.upserts} videos")
-        await _add_many(site, live)
-    return rows + _memory(live)
+        live.console.print(f"adding {upserts} videos")
+        await _add_many(site, live, upserts)
+    return rows + _memory(live, upserts)
 
 
 async def _become_fan(site: Site, live: LiveStack, viewer: str, turn: int) -> list[str]:
@@ -185,35 +170,33 @@ async def _scored(site: Site, viewer: str, video: str) -> bool:
     return any(each.video_id == video and each.HasField("task_scores") for each in slate.items)
 
 
-async def _add_many(site: Site, live: LiveStack) -> None:
+async def _add_many(site: Site, live: LiveStack, count: int) -> None:
     """Add videos, and return once all pods have placed them."""
     tags = [sorted(each) for each in live.tags.values()]
     videos = [
-        catalog_pb2.Video(
-            video_id=f"bulk-{number}", title=f"bulk {number}", tags=tags[number % len(tags)]
-        )
-        for number in range(live.plan.upserts)
+        catalog_pb2.Video(video_id=f"bulk-{number}", title="bulk", tags=tags[number % len(tags)])
+        for number in range(count)
     ]
     for start in range(0, len(videos), _BATCH):
         await site.upsert(videos[start : start + _BATCH])
 
-    ports = [live.stack.process(name).port for name in live.stack.names(*_MAX_MEGABYTES)]
+    ports = live.stack.pod_ports(*_MAX_MEGABYTES)
 
     async def placed() -> bool:
         pods = [await counted([port]) for port in ports]
         return all(
-            each["vireo_live_videos"] >= live.plan.upserts and not each["vireo_live_waiting_videos"]
+            each["vireo_live_videos"] >= count and not each["vireo_live_waiting_videos"]
             for each in pods
         )
 
-    await until(placed, f"placing {live.plan.upserts} videos", pause=0.5)
+    await until(placed, f"placing {count} videos", pause=0.5)
 
 
-def _memory(live: LiveStack) -> list[Row]:
+def _memory(live: LiveStack, upserts: int) -> list[Row]:
     rows = []
     for kind in set(live.stack.settings.kinds) - {"gateway"}:
         pids = [live.stack.process(name).pid for name in live.stack.names(kind)]
         most = max(memory_of(pid, live.stack.home.cache) for pid in pids if pid is not None)
-        what = f"memory of a {kind} pod with {live.plan.upserts} new videos, MB"
+        what = f"memory of a {kind} pod with {upserts} new videos, MB"
         rows.append(Row(what, most, bound=_MAX_MEGABYTES[kind]))
     return rows

@@ -25,10 +25,18 @@ from grpc_reflection.v1alpha import reflection_pb2
 from bench.live.stack import LiveStack
 from bench.load import Answer, SteadyLoad, beside, closed_load
 from bench.rows import Figures, Row
+from bench.site import event
 from vireo.v1 import catalog_pb2, event_pb2, filter_pb2
 from vireo.v1 import recommendation_pb2 as pb
 from vireo_client import AsyncClient
 
+_ROUNDS, _GREEDY_ROUNDS = (11, 1), (3, 1)
+"""Rounds of slates beside a batch, and beside each kind of greedy caller; in the short form. Short
+ones, so that what else the machine does meets slates with and without something beside alike."""
+_SECONDS = (3.0, 0.5)
+"""Length of each."""
+_BATCH_VIEWERS = (3_000, 100)
+"""Viewers of the batch whose gateways are killed."""
 _SETTLING = 0.3
 """Seconds after something has begun beside slates that don't count."""
 _MAX_RATIO = 1.1
@@ -82,6 +90,7 @@ async def _in_turns(
 async def measure_batches(live: LiveStack) -> list[Row]:
     """Measure slates at 60% load beside a batch, and kill gateways in the middle of one."""
     plan, figures = live.plan, Figures(live.console)
+    rounds, seconds = plan.of(*_ROUNDS), _TURN * plan.of(*_SECONDS)
     edge, viewers, received = live.edge, live.viewers, Counter[str]()
     many = [viewers[number % len(viewers)] for number in range(_VIEWERS_OF_A_CALL)]
 
@@ -93,19 +102,17 @@ async def measure_batches(live: LiveStack) -> list[Row]:
 
     async def slates() -> list[Answer]:
         at = time.monotonic()
-        await asyncio.sleep(_TURN * plan.seconds)
+        await asyncio.sleep(seconds)
         return [each for each in load.answers if each.at >= at]
 
-    capacity = await closed_load(edge, viewers, _CALLERS, _TURN * plan.seconds)
-    rate = _LOAD_SHARE * len(capacity) / (_TURN * plan.seconds)
+    capacity = await closed_load(edge, viewers, _CALLERS, seconds)
+    rate = _LOAD_SHARE * len(capacity) / seconds
     async with SteadyLoad(edge, viewers, rate) as load:  # it never pauses
         what, bound = ("a batch", lambda: beside(batch())), plan.judged(_MAX_RATIO)
         # A machine that has become slower since sheds what it could answer before.
         lost = plan.judged(0.0)
-        await _in_turns(
-            figures, plan.rounds, slates, what, percentile=99, bound=bound, max_lost=lost
-        )
-    rate = received.total() / (plan.rounds * (_TURN * plan.seconds + _SETTLING))
+        await _in_turns(figures, rounds, slates, what, percentile=99, bound=bound, max_lost=lost)
+    rate = received.total() / (rounds * (seconds + _SETTLING))
     beside_it = Row("slates/s of a batch beside 60% load", rate)
     rows = [*figures.rows(), beside_it, *await _killed_gateways(live)]
     await live.stack.until_healthy()
@@ -115,7 +122,7 @@ async def measure_batches(live: LiveStack) -> list[Row]:
 async def _killed_gateways(live: LiveStack) -> list[Row]:
     """Kill -9 each gateway in the middle of a batch; count the viewers who didn't come once."""
     live.console.print("killing gateways in the middle of a batch")
-    viewers = [f"mail-{number}" for number in range(live.plan.batch)]
+    viewers = [f"mail-{number}" for number in range(live.plan.of(*_BATCH_VIEWERS))]
     gateways = live.stack.names("gateway", "slate")
     due = {len(viewers) * n // (len(gateways) + 1): name for n, name in enumerate(gateways, 1)}
     received: Counter[str] = Counter()
@@ -139,11 +146,11 @@ async def measure_share(live: LiveStack) -> list[Row]:
     Filters cost next to nothing on a small catalogue, and are charged accordingly: one of a million
     videos has them charged.
     """
-    plan, figures = live.plan, Figures(live.console)
+    plan, figures, seconds = live.plan, Figures(live.console), live.plan.of(*_SECONDS)
 
     async def slates() -> list[Answer]:
         return await closed_load(
-            live.edge, live.viewers, 1, plan.seconds, deadline=lambda: 5.0, metadata=_ADDRESS
+            live.edge, live.viewers, 1, seconds, deadline=lambda: 5.0, metadata=_ADDRESS
         )
 
     # It has processors of its own as far as the machine has some; what it costs itself isn't what
@@ -156,8 +163,7 @@ async def measure_share(live: LiveStack) -> list[Row]:
             @asynccontextmanager
             async def begin() -> AsyncIterator[None]:
                 loop = asyncio.get_running_loop()
-                seconds = plan.seconds + 2 * _SETTLING
-                given = (kind, live.edge, seconds, live.catalogue.labels)
+                given = (kind, live.edge, seconds + 2 * _SETTLING, live.catalogue.labels)
                 calls = loop.run_in_executor(elsewhere, _repeated, *given)
                 try:
                     yield
@@ -170,7 +176,7 @@ async def measure_share(live: LiveStack) -> list[Row]:
             ended, nothing = Counter[str](), ("nothing", nullcontext)
             await _in_turns(
                 figures,
-                plan.greedy_rounds,
+                plan.of(*_GREEDY_ROUNDS),
                 slates,
                 greedy(kind, ended),
                 # Filters are slates themselves: they are compared with as many plain ones.
@@ -229,17 +235,11 @@ async def _call(channel: grpc.aio.Channel, kind: str, number: int, labels: _Labe
 
 
 def _valid(number: int) -> event_pb2.RecordEventsRequest:
-    return event_pb2.RecordEventsRequest(
-        events=[
-            event_pb2.Event(
-                event_id=f"{number}-{place}",
-                viewer_id=f"greedy-{place}",
-                video_id=str(place),
-                kind=event_pb2.EVENT_KIND_PLAY,
-            )
-            for place in range(_MAX_EVENTS)
-        ]
-    )
+    events = [
+        event(f"{number}-{place}", f"greedy-{place}", event_pb2.EVENT_KIND_PLAY, str(place))
+        for place in range(_MAX_EVENTS)
+    ]
+    return event_pb2.RecordEventsRequest(events=events)
 
 
 def _filtered(number: int, labels: _Labels) -> pb.RecommendRequest:
@@ -256,12 +256,9 @@ def _filtered(number: int, labels: _Labels) -> pb.RecommendRequest:
 
 
 def _upserted(number: int) -> catalog_pb2.UpsertVideosRequest:
-    return catalog_pb2.UpsertVideosRequest(
-        videos=[
-            catalog_pb2.Video(video_id=f"greedy-{place}", title=f"{number} {'x' * 900}")
-            for place in range(1000)
-        ]
-    )
+    title = f"{number} {'x' * 900}"
+    videos = [catalog_pb2.Video(video_id=f"greedy-{place}", title=title) for place in range(1000)]
+    return catalog_pb2.UpsertVideosRequest(videos=videos)
 
 
 def _batch(number: int) -> pb.BatchRecommendRequest:

@@ -11,10 +11,10 @@ import itertools
 import random
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from bench.live.stack import Catalogue, LiveStack
-from bench.load import PAGE, Answer, SteadyLoad, beside, p99
+from bench.load import PAGE, Answer, SteadyLoad, beside, for_each, p99
 from bench.rows import Row
 from bench.site import Site, event, ids
 from tests.builders.filters import random_expression
@@ -24,13 +24,28 @@ from vireo.training.evaluation.served import ask_in_full
 from vireo.v1 import event_pb2, viewer_pb2
 from vireo.v1 import recommendation_pb2 as pb
 
+_CALM = (4.0, 1.0)
+"""Seconds between two faults; here and below, the second is the short form."""
+_CALLERS = 8
+"""Requests at a time."""
+_POSITIONS = (1_000_000, 3_000)
+"""Positions of slates that are compared with their filters."""
+_MAX_DEGRADED = (0.5, 0.9)
+"""Maximum share of filtered slates that are degraded: fallback alone must not pass. In the short
+form all may be asked for during one fault."""
 _SIZES = (10, 50, 200, 500)
 _MAX_PAGES = 4
 _MAX_EXCLUDED = 20
+_READERS, _PAGES = (1_000, 4), 50
+"""Viewers who ask for page after page, and pages of each."""
 _PAGE = 10
 _PLAYS_EVERY = 5
 """Pages after which a viewer plays a video, which must not come again either."""
 
+_SWAPS, _SWAP_RATE, _SWAP_DEADLINE = (20, 2), (60.0, 20.0), (2.0, 20.0)
+"""Promotions, back and forth; slates a second meanwhile, and their deadline in seconds."""
+_QUIET_SECONDS = (33.0, 0.5)
+"""Slates before the first one."""
 _SWAP_PAUSE = 6.0
 """Seconds between all pods serving one release and the next swap: longer than pods keep the
 previous one, so that each swap loads one."""
@@ -46,7 +61,7 @@ async def _pods_killed(live: LiveStack) -> None:
     """Kill -9 pods until cancelled: one at a time, and now and then all of an inner kind."""
     draw = random.Random(7)  # noqa: S311
     for number in itertools.count():
-        await asyncio.sleep(live.plan.calm)
+        await asyncio.sleep(live.plan.of(*_CALM))
         kinds = live.stack.settings.kinds
         kind = kinds[number % len(kinds)]
         names = live.stack.names(kind)
@@ -61,21 +76,20 @@ async def _swapped_and_killed(live: LiveStack) -> None:
     for number in itertools.count(1):
         await live.stack.promote(releases[number % len(releases)])
         await live.stack.kill([draw.choice(live.stack.names(*live.stack.settings.kinds))])
-        await asyncio.sleep(live.plan.calm)
+        await asyncio.sleep(live.plan.of(*_CALM))
 
 
 async def measure_filters(live: LiveStack) -> list[Row]:
     """Compare every position of many slates with its filter, by the data set's own columns."""
     plan, counts = live.plan, Counter[str]()
 
-    async def ask(site: Site, number: int) -> None:
+    async def ask(number: int) -> None:
         draw = random.Random(number)  # noqa: S311
-        while counts["positions"] < plan.positions:
+        while counts["positions"] < plan.of(*_POSITIONS):
             await _ask_filtered(site, live.catalogue, draw, counts)
 
-    async with live.site() as site, beside(_pods_killed(live)), asyncio.TaskGroup() as callers:
-        for number in range(plan.callers):
-            callers.create_task(ask(site, number))
+    async with live.site() as site, beside(_pods_killed(live)):
+        await for_each(range(_CALLERS), ask, _CALLERS)
     await live.stack.until_healthy()
     degraded = counts["degraded"] / max(1, counts["slates"])
     declared = sorted(name for name in counts if name.startswith("DEGRADATION"))
@@ -83,7 +97,7 @@ async def measure_filters(live: LiveStack) -> list[Row]:
         Row(f"forbidden videos in {counts['positions']} positions", counts["forbidden"], bound=0),
         Row("videos that a later page of a filtered slate repeats", counts["repeated"], bound=0),
         Row("filtered pages with fewer videos than there are", counts["short"], bound=0),
-        Row("share of filtered slates that were degraded", degraded, bound=plan.max_degraded),
+        Row("share of filtered slates that were degraded", degraded, bound=plan.of(*_MAX_DEGRADED)),
         Row("filtered slates", counts["slates"]),
         *(Row(f"filtered slates that declare {name}", counts[name]) for name in declared),
         Row("filtered slates without a video", counts["empty"]),
@@ -129,17 +143,19 @@ async def _ask_filtered(
 
 async def measure_pages(live: LiveStack) -> list[Row]:
     """Follow the pages of many viewers."""
-    plan, counts = live.plan, Counter[str]()
-    waiting = iter([f"reader-{number}" for number in range(plan.readers)])
+    readers, counts = live.plan.of(*_READERS), Counter[str]()
+
+    async def read(number: int) -> None:
+        await _read(site, f"reader-{number}", counts)
+
     async with live.site() as site:
-        async with beside(_swapped_and_killed(live)), asyncio.TaskGroup() as callers:
-            for _ in range(2 * plan.callers):
-                callers.create_task(_read(site, waiting, plan.pages, counts))
+        async with beside(_swapped_and_killed(live)):
+            await for_each(range(readers), read, 2 * _CALLERS)
         retried = len(site.refusals)
     await live.stack.until_healthy()
-    failed = plan.readers * plan.pages - counts["slates"]
+    failed = readers * _PAGES - counts["slates"]
     return [
-        Row(f"videos that came twice within {plan.pages} pages", counts["repeated"], bound=0),
+        Row(f"videos that came twice within {_PAGES} pages", counts["repeated"], bound=0),
         Row("pages that were not full", counts["short"], bound=0),
         Row("pages that failed", failed, bound=0),
         Row("pages that were asked for again, since a gateway died", retried),
@@ -147,22 +163,21 @@ async def measure_pages(live: LiveStack) -> list[Row]:
     ]
 
 
-async def _read(site: Site, waiting: Iterator[str], pages: int, counts: Counter[str]) -> None:
-    for viewer in waiting:
-        request = pb.RecommendRequest(viewer_id=viewer, page_size=_PAGE)
-        seen = set[str]()
-        for number in range(pages):
-            slate = await site.recommend(request)
-            shown = ids(slate)
-            counts["slates"] += 1
-            counts["degraded"] += bool(slate.degradations)
-            counts["short"] += len(shown) < _PAGE
-            counts["repeated"] += len(shown) - len({*shown} - seen)
-            seen.update(shown)
-            request.page_token = slate.next_page_token
-            if number % _PLAYS_EVERY == 0 and shown:
-                play = f"{viewer}-{number}"
-                await site.record([event(play, viewer, event_pb2.EVENT_KIND_PLAY, shown[0])])
+async def _read(site: Site, viewer: str, counts: Counter[str]) -> None:
+    request = pb.RecommendRequest(viewer_id=viewer, page_size=_PAGE)
+    seen = set[str]()
+    for number in range(_PAGES):
+        slate = await site.recommend(request)
+        shown = ids(slate)
+        counts["slates"] += 1
+        counts["degraded"] += bool(slate.degradations)
+        counts["short"] += len(shown) < _PAGE
+        counts["repeated"] += len(shown) - len({*shown} - seen)
+        seen.update(shown)
+        request.page_token = slate.next_page_token
+        if number % _PLAYS_EVERY == 0 and shown:
+            play = f"{viewer}-{number}"
+            await site.record([event(play, viewer, event_pb2.EVENT_KIND_PLAY, shown[0])])
 
 
 def count(answers: Sequence[Answer], slates: Slates) -> Counter[str]:
@@ -197,15 +212,16 @@ async def measure_swaps(live: LiveStack) -> list[Row]:
     first, second = stack.releases
     if all(slates[first, viewer] == slates[second, viewer] for viewer in viewers):
         raise VireoError("both releases give the same slates: a mixture could not be detected")
-    memory, windows = [0], []
-    async with SteadyLoad(live.edge, viewers, plan.swap_rate, plan.swap_deadline, moment) as load:
-        await asyncio.sleep(plan.rounds * plan.seconds)
+    memory, windows, swaps = [0], [], plan.of(*_SWAPS)
+    rate, deadline = plan.of(*_SWAP_RATE), plan.of(*_SWAP_DEADLINE)
+    async with SteadyLoad(live.edge, viewers, rate, deadline, moment) as load:
+        await asyncio.sleep(plan.of(*_QUIET_SECONDS))
         quiet = p99(load.answers)
-        for number in range(1, plan.swaps + 1):
+        for number in range(1, swaps + 1):
             started = time.monotonic()
             took = await stack.promote(stack.releases[(number + 1) % 2])
             windows.append((started, started + took + _SETTLING))
-            live.console.print(f"swap {number} of {plan.swaps}: {took:.2f} s on every pod")
+            live.console.print(f"swap {number} of {swaps}: {took:.2f} s on every pod")
             await asyncio.sleep(_SWAP_PAUSE)
             memory.append(stack.memory())
     await stack.promote(first)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import re
 import shutil
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from google.protobuf.message import Message
 
+from tests.builders.http2 import grpc_frame
 from vireo.server.errors import VireoError
 
 GRPC = ("content-type: application/grpc", "te: trailers")
@@ -42,8 +42,8 @@ class Prepared:
     @staticmethod
     def of(body: Path, request: Message, answer: Message, headers: Sequence[str] = ()) -> Prepared:
         """Write a call whose right answer is known to the file `body`."""
-        body.write_bytes(frame(request.SerializeToString()))
-        return Prepared(body, len(frame(answer.SerializeToString())), (*GRPC, *headers))
+        body.write_bytes(grpc_frame(request.SerializeToString()))
+        return Prepared(body, len(grpc_frame(answer.SerializeToString())), (*GRPC, *headers))
 
 
 @dataclass(frozen=True)
@@ -103,12 +103,9 @@ class Target:
         Raises:
             VireoError: more answers than that are wrong, or h2load is missing or failed.
         """
-        if callers == 1:
-            turn = self._turn(number, self.senders)
-            runs = [await self._send([each], 1, requests // len(turn)) for each in turn]
-        else:
-            turn = self._turn(number, min(self.senders, callers))
-            runs = [await self._send(turn, callers, requests, rate)]
+        turn = self._turn(number, self.senders if callers == 1 else min(self.senders, callers))
+        groups = [[each] for each in turn] if callers == 1 else [turn]
+        runs = [await self._send(each, callers, requests // len(groups), rate) for each in groups]
         result = LoadResult(
             requests=sum(run.requests for run in runs),
             wrong=sum(run.wrong for run in runs),
@@ -126,7 +123,7 @@ class Target:
         return [self.requests[place % len(self.requests)] for place in places]
 
     async def _send(
-        self, turn: Sequence[Prepared], callers: int, requests: int, rate: float | None = None
+        self, turn: Sequence[Prepared], callers: int, requests: int, rate: float | None
     ) -> LoadResult:
         if shutil.which("h2load") is None:
             raise VireoError("h2load is missing; install it with: make h2load")
@@ -152,11 +149,6 @@ class Target:
             seconds=(ended - began) / 1e6,
             latencies=np.concatenate([log[:, 2] for log, _ in done]) / 1e6,
         )
-
-
-def frame(message: bytes) -> bytes:
-    """Return a gRPC message as it is sent: uncompressed, after its length."""
-    return struct.pack(">BI", 0, len(message)) + message
 
 
 async def _h2load(

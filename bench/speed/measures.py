@@ -24,12 +24,11 @@ import numpy as np
 from rich.console import Console
 
 from bench import bare
-from bench.process import cpu_seconds, memory_of, shared_memory
 from bench.rows import Figures, Row
 from bench.speed.h2load import Prepared, Target
 from bench.speed.search import measure_search
 from bench.speed.stand import Chain, Cost, Question, SpeedPlan, Stand, questions_of, stand, together
-from bench.stack import PATIENCE
+from bench.stack import PATIENCE, cpu_seconds, memory_of, shared_memory
 from vireo.ops.stack.ports import free_port_base, temporary_server
 from vireo.ops.stack.settings import PodKind
 from vireo.ops.stack.state import Layout
@@ -90,23 +89,15 @@ def _chain_rows(stood: Stand, plan: SpeedPlan, console: Console) -> list[Row]:
     """Measure the chains of a stand, one of slate pods, the bare ones and those of Ray Serve."""
     questions = questions_of(stood.home, stood.dataset, plan.viewers)
     with together(stood, questions) as slates:
-        with (
-            _bare_chain(stood, questions) as (address, pids),
-            _bare_server("whole", stood, _viewers(stood)) as (whole, pid),
-        ):
-
-            async def chains() -> list[Chain]:
-                edge = stood.stack.settings.edge
-                return [
-                    await Chain.of(_BARE, address, pids, questions, stood.folder),
-                    await Chain.of(_WHOLE, whole, {"whole": pid}, questions, stood.folder),
-                    await stood.chain(_DIRECT, stood.direct, ("direct", *_PODS), questions),
-                    await stood.chain(_TOGETHER, stood.slate, ("slate",), questions),
-                    await stood.chain(_EDGE, edge, ("envoy", "gateway", *_PODS), questions),
-                ]
-
-            ours = [*asyncio.run(chains()), slates]
-            rows = asyncio.run(_over_bare(ours, plan, console))
+        with _bare_chains(stood, questions) as bare_ones:
+            edge = stood.stack.settings.edge
+            ours = [
+                stood.chain(_DIRECT, stood.direct, ("direct", *_PODS), questions),
+                stood.chain(_TOGETHER, stood.slate, ("slate",), questions),
+                stood.chain(_EDGE, edge, ("envoy", "gateway", *_PODS), questions),
+                slates,
+            ]
+            rows = asyncio.run(_over_bare([*bare_ones, *ours], plan, console))
         python = stood.home.root / "peers" / "rayserve" / "bin" / "python"
         if not python.exists():
             console.print("Ray Serve is left out; make its environment with: make bench-peers")
@@ -117,24 +108,22 @@ def _chain_rows(stood: Stand, plan: SpeedPlan, console: Console) -> list[Row]:
     return rows
 
 
-def _viewers(stood: Stand) -> str:
-    """Return the path of viewers' features for bare processes."""
-    return str(stood.folder / "viewers")
-
-
 @contextmanager
-def _bare_chain(
-    stood: Stand, questions: Sequence[Question]
-) -> Iterator[tuple[str, dict[str, int]]]:
-    """Run the bare chain until the block ends; yield host:port and its processes."""
-    file = _viewers(stood)
-    bare.write_viewers(Path(file), {each.viewer_id: each.viewer for each in questions})
+def _bare_chains(stood: Stand, questions: Sequence[Question]) -> Iterator[list[Chain]]:
+    """Run the bare chain and the bare process until the block ends."""
+    file = stood.folder / "viewers"
+    bare.write_viewers(file, {each.viewer_id: each.viewer for each in questions})
     with (
         _bare_server("candidate", stood) as (find, candidate),
         _bare_server("ranking", stood) as (rank, ranking),
-        _bare_server("gateway", stood, file, find, rank) as (address, gateway),
+        _bare_server("gateway", stood, str(file), find, rank) as (address, gateway),
+        _bare_server("whole", stood, str(file)) as (whole, pid),
     ):
-        yield address, {"gateway": gateway, "candidate": candidate, "ranking": ranking}
+        pids = {"gateway": gateway, "candidate": candidate, "ranking": ranking}
+        yield [
+            Chain.of(_BARE, address, pids, questions, stood.folder),
+            Chain.of(_WHOLE, whole, {"whole": pid}, questions, stood.folder),
+        ]
 
 
 @contextmanager

@@ -121,7 +121,15 @@ def _made_up(release: CandidateRelease) -> tuple[_Filters, AttributeTable]:
                     rows = _like(content, int(random.integers(count)), size)
                 labelled[name] = np.sort(rows)
                 some.append(FilterExpression((Condition(_ATTRIBUTE, any_of=(name,)),)))
-    return filters, _table(labelled, count)
+    names = sorted(labelled)
+    texts = Texts(
+        np.cumsum([0, *(len(name.encode()) for name in names)]),
+        np.frombuffer("".join(names).encode(), np.uint8),
+    )
+    offsets = np.cumsum([0, *(len(labelled[name]) for name in names)])
+    every = np.concatenate([labelled[name] for name in names]).astype(np.int32)
+    declared, numbers = Declared((_ATTRIBUTE,), ()), np.zeros((count, 0))
+    return filters, AttributeTable(declared, count, texts, offsets, every, numbers)
 
 
 def _like(content: np.ndarray, row: int, size: int) -> Int64Array:
@@ -130,17 +138,3 @@ def _like(content: np.ndarray, row: int, size: int) -> Int64Array:
     parts = (content[start : start + _AT_A_TIME] for start in range(0, len(content), _AT_A_TIME))
     likeness = np.concatenate([part.astype(np.float32) @ mine for part in parts])
     return np.argpartition(-likeness, size)[:size]
-
-
-def _table(labelled: Mapping[str, Int64Array], count: int) -> AttributeTable:
-    """Return the attributes of `count` videos, given the rows of each label."""
-    names = sorted(labelled)
-    content = np.frombuffer("".join(names).encode(), np.uint8)
-    return AttributeTable(
-        Declared((_ATTRIBUTE,), ()),
-        count,
-        Texts(np.cumsum([0, *(len(name.encode()) for name in names)]), content),
-        np.cumsum([0, *(len(labelled[name]) for name in names)]),
-        np.concatenate([labelled[name] for name in names]).astype(np.int32),
-        np.zeros((count, 0)),
-    )

@@ -15,9 +15,8 @@ import numpy as np
 from google.protobuf.message import Message
 
 from bench.load import PAGE
-from bench.process import cpu_seconds
 from bench.speed.h2load import LoadResult, Prepared, Target
-from bench.stack import Stack, linked_home
+from bench.stack import Stack, cpu_seconds, linked_home
 from vireo.ops.stack.state import Layout
 from vireo.server.candidate.service import decode
 from vireo.server.errors import VireoError
@@ -144,16 +143,14 @@ def questions_of(home: Home, dataset: str, viewers: int) -> list[Question]:
     return questions
 
 
-async def _asked(address: str, questions: Sequence[Question]) -> list[Message]:
+def _asked(address: str, questions: Sequence[Question]) -> list[Message]:
     """Ask a RecommendationService at host:port; raise VireoError unless each slate is right."""
     answers: list[Message] = []
-    async with grpc.aio.insecure_channel(address) as channel:
-        stub: recommendation_pb2_grpc.RecommendationServiceAsyncStub = (
-            recommendation_pb2_grpc.RecommendationServiceStub(channel)
-        )
+    with grpc.insecure_channel(address) as channel:
+        stub = recommendation_pb2_grpc.RecommendationServiceStub(channel)
         for question in questions:
             metadata = ((REQUEST_ID, _ID),)
-            answer = await stub.Recommend(question.request, timeout=_SECONDS, metadata=metadata)
+            answer = stub.Recommend(question.request, timeout=_SECONDS, metadata=metadata)
             scores = [item.score for item in answer.items]
             question.check([item.video_id for item in answer.items], scores, answer.degradations)
             answers.append(answer)
@@ -183,7 +180,7 @@ class Chain:
     """The processes whose time counts, with those that they have started, by name."""
 
     @staticmethod
-    async def of(
+    def of(
         name: str,
         address: str,
         pids: Mapping[str, int],
@@ -191,7 +188,7 @@ class Chain:
         folder: Path,
     ) -> Chain:
         """Return a RecommendationService at host:port, once it has answered every question."""
-        stem, answers = address.partition(":")[2], await _asked(address, questions)
+        stem, answers = address.partition(":")[2], _asked(address, questions)
         prepared = [
             Prepared.of(folder / f"{stem}-{number}.frame", question.request, answer, _HEADERS)
             for number, (question, answer) in enumerate(zip(questions, answers, strict=True))
@@ -236,12 +233,12 @@ class Stand:
         """Folder of the release that it serves."""
         return self.home.trained_release(self.dataset)
 
-    async def chain(
+    def chain(
         self, name: str, address: str, processes: Iterable[str], questions: Sequence[Question]
     ) -> Chain:
         """Return some of its processes as a chain; see `Chain.of`."""
         pids = {process: self.pids[process] for process in processes}
-        return await Chain.of(name, address, pids, questions, self.folder)
+        return Chain.of(name, address, pids, questions, self.folder)
 
     def another(self, layout: Layout, settings: Mapping[str, str] | None = None) -> Stack:
         """Return a stack of a layout, to be run on a home of its own, of the same release."""
@@ -251,8 +248,7 @@ class Stand:
     def edge(self, viewers: int) -> Target:
         """Return Envoy's edge, after it has answered for the first viewers right."""
         questions = questions_of(self.home, self.dataset, viewers)
-        address = self.stack.settings.edge
-        return asyncio.run(self.chain("the edge", address, (), questions)).target
+        return self.chain("the edge", self.stack.settings.edge, (), questions).target
 
 
 @contextmanager
@@ -281,6 +277,5 @@ def together(stood: Stand, questions: Sequence[Question]) -> Iterator[Chain]:
     with stood.another("together", SETTINGS).running() as stack:
         pids = {name: stack.process(name).pid for name in ("envoy", "slate-1", "slate-2")}
         known = {name: pid for name, pid in pids.items() if pid is not None}
-        address = stack.settings.edge
         name = "Vireo together behind Envoy"
-        yield asyncio.run(Chain.of(name, address, known, questions, stood.folder))
+        yield Chain.of(name, stack.settings.edge, known, questions, stood.folder)

@@ -11,6 +11,7 @@ import yaml
 from vireo.ops.stack.settings import StackSettings
 from vireo.server.control.templates import filled
 from vireo.server.errors import VireoError
+from vireo.server.home import replace_private
 from vireo.server.security.folder import SecurityFolder
 
 _ADMIN_PATHS = (
@@ -98,6 +99,5 @@ def write_envoy_secrets(folder: SecurityFolder) -> None:
     values = {"certificates": str(folder.current), "watched": str(folder.certificates)}
     for name, secret in filled("secrets", values).items():
         document = {"resources": [{"@type": _SECRET, "name": name, **secret}]}
-        fresh = folder.secrets / f"{name}.new"
-        fresh.write_text(yaml.safe_dump(document, sort_keys=False))
-        fresh.replace(folder.secrets / f"{name}.yaml")
+        written = yaml.safe_dump(document, sort_keys=False)
+        replace_private(folder.secrets / f"{name}.yaml", written.encode())

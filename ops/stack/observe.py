@@ -10,8 +10,7 @@ from typing import Any
 
 import yaml
 
-from vireo.ops.stack.probes import http_probe
-from vireo.ops.stack.processes import ProcessSpec
+from vireo.ops.stack.probes import ProcessSpec, http_probe
 from vireo.ops.stack.settings import StackSettings
 from vireo.server.errors import VireoError
 

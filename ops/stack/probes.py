@@ -1,17 +1,17 @@
-"""Health probes of processes."""
+"""A process to run, and how its health is probed."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+import math
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import grpc.aio
 
-from vireo.ops.stack.s3 import answers, stores
 from vireo.server.errors import VireoError
-from vireo.server.releases.bucket import Bucket
-from vireo.server.releases.s3 import S3Settings
 from vireo.server.rpc.health import health_problem_on
 from vireo.server.rpc.tls import TlsFiles, lasting_channel
 
@@ -28,6 +28,28 @@ _OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 200),
 )
+
+
+@dataclass(frozen=True)
+class ProcessSpec:
+    """One process to run."""
+
+    name: str
+    """The name, for example "ranking-1"."""
+    command: list[str]
+    port: int
+    """The port that it listens on."""
+    probe: Probe
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Variables that are added to this process's own environment."""
+    pool: str = ""
+    """The pool that a pod belongs to."""
+    awaited: bool = True
+    """Whether the stack is ready only once it is healthy, and ends if it never is."""
+    folder: Path | None = None
+    """Its working directory; None for that of the stack."""
+    max_unhealthy_seconds: float = math.inf
+    """Seconds for which it may be unhealthy, once it was healthy, before it is started again."""
 
 
 def grpc_probe(
@@ -78,17 +100,5 @@ def http_probe(port: int, path: str) -> Probe:
         head, _, body = answer.decode(errors="replace").partition("\r\n\r\n")
         status = head.partition("\r\n")[0]
         return "" if " 200 " in status else f"port {port} answers {path} with: {status} {body}"
-
-    return probe
-
-
-def s3_probe(server: S3Settings) -> Probe:
-    """Return a probe that stores an object in the S3 server once, and then checks the bucket."""
-    bucket, stored = Bucket(server.with_short_timeouts()), False
-
-    async def probe() -> str:
-        nonlocal stored
-        stored = await asyncio.to_thread(answers if stored else stores, bucket)
-        return "" if stored else f"it stores nothing yet at {server.endpoint}"
 
     return probe

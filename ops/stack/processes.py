@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 from vireo.ops.stack.envoy import envoy_command
 from vireo.ops.stack.nats import log_environment
-from vireo.ops.stack.probes import Probe, grpc_probe
+from vireo.ops.stack.probes import ProcessSpec, grpc_probe
 from vireo.ops.stack.settings import METRICS_PORT_OFFSET, OIP_HTTP_PORT_OFFSET, StackSettings
 from vireo.server.control.discovery import EndpointsDocument
 from vireo.server.control.mesh import GRPC_SERVICES, POOLS, SLATE, Pool
@@ -28,28 +27,6 @@ POD_TUNABLES = ":".join(
 )
 """How a pod's malloc keeps memory: an arena for each of gRPC's threads would take 30 MB more, and
 a model's largest batch as much for ever; what a slate needs stays on the heap."""
-
-
-@dataclass(frozen=True)
-class ProcessSpec:
-    """One process to run."""
-
-    name: str
-    """The name, for example "ranking-1"."""
-    command: list[str]
-    port: int
-    """The port that it listens on."""
-    probe: Probe
-    environment: Mapping[str, str] = field(default_factory=dict)
-    """Variables that are added to this process's own environment."""
-    pool: str = ""
-    """The pool that a pod belongs to."""
-    awaited: bool = True
-    """Whether the stack is ready only once it is healthy, and ends if it never is."""
-    folder: Path | None = None
-    """Its working directory; None for that of the stack."""
-    max_unhealthy_seconds: float = math.inf
-    """Seconds for which it may be unhealthy, once it was healthy, before it is started again."""
 
 
 def pod_processes(

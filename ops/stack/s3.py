@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import secrets
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from vireo.ops.stack.envoy import tool
 from vireo.ops.stack.ports import await_ready, check_ports_free, temporary_server
+from vireo.ops.stack.probes import ProcessSpec
 from vireo.ops.stack.settings import StackSettings
 from vireo.server.errors import VireoError
 from vireo.server.file_lock import LockTakenError, file_lock
@@ -29,16 +31,6 @@ _DAYS = 3650
 BUCKET = "vireo"
 _PROBE = "ready"
 _MAX_VOLUMES = 1000
-ENVIRONMENT = {
-    # With one thread for its goroutines it takes a third less processor time, idle and for each
-    # request: one is handed from goroutine to goroutine.
-    # The operator's own number wins.
-    "GOMAXPROCS": os.environ.get("GOMAXPROCS", "1"),
-    # It contains Sentry's client, which wakes up ten times a second even without an address to
-    # report to, and would report to one in our environment. An invalid address keeps it off.
-    "SENTRY_DSN": "off",
-}
-"""Further variables of the server."""
 
 
 def answers(bucket: Bucket) -> bool:
@@ -72,11 +64,12 @@ def lock_path(settings: StackSettings) -> Path:
     return settings.home_folder.s3 / "lock"
 
 
-def prepare(settings: StackSettings) -> S3Settings:
-    """Create the folders, keys and configuration; return how to reach it. The lock must be held.
+def s3_process(settings: StackSettings) -> ProcessSpec:
+    """Create the folders, keys and configuration; return the server's process.
 
-    The keys of S3 are created once and stay; those between the server's own parts are created
-    again. Only the owner may enter the folder: it holds the store itself, and the sockets.
+    The lock must be held. The keys of S3 are created once and stay; those between the server's own
+    parts are created again. Only the owner may enter the folder: it holds the store itself, and
+    the sockets.
     """
     folder = settings.home_folder.s3
     (folder / "data").mkdir(parents=True, exist_ok=True)
@@ -94,9 +87,33 @@ def prepare(settings: StackSettings) -> S3Settings:
         replace_private(config, json.dumps({"identities": [identity]}).encode())
     replace_private(folder / "endpoint", f"127.0.0.1:{settings.s3_port}".encode())
     _write_internal_keys(folder)
-    server = access(settings)
+    server, stored = access(settings), False
     assert server is not None
-    return server
+    bucket = Bucket(server.with_short_timeouts())
+
+    async def probe() -> str:
+        """Store an object once, and from then on check the bucket."""
+        nonlocal stored
+        stored = await asyncio.to_thread(answers if stored else stores, bucket)
+        return "" if stored else f"it stores nothing yet at {server.endpoint}"
+
+    return ProcessSpec(
+        name="s3",
+        command=_command(settings),
+        port=settings.s3_port,
+        probe=probe,
+        environment={
+            # With one thread for its goroutines it takes a third less processor time, idle and for
+            # each request: one is handed from goroutine to goroutine.
+            # The operator's own number wins.
+            "GOMAXPROCS": os.environ.get("GOMAXPROCS", "1"),
+            # It contains Sentry's client, which wakes up ten times a second even without an address
+            # to report to, and would report to one in our environment. An invalid address keeps it
+            # off.
+            "SENTRY_DSN": "off",
+        },
+        folder=folder,
+    )
 
 
 def access(settings: StackSettings) -> S3Settings | None:
@@ -117,10 +134,10 @@ def access(settings: StackSettings) -> S3Settings | None:
     )
 
 
-def s3_command(settings: StackSettings) -> list[str]:
+def _command(settings: StackSettings) -> list[str]:
     """Return the command that runs the embedded server: all of it on loopback, no telemetry.
 
-    It must run in the home's `s3` folder, where `prepare` writes the files that restrict access.
+    It must run in the home's `s3` folder, which has the files that restrict access.
     """
     folder, first = settings.home_folder.s3.absolute(), settings.s3_port
     ports = {
@@ -179,10 +196,10 @@ def embedded_s3(settings: StackSettings) -> Iterator[S3Settings]:
             await_ready(problem)
         else:
             check_ports_free(settings.s3_ports())
-            prepare(settings)
-            folder, log = settings.home_folder.s3, settings.home_folder.logs / "s3.log"
-            command, variables = s3_command(settings), {**os.environ, **ENVIRONMENT}
-            held.enter_context(temporary_server(command, log, problem, variables, folder))
+            spec, log = s3_process(settings), settings.home_folder.logs / "s3.log"
+            variables = {**os.environ, **spec.environment}
+            started = temporary_server(spec.command, log, problem, variables, spec.folder)
+            held.enter_context(started)
         server = access(settings)
         assert server is not None, "it is ready"
         yield server

@@ -13,15 +13,8 @@ from datetime import UTC, datetime
 
 import structlog
 
-from vireo.ops.stack import nats, s3
 from vireo.ops.stack.envoy import bootstrap, secure
-from vireo.ops.stack.nats import (
-    external_log,
-    log_command,
-    log_probe,
-    prepare_log,
-    reachable_log,
-)
+from vireo.ops.stack.nats import external_log, log_process, reachable_log
 from vireo.ops.stack.observe import (
     alertmanager_url,
     check_programs,
@@ -30,16 +23,15 @@ from vireo.ops.stack.observe import (
     write_targets,
 )
 from vireo.ops.stack.ports import check_ports_free
-from vireo.ops.stack.probes import s3_probe
+from vireo.ops.stack.probes import ProcessSpec
 from vireo.ops.stack.processes import (
-    ProcessSpec,
     consumer_processes,
     control_process,
     endpoints_document,
     envoy_process,
     pod_processes,
 )
-from vireo.ops.stack.s3 import access, external_s3, lock_path, prepare, s3_command
+from vireo.ops.stack.s3 import access, external_s3, lock_path, s3_process
 from vireo.ops.stack.settings import StackSettings
 from vireo.ops.stack.state import (
     StackState,
@@ -53,7 +45,7 @@ from vireo.server.control.discovery import EndpointsDocument
 from vireo.server.errors import VireoError
 from vireo.server.event_log.settings import EventLogSettings
 from vireo.server.file_lock import LockTakenError, file_lock
-from vireo.server.home import keep_private
+from vireo.server.home import keep_private, replace_private
 from vireo.server.releases.bucket import NotInStoreError
 from vireo.server.releases.s3 import S3Settings
 from vireo.server.releases.store import ReleaseStore
@@ -68,6 +60,8 @@ _RETIRE_SECONDS = 30.0
 """Maximum seconds for calls in flight to end on pods that end for good."""
 _PAGE_SECONDS = 2.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_STORES = {"s3": s3_process, "log": log_process}
+"""Embedded stores; their keys are made if missing."""
 
 
 def needed_ports(settings: StackSettings) -> dict[int, str]:
@@ -78,14 +72,6 @@ def needed_ports(settings: StackSettings) -> dict[int, str]:
         embedded_log=named is None,
         partitions=(named or EventLogSettings.load()).event_partitions,
     )
-
-
-class AlreadyRunningError(VireoError):
-    """A stack runs on this home already."""
-
-
-class NoReleaseError(VireoError):
-    """The channel names no release that could be served."""
 
 
 class Stack:
@@ -131,11 +117,10 @@ class Stack:
         SIGHUP is ignored: the stack outlives its terminal.
 
         Raises:
-            AlreadyRunningError: another one runs on this home.
             PortTakenError: a port that it needs is taken.
-            NoReleaseError: there is nothing to serve.
-            StartError: a process ended while it started.
-            VireoError: S3 can't be used, the release's features are missing, or a program is.
+            VireoError: another one runs on this home, there is nothing to serve, a process ended
+                while it started, S3 can't be used, the release's features are missing, or a
+                program is.
         """
         if self._settings.observe:
             check_programs()
@@ -161,7 +146,7 @@ class Stack:
     async def _serve(self) -> None:
         settings = self._settings
         external = {"s3": external_s3(), "log": external_log()}
-        if stores := [self._store(name) for name, given in external.items() if given is None]:
+        if stores := [_STORES[name](settings) for name, given in external.items() if given is None]:
             await self._supervisor.start(stores, settings.start_timeout)
         # Before what a stack keeps is made: a restore of a backup refuses to replace it.
         await asyncio.to_thread(_check_release, settings, _s3(settings))
@@ -263,31 +248,7 @@ class Stack:
 
     def _list(self, document: EndpointsDocument) -> None:
         """Tell the control plane which pods there are."""
-        new = self._endpoints.with_suffix(".new")
-        new.write_text(document.model_dump_json(indent=2) + "\n")
-        new.replace(self._endpoints)
-
-    def _store(self, name: str) -> ProcessSpec:
-        """Return an embedded store to start, "s3" or "log"; its keys are made if missing."""
-        settings = self._settings
-        if name == "log":
-            prepare_log(settings)
-            return ProcessSpec(
-                name="log",
-                command=log_command(settings),
-                port=settings.log_port,
-                probe=log_probe(settings),
-                environment=nats.ENVIRONMENT,
-                max_unhealthy_seconds=nats.MAX_UNHEALTHY_SECONDS,
-            )
-        return ProcessSpec(
-            name="s3",
-            command=s3_command(settings),
-            port=settings.s3_port,
-            probe=s3_probe(prepare(settings)),
-            environment=s3.ENVIRONMENT,
-            folder=self._home.s3,
-        )
+        replace_private(self._endpoints, f"{document.model_dump_json(indent=2)}\n".encode())
 
     def _specs(self, settings: StackSettings) -> list[ProcessSpec]:
         """Return the clients of S3, by these settings, the environment and the files of now."""
@@ -304,11 +265,8 @@ class Stack:
         try:
             if file.exists():
                 os.environ.update(json.loads(file.read_bytes()))
-            fresh = (
-                [self._store(spec.name)]
-                if spec.name in ("s3", "log")
-                else self._specs(self._settings)
-            )
+            store = _STORES.get(spec.name)
+            fresh = [store(self._settings)] if store else self._specs(self._settings)
             file.unlink(missing_ok=True)
         except (VireoError, OSError, ValueError) as error:
             # Declared policy: what ran before goes on running until the settings are right, or
@@ -357,7 +315,7 @@ def _page(url: str) -> str:
 
 @contextmanager
 def _alone(settings: StackSettings) -> Iterator[None]:
-    """Hold the stack's lock; raise AlreadyRunningError if another stack holds it."""
+    """Hold the stack's lock; raise VireoError if another stack holds it."""
     home = settings.home_folder
     try:
         with file_lock(stack_lock(home)):
@@ -370,7 +328,7 @@ def _alone(settings: StackSettings) -> Iterator[None]:
             if other
             else ""
         )
-        raise AlreadyRunningError(
+        raise VireoError(
             f"a stack runs on {home.root} already (process {error.holder}){serving}. Stop it "
             "first, with: vireo down, or run another beside it: set VIREO_HOME, "
             "VIREO_EDGE_PORT and VIREO_PORT_BASE"
@@ -386,14 +344,14 @@ def _s3(settings: StackSettings) -> S3Settings:
 
 
 def _check_release(settings: StackSettings, server: S3Settings) -> None:
-    """Raise NoReleaseError, or VireoError without features, before pods wait in vain."""
+    """Raise VireoError without a release or its features, before pods wait in vain."""
     store = ReleaseStore(server)
     try:
         channel = store.read_channel(settings.channel)
     except NotInStoreError:
         channel = None  # nothing was ever published: the bucket isn't there yet
     if channel is None:
-        raise NoReleaseError(
+        raise VireoError(
             f"channel {settings.channel} names no release yet; "
             "publish what you trained with: vireo release publish"
         )

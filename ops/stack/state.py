@@ -81,9 +81,7 @@ class StackState(BaseModel):
         """Replace the state file."""
         path = _path(home)
         path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = path.with_suffix(".new")
-        fresh.write_text(self.model_dump_json(indent=2) + "\n")
-        fresh.replace(path)
+        replace_private(path, f"{self.model_dump_json(indent=2)}\n".encode())
 
 
 def stack_lock(home: Home) -> Path:

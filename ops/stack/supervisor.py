@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 from vireo.ops.stack.die_with_parent import wrapped
 from vireo.ops.stack.logs import bound_log, is_large, last_lines, start_log
-from vireo.ops.stack.processes import ProcessSpec
+from vireo.ops.stack.probes import ProcessSpec
 from vireo.ops.stack.state import ProcessState
 from vireo.server.backoff import backoff
 from vireo.server.errors import VireoError
@@ -34,10 +34,6 @@ _LOG_LINES = 15
 
 
 Fresh: TypeAlias = Callable[[ProcessSpec], ProcessSpec]
-
-
-class StartError(VireoError):
-    """A process ended while it started; the message names it and ends with its log."""
 
 
 class SupervisedProcess:
@@ -72,7 +68,7 @@ class SupervisedProcess:
         """Run the process, and restart it whenever it ends, until it is stopped.
 
         Raises:
-            StartError: it is awaited, and ended before it was ever healthy, or late.
+            VireoError: it is awaited, and ended before it was ever healthy, or late.
         """
         start_log(self.status.log)
         failures = 0
@@ -118,10 +114,10 @@ class SupervisedProcess:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, number)
 
-    def start_error(self, problem: str) -> StartError:
+    def start_error(self, problem: str) -> VireoError:
         """Return the error that names this process and shows the end of its log."""
         lines = last_lines(self.status.log, _LOG_LINES) or "(empty)"
-        return StartError(f"{self.spec.name} {problem}; the end of {self.status.log}:\n{lines}")
+        return VireoError(f"{self.spec.name} {problem}; the end of {self.status.log}:\n{lines}")
 
     async def _run_once(self) -> int:
         """Run the process once, from its start to its exit code."""
@@ -226,7 +222,7 @@ class Supervisor:
         starting, and are started again whenever they end.
 
         Raises:
-            StartError: one that is awaited ended before that.
+            VireoError: one that is awaited ended before that; the message ends with its log.
         """
         fresh = [SupervisedProcess(spec, self._logs, self._changed, self._fresh) for spec in specs]
         self._processes += fresh

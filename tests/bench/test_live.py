@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,12 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from bench.learn import SHORT as LEARN
-from bench.learn import measure as learn
 from bench.live.run import PARTS, measure
 from bench.live.slates import count
-from bench.live.stack import SHORT
 from bench.load import Answer, beside
+from bench.rows import Plan
 from tests.builders.attributes import labels_of, numbers_of
 from tests.builders.releases import CREATORS, build_release, video_ids
 from tests.builders.tiny_home import DATASET, build_tiny_home
@@ -85,18 +82,7 @@ def test_events_videos_and_requests_keep_their_promises_through_kills_and_swaps(
     home = build_tiny_home(tmp_path)
     build_release(home.staged_release(DATASET), videos=_VIDEOS)
     _describe_videos(home)
-    plan = replace(
-        SHORT,
-        viewers=4,
-        hiding=4,
-        videos=1,
-        upserts=200,
-        swaps=2,
-        positions=3_000,
-        readers=4,
-        batch=100,
-        layout=layout,
-    )
+    plan = Plan(layout, timed=False)
     rows = list(measure(home, DATASET, plan, Console(), PARTS[promise]))
     broken = {row.measure: row.figure for row in rows if row.holds is False}
     assert broken == {}
@@ -118,8 +104,8 @@ def test_slates_are_archived_once_and_made_again_whatever_is_killed_and_swapped(
     home = build_tiny_home(tmp_path)
     build_release(home.staged_release(DATASET), videos=_VIDEOS)
     _describe_videos(home)
-    plan = replace(LEARN, slates=100, replayed=100, layout="together")
-    rows = list(learn(home, DATASET, plan, Console(), ("cost", "lost", "replay")))
+    plan = Plan("together", timed=False)
+    rows = list(measure(home, DATASET, plan, Console(), ("cost", "lost", "replay")))
     assert {row.measure: row.figure for row in rows if row.holds is False} == {}
     figures = {row.measure: row.figure for row in rows}
     assert figures["slates made again, as they were"] > 50

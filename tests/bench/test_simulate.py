@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from bench.simulate import SHORT, Nights, compared, simulate
+from bench.rows import Plan
+from bench.simulate import Nights, compared, simulate
 from bench.simulated_world import BIASED, NEUTRAL, SimulatedWorld, WorldSettings
 from vireo.server.home import Home
 
@@ -70,7 +71,8 @@ def test_systems_are_compared_by_viewers_who_met_both() -> None:
 @pytest.mark.integration
 @pytest.mark.timeout(900)
 def test_a_night_goes_from_visits_to_a_release_of_what_was_shown(tmp_path: Path) -> None:
-    rows = {row.measure: row for row in simulate(Home(tmp_path), "biased", SHORT, Console())}
+    plan = Plan(timed=False)
+    rows = {row.measure: row for row in simulate(Home(tmp_path), "biased", plan, Console())}
     [ratio] = [row for name, row in rows.items() if "over training on watches alone" in name]
     assert ratio.figure > 0
     assert ratio.spread is not None

@@ -13,10 +13,11 @@ from rich.console import Console
 
 from bench.load import PAGE
 from bench.rows import Figures, Row, show
-from bench.speed.h2load import Prepared, Target, frame
+from bench.speed.h2load import Prepared, Target
 from bench.speed.measures import MEASURES, measure
 from bench.speed.search import SHARES, measure_search
 from bench.speed.stand import SETTINGS, SpeedPlan
+from tests.builders.http2 import grpc_frame
 from tests.builders.tiny_home import DATASET, build_tiny_home
 from vireo.server.errors import VireoError
 from vireo.server.releases import layout
@@ -98,7 +99,7 @@ def test_an_index_is_held_against_exact_search(tmp_path: Path) -> None:
 @needs_h2load
 async def test_a_server_that_is_not_there_is_reported(tmp_path: Path) -> None:
     body = tmp_path / "body"
-    body.write_bytes(frame(b""))
+    body.write_bytes(grpc_frame(b""))
     with pytest.raises(VireoError, match="h2load failed"):
         await Target("it", "http://127.0.0.1:1/x", [Prepared(body, 5)], tmp_path).load(0, 1, 1)
 

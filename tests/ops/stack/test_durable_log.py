@@ -15,24 +15,24 @@ from typing import Any
 
 import pytest
 
-from vireo.ops.stack.nats import log_command, log_probe, prepare_log
+from vireo.ops.stack.nats import log_process, reachable_log
 from vireo.ops.stack.ports import free_port_base
+from vireo.ops.stack.probes import ProcessSpec
 from vireo.ops.stack.settings import METRICS_PORT_OFFSET, StackSettings
 from vireo.server.event_log.jetstream import JetStreamLog
 from vireo.server.event_log.log import EVENTS
-from vireo.server.event_log.settings import EventLogSettings
 
 MESSAGES = 20
 GIB = 1 << 30
 
 
 @contextmanager
-def running(settings: StackSettings) -> Iterator[tuple[EventLogSettings, int]]:
-    """Run the embedded log; yield how to reach it, and its process id."""
-    log = prepare_log(settings)
-    process = subprocess.Popen(log_command(settings), stderr=subprocess.DEVNULL)
+def running(settings: StackSettings) -> Iterator[tuple[ProcessSpec, int]]:
+    """Run the embedded log; yield what is run, and its process id."""
+    spec = log_process(settings)
+    process = subprocess.Popen(spec.command, stderr=subprocess.DEVNULL)
     try:
-        yield log, process.pid
+        yield spec, process.pid
     finally:
         process.kill()
         process.wait()
@@ -81,15 +81,14 @@ async def test_a_durable_log_has_each_message_on_disk_before_it_acknowledges_it(
     monkeypatch.setenv("VIREO_EVENT_MAX_BYTES", str(100 * GIB))
     base = free_port_base()
     settings = StackSettings(home=tmp_path, port_base=base, durable=durable)
-    with running(settings) as (reached, process):
-        probe = log_probe(settings)
+    with running(settings) as (spec, process):
         async with asyncio.timeout(60):
-            while await probe():  # noqa: ASYNC110
+            while await spec.probe():  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
         configured = await asyncio.to_thread(configuration, settings)
         assert configured.get("sync_always", False) is durable
         assert configured["max_storage"] > 100 * GIB, "the events that the settings allow fit"
-        log = JetStreamLog(reached)
+        log = JetStreamLog(reachable_log(settings))
         await log.append(EVENTS, "0", b"first")
         with traced(process, tmp_path / "calls"):
             for number in range(MESSAGES):

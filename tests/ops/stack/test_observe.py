@@ -32,9 +32,8 @@ from vireo.ops.doctor.probes.envoy import COUNTED, OPEN
 from vireo.ops.doctor.probes.metrics import ask_prometheus, series_of
 from vireo.ops.stack.nats import reachable_log
 from vireo.ops.stack.observe import check_programs, observers, prometheus_url, targets
-from vireo.ops.stack.probes import http_probe
+from vireo.ops.stack.probes import ProcessSpec, http_probe
 from vireo.ops.stack.processes import (
-    ProcessSpec,
     consumer_processes,
     control_process,
     pod_processes,

@@ -12,7 +12,7 @@ from cryptography import x509
 from tests.builders.rpc import rpc_settings
 from tests.builders.s3 import unreachable_s3
 from vireo.ops.stack.envoy import bootstrap, secure
-from vireo.ops.stack.nats import log_probe, prepare_log, reachable_log
+from vireo.ops.stack.nats import log_process, reachable_log
 from vireo.ops.stack.ports import free_port_base
 from vireo.ops.stack.processes import (
     control_process,
@@ -74,8 +74,8 @@ def test_pods_of_each_pool_follow_its_channel_and_only_productions_are_awaited(
 
 def test_pods_reach_the_log_and_without_one_get_no_address(tmp_path: Path) -> None:
     settings = StackSettings(home=tmp_path, port_base=20000)
-    log = prepare_log(settings)
-    assert log == reachable_log(settings)
+    log_process(settings)
+    log = reachable_log(settings)
     pods = pod_processes(settings, unreachable_s3(), log)
     assert {pod.environment["VIREO_NATS_URL"] for pod in pods} == {"nats://127.0.0.1:20005"}
     assert {pod.environment["VIREO_NATS_TOKEN"] for pod in pods} == {
@@ -87,7 +87,7 @@ def test_pods_reach_the_log_and_without_one_get_no_address(tmp_path: Path) -> No
 
 def test_the_logs_token_stays_and_only_the_owner_reads_it(tmp_path: Path) -> None:
     settings = StackSettings(home=tmp_path)
-    first, second = prepare_log(settings), prepare_log(settings)
+    first, second = ((log_process(settings), reachable_log(settings))[1] for _ in range(2))
     assert first.nats_token == second.nats_token
     private = [tmp_path / "log" / name for name in ("token", "nats.conf")]
     assert [path.stat().st_mode & 0o777 for path in private] == [0o600, 0o600]
@@ -96,10 +96,10 @@ def test_the_logs_token_stays_and_only_the_owner_reads_it(tmp_path: Path) -> Non
 @pytest.mark.parametrize("written", ["", "\n", "short", " " * 40, "x" * 40 + "\n"])
 def test_a_log_whose_token_is_none_is_not_served(tmp_path: Path, written: str) -> None:
     settings = StackSettings(home=tmp_path)
-    prepare_log(settings)
+    log_process(settings)
     (tmp_path / "log" / "nats.conf").unlink()
     (tmp_path / "log" / "token").write_text(written)
-    for open_log in (prepare_log, reachable_log):
+    for open_log in (log_process, reachable_log):
         with pytest.raises(VireoError, match=r"log/token has no token .*delete the file"):
             open_log(settings)
     assert not (tmp_path / "log" / "nats.conf").exists()
@@ -108,7 +108,7 @@ def test_a_log_whose_token_is_none_is_not_served(tmp_path: Path, written: str) -
 def test_the_embedded_log_is_one_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VIREO_EVENT_REPLICAS", "3")
     with pytest.raises(VireoError, match=r"^VIREO_EVENT_REPLICAS=3: .*VIREO_NATS_URL"):
-        prepare_log(StackSettings(home=tmp_path))
+        log_process(StackSettings(home=tmp_path))
 
 
 def test_without_a_log_a_command_says_how_to_have_one(tmp_path: Path) -> None:
@@ -116,19 +116,19 @@ def test_without_a_log_a_command_says_how_to_have_one(tmp_path: Path) -> None:
         reachable_log(StackSettings(home=tmp_path))
 
 
-async def test_a_log_that_says_that_it_stores_nothing_is_unhealthy() -> None:
+async def test_a_log_that_says_that_it_stores_nothing_is_unhealthy(tmp_path: Path) -> None:
     async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b'HTTP/1.0 503 Service Unavailable\r\n\r\n{"error": "no space left"}')
         writer.close()
 
-    settings = StackSettings(port_base=free_port_base())
-    port = settings.log_port + METRICS_PORT_OFFSET
+    settings = StackSettings(home=tmp_path, port_base=free_port_base())
+    port, probe = settings.log_port + METRICS_PORT_OFFSET, log_process(settings).probe
     server = await asyncio.start_server(answer, "127.0.0.1", port)
-    problem = await log_probe(settings)()
+    problem = await probe()
     assert problem.endswith('503 Service Unavailable {"error": "no space left"}')
     server.close()
     await server.wait_closed()
-    assert "Connect call failed" in await log_probe(settings)()
+    assert "Connect call failed" in await probe()
 
 
 def test_the_control_plane_gets_every_pod(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from vireo.ops.stack import state as module
 from vireo.ops.stack.ports import free_port_base
-from vireo.ops.stack.processes import ProcessSpec
+from vireo.ops.stack.probes import ProcessSpec
 from vireo.ops.stack.settings import StackSettings
 from vireo.ops.stack.stack import Stack
 from vireo.ops.stack.state import StackState, environment_file, restart

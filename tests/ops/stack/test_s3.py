@@ -8,9 +8,8 @@ import os
 import ssl
 import stat
 import subprocess
-import sys
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -22,8 +21,10 @@ from tests.builders.listeners import listening
 from tests.builders.s3 import client_of
 from tests.builders.waiting import until
 from vireo.ops.stack.envoy import tool
+from vireo.ops.stack.nats import log_process
 from vireo.ops.stack.ports import free_port_base
-from vireo.ops.stack.s3 import access, answers, embedded_s3, stores
+from vireo.ops.stack.probes import ProcessSpec
+from vireo.ops.stack.s3 import access, answers, embedded_s3, s3_process, stores
 from vireo.ops.stack.settings import StackSettings
 from vireo.server.errors import VireoError
 from vireo.server.releases.bucket import Bucket
@@ -128,17 +129,19 @@ def attempt(url: str, method: str) -> int | None:
             return None
 
 
-@pytest.mark.parametrize("server", ["s3", "nats"])
+@pytest.mark.parametrize("process", [s3_process, log_process])
 @pytest.mark.parametrize(("set_to", "got"), [({}, "1"), ({"GOMAXPROCS": "4"}, "4")])
 def test_an_operators_number_of_go_threads_wins(
-    server: str, set_to: dict[str, str], got: str
+    process: Callable[[StackSettings], ProcessSpec],
+    set_to: dict[str, str],
+    got: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    program = f"from vireo.ops.stack.{server} import ENVIRONMENT; print(ENVIRONMENT['GOMAXPROCS'])"
-    environment = {name: text for name, text in os.environ.items() if name != "GOMAXPROCS"}
-    printed = subprocess.check_output(
-        [sys.executable, "-c", program], env=environment | set_to, text=True
-    )
-    assert printed.strip() == got
+    monkeypatch.delenv("GOMAXPROCS", raising=False)
+    for name, text in set_to.items():
+        monkeypatch.setenv(name, text)
+    assert process(StackSettings(home=tmp_path)).environment["GOMAXPROCS"] == got
 
 
 def test_a_taken_port_is_reported_before_the_start(tmp_path: Path) -> None:

@@ -19,9 +19,10 @@ import pytest
 
 from tests.builders.waiting import until
 from vireo.ops.stack import logs, supervisor
-from vireo.ops.stack.processes import ProcessSpec
+from vireo.ops.stack.probes import ProcessSpec
 from vireo.ops.stack.state import ProcessState
-from vireo.ops.stack.supervisor import StartError, Supervisor
+from vireo.ops.stack.supervisor import Supervisor
+from vireo.server.errors import VireoError
 
 
 def python(name: str, script: str, healthy_when: Path | None = None) -> ProcessSpec:
@@ -113,7 +114,7 @@ async def test_a_process_that_ends_at_start_is_named_with_the_end_of_its_log(
 ) -> None:
     script = "import sys; print('first'); print('no such model', file=sys.stderr); sys.exit(3)"
     async with watched(tmp_path) as it:
-        with pytest.raises(StartError, match="broken ended with exit code 3") as raised:
+        with pytest.raises(VireoError, match="broken ended with exit code 3") as raised:
             await it.supervisor.start(
                 [sleeping("fine", tmp_path), python("broken", script, tmp_path / "never")], 30
             )

@@ -61,7 +61,9 @@ def test_the_coverage_of_a_catalogue_that_grew_is_compared_by_the_smaller_one(
     for pair in ([release, grown], [grown, release]):
         found = measure(pair, trained_watches, trained_repo, max_viewers=1000)
         assert found is not None
-        [check] = [each for each in judge(found[0], found[1]).checks if each.measure == "coverage_10"]
+        [check] = [
+            each for each in judge(found[0], found[1]).checks if each.measure == "coverage_10"
+        ]
         assert not check.refused
         shares.append((check.now, check.candidate))
     (now, candidate), (of_grown, of_smaller) = shares

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import psutil
 
-from bench.process import cpu_seconds
+from bench.stack import cpu_seconds
 from vireo.ops.stack.ports import temporary_server
 
 BUSY = 0.5
