@@ -143,11 +143,11 @@ def describe_dataset(home: Home, name: str) -> DatasetInfo:
     try:
         return DatasetInfo.model_validate_json(path.read_bytes())
     except FileNotFoundError as error:
-        fetched = name in ("ml-100k", "ml-1m")
-        files = "--interactions FILE --videos FILE"
-        command = f"fetch {name}" if fetched else f"import --data {name} {files}"
+        command = f"vireo data import --data {name} --interactions FILE --videos FILE"
+        if name in ("ml-100k", "ml-1m"):
+            command = f"vireo data fetch {name}"
         raise DatasetMissingError(
-            f"there is no data set {name} in {home.root}; make it with: vireo data {command}"
+            f"there is no data set {name} in {home.root}; make it with: {command}"
         ) from error
     except (OSError, ValidationError) as error:
         raise VireoError(f"cannot read {path}: {error}; {_REMEDY}") from error
