@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
+from vireo.ops.stack import stack as stack_module
 from vireo.ops.stack import state as module
 from vireo.ops.stack.ports import free_port_base
 from vireo.ops.stack.probes import ProcessSpec
@@ -32,20 +33,20 @@ class IdleStack(Stack):
     """A stack whose processes sleep, and are healthy unless the setting is wrong."""
 
     async def _serve(self) -> None:
-        await self._supervisor.start([self._store("log"), *self._specs(self._settings)], 60)
+        await self._supervisor.start([idle("log"), *self._specs(self._settings)], 60)
         self._on_ready(self._state())
         await self._supervisor.watch()
 
-    def _store(self, name: str) -> ProcessSpec:
-        if os.environ[SETTING] == "invalid":
-            raise VireoError("no such address")
-        setting = os.environ[SETTING]
-        return ProcessSpec(
-            name, ["sleep", "600"], 0, partial(_probe, setting), {"SETTING": setting}
-        )
-
     def _specs(self, settings: StackSettings) -> list[ProcessSpec]:
-        return [self._store(name) for name in NAMES]
+        return [idle(name) for name in NAMES]
+
+
+def idle(name: str) -> ProcessSpec:
+    """A process of now; raise VireoError if the setting is invalid."""
+    setting = os.environ[SETTING]
+    if setting == "invalid":
+        raise VireoError("no such address")
+    return ProcessSpec(name, ["sleep", "600"], 0, partial(_probe, setting), {"SETTING": setting})
 
 
 async def _probe(setting: str) -> str:
@@ -73,6 +74,7 @@ async def running(home: Home, history: list[StackState]) -> AsyncIterator[None]:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Envoy is not there, whose checks are waited for; and no setting stays."""
     monkeypatch.setattr(module, "_SEEN_SECONDS", 0.0)
+    monkeypatch.setattr(stack_module, "_STORES", {"log": lambda _: idle("log")})
     monkeypatch.setenv(SETTING, "first")
 
 
