@@ -117,7 +117,7 @@ class Archiver:
         self._collected = list[Entry]()
         """Messages that were read and aren't archived yet."""
         self._read, self._published = BEGIN, BEGIN
-        """Positions up to which messages were read, and that STATE has."""
+        """Positions up to which messages were read, and that STATE has by this archiver."""
         self._lasts = dict[str, Position]()
         """Position of the last message of each file of one hour, by name."""
         self._expires = 0.0
@@ -171,11 +171,14 @@ class Archiver:
             await asyncio.sleep(backoff(failures, _MIN_PAUSE, _MAX_PAUSE))
 
     async def _restore(self) -> None:
-        """Begin at the position in STATE."""
+        """Begin at the position in STATE.
+
+        It is published again later, as slates may have to be deleted up to it.
+        """
         async for entries in self._log.up_to_end(STATE, self._hint):
             for entry in entries:
                 with suppress(ValueError):
-                    self._read = self._published = Position.parse(entry.data.decode())
+                    self._read = Position.parse(entry.data.decode())
 
     async def _expire(self) -> None:
         """Remove the files that are too old, once an hour."""
