@@ -197,10 +197,8 @@ class Stack(OwnStack):
         Raises:
             VireoError: it ended, or doesn't serve in time.
         """
-        log, environment = (
-            self.home.logs / f"{spec.name}.log",
-            {**self.environment, **spec.environment},
-        )
+        log = self.home.logs / f"{spec.name}.log"
+        environment = {**self.environment, **spec.environment}
 
         def problem() -> str:  # a probe keeps a channel, which is of one event loop
             return asyncio.run(grpc_probe(spec.port, service, host)())

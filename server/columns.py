@@ -106,7 +106,7 @@ def check_rule_columns(
         _check_rule_length("factors", len(columns.factors), count)
         factors = np.array(columns.factors, np.float32)
         if not ((factors >= np.float32(MIN_FACTOR)) & (factors <= MAX_FACTOR)).all():
-            text = f"rules.factors has a value outside {MIN_FACTOR:g} to {MAX_FACTOR:g}"
+            text = f"factors has a value outside {MIN_FACTOR:g} to {MAX_FACTOR:g}"
             raise BadColumnError(text)
     for name, values, asked in (
         ("labels", columns.labels, rules.caps),
@@ -122,4 +122,4 @@ def check_rule_columns(
 
 def _check_rule_length(name: str, values: int, wanted: int) -> None:
     if values != wanted:
-        raise BadColumnError(f"rules.{name} has {values} values instead of {wanted}")
+        raise BadColumnError(f"{name} has {values} values instead of {wanted}")

@@ -158,7 +158,7 @@ def refuse(differences: Sequence[Difference]) -> None:
     """Raise VireoError if there are differences, with the first ones."""
     if differences:
         texts = "; ".join(map(str, differences[:_SHOWN]))
-        raise VireoError(f"{len(differences):,} differences: {texts}")
+        raise VireoError(f"slates that differ: {len(differences):,}; {texts}")
 
 
 def _show_change(

@@ -111,6 +111,7 @@ def fetch(
         StoreError: S3 fails.
     """
     files, paths = [*files_of(bucket, kind, since.timestamp() if since else 0.0)], list[Path]()
+    progress(0, len(files))
     for stored in (file.stored for file in files):
         path = folder / stored.name.removeprefix(ROOT)
         there = path.stat() if path.exists() else None

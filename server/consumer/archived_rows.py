@@ -161,9 +161,13 @@ def _align(row: Row, places: Any) -> None:
     shown = [video_key(each) for each in row["video_ids"]]
     if page and page != shown:
         known = {key: place for place, key in enumerate(page)}
+        order = [known.get(key, -1) for key in shown]
         for name, missing in (("placements", ""), ("propensities", None)):
             values = [*row[name], missing]
-            row[name] = [values[known.get(key, -1)] for key in shown]
+            row[name] = [values[place] for place in order]
+        features = np.array(row["video_features"], np.float32).reshape(len(page), -1)
+        unknown = np.full((1, features.shape[1]), np.nan, np.float32)
+        row["video_features"] = np.concatenate([features, unknown])[order].ravel()
 
 
 def rows_in(kind: Kind, files: Sequence[Path]) -> Any:

@@ -243,11 +243,9 @@ class PodReleases(release_pb2_grpc.ReleaseServiceServicer):
             try:
                 async with open_channel(str(pod), self._tls, service) as channel:
                     stub = release_pb2_grpc.ReleaseServiceStub(channel)
-                    response: (
-                        release_pb2.GetServingReleaseResponse | None
-                    ) = await stub.GetServingRelease(
-                        release_pb2.GetServingReleaseRequest(), timeout=_POD_SECONDS
-                    )
+                    request = release_pb2.GetServingReleaseRequest()
+                    response: release_pb2.GetServingReleaseResponse | None
+                    response = await stub.GetServingRelease(request, timeout=_POD_SECONDS)
             except grpc.aio.AioRpcError as error:
                 if error.code() is grpc.StatusCode.UNAVAILABLE:
                     return None
@@ -255,9 +253,8 @@ class PodReleases(release_pb2_grpc.ReleaseServiceServicer):
             except VireoError as error:
                 log.warning("pods can't be asked for their release", reason=str(error))
                 response = None
-        return (
-            response or release_pb2.GetServingReleaseResponse()
-        )  # gRPC has None for an invalid response
+        # gRPC has None for an invalid response.
+        return response or release_pb2.GetServingReleaseResponse()
 
 
 def add_release_services(

@@ -75,8 +75,9 @@ class RedisStore(ViewerStore):
     def _redis_async(self) -> Any:
         """The connection of the event loop of the first read in it."""
         # A connection that Redis ends in mid-read costs a reconnection, not the viewer's features.
-        once = Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,))
-        return AsyncRedis.from_url(self._url, **{**self._options, "retry": once})
+        lost = [RedisConnectionError]
+        again = {"retry": Retry(NoBackoff(), 1, supported_errors=(*lost,)), "retry_on_error": lost}
+        return AsyncRedis.from_url(self._url, **{**self._options, **again})
 
     def prepare(self) -> None:
         """Learn which build is announced."""

@@ -13,7 +13,8 @@ from vireo.server.gateway.pipeline import Made, RecommendPipeline, site_and_requ
 from vireo.server.gateway.query import RecommendQuery
 from vireo.server.gateway.release import GatewayRelease
 from vireo.server.gateway.rules import ActiveRules
-from vireo.server.gateway.slate import TASKS, kind_of, sources_of
+from vireo.server.gateway.slate import TASKS, sources_of
+from vireo.server.gateway.slate_metrics import kind_of
 from vireo.server.recommend.filters.expression import unmet
 from vireo.server.recommend.wording import REMOVED, UNPUBLISHED, ordinal, why_blocked
 from vireo.v1 import ranking_pb2, viewer_pb2

@@ -23,13 +23,8 @@ from vireo.server.gateway.pods import (
 from vireo.server.gateway.query import RecommendQuery
 from vireo.server.gateway.release import GatewayRelease, digest_of
 from vireo.server.gateway.rules import ActiveRules, SiteRules
-from vireo.server.gateway.slate import (
-    FEATURE_AGE,
-    count_slate,
-    popular_slate,
-    ranked_slate,
-    retrieved_slate,
-)
+from vireo.server.gateway.slate import popular_slate, ranked_slate, retrieved_slate
+from vireo.server.gateway.slate_metrics import FEATURE_AGE, count_slate
 from vireo.server.gateway.viewer import LastFeatures, Progress, with_profile
 from vireo.server.pod.stage_metrics import StageMetrics
 from vireo.server.recommend.catalogue.overlay import Overlay

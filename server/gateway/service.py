@@ -19,6 +19,7 @@ from vireo.server.gateway.batch import BATCH_RETRY, MAX_BATCHES, OPEN, batch_pip
 from vireo.server.gateway.check import check_candidates, check_ranked
 from vireo.server.gateway.events import add_recording
 from vireo.server.gateway.explain import explain_video
+from vireo.server.gateway.page_token import next_page_token, shown_keys
 from vireo.server.gateway.pipeline import RecommendPipeline
 from vireo.server.gateway.pods import (
     RETRIEVAL_SHARE,
@@ -29,12 +30,7 @@ from vireo.server.gateway.pods import (
     RetrievalCall,
     StageCall,
 )
-from vireo.server.gateway.query import (
-    DEFAULT_PAGE_SIZE,
-    RecommendQuery,
-    next_page_token,
-    shown_keys,
-)
+from vireo.server.gateway.query import DEFAULT_PAGE_SIZE, RecommendQuery
 from vireo.server.gateway.release import FILES, GatewayRelease, pods_serve
 from vireo.server.gateway.rules import RulesFile
 from vireo.server.gateway.settings import GatewaySettings

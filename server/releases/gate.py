@@ -160,7 +160,11 @@ def _compared(
 ) -> tuple[list[Check], float]:
     """Return the checks of two releases, and the estimated probability of a false refusal."""
     same_watches = (each.figures for each in best if each.held_out == candidate.held_out)
-    kept: dict[str, float] = next(same_watches, {})
+    kept = {
+        name: figure
+        for name, figure in next(same_watches, {}).items()
+        if name in MEASURES and MEASURES[name].lasting
+    }
     measures = {
         name: measure
         for name, measure in MEASURES.items()

@@ -15,7 +15,7 @@ from bench.fuzz.frames import BROKEN, ask_spoilt
 from bench.fuzz.messages import WAYS, spoilt, valid
 from bench.fuzz.run import FuzzResult, run_fuzz
 from tests.builders.tiny_home import DATASET, build_tiny_home
-from vireo.server.gateway.query import shown_keys
+from vireo.server.gateway.page_token import shown_keys
 from vireo.server.rpc.errors import RpcError
 from vireo.v1.event_pb2 import RecordEventsRequest
 from vireo.v1.recommendation_pb2 import RecommendRequest

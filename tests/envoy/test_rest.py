@@ -12,7 +12,7 @@ import pytest
 
 from protos.generate import OPENAPI
 from tests.builders.edge import Edge
-from vireo.server.gateway.query import MAX_SHOWN, next_page_token
+from vireo.server.gateway.page_token import MAX_SHOWN, next_page_token
 from vireo.v1 import filter_pb2
 from vireo.v1 import recommendation_pb2 as pb
 

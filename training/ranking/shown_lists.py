@@ -69,8 +69,8 @@ _VIDEO = np.dtype(
 _SCORES = {score.name: f"retrieval_{score.name}" for score in SCORES}
 _COLUMNS = (
     *("request_id", "answered_at", "asked_at", "context", "viewer_features", "retrieval"),
-    *("candidate_keys", "candidate_sources", "recorded", "task_watch", "video_features"),
-    *_SCORES.values(),
+    *("candidate_keys", "candidate_sources", "recorded", "task_watch", *_SCORES.values()),
+    *("video_ids", "video_features"),
 )
 
 
@@ -200,14 +200,16 @@ def _add_features(row: Row, videos: npt.NDArray[np.void]) -> tuple[BoolArray, Fl
     keys = np.array(row["candidate_keys"], np.int64)[recorded].tolist()
     places = {key: place for place, key in enumerate(keys)}
     found = np.array([places.get(key, -1) for key in videos["key"].tolist()])
-    # Those of the page come first, and they alone have VIDEO_FEATURES; files of before have none.
-    features = np.array(row["video_features"] or (), np.float32).reshape(-1, len(VIDEO_FEATURES))
-    ranked = (found >= 0) & (found < len(features))
-    found = found[ranked]
-    videos["retrieval"][ranked] = retrieval_features(scores, masks)[found]
-    videos["features"][ranked] = features[found]
+    known = found >= 0
     watch = np.full(len(videos), np.nan, np.float32)
-    watch[ranked] = np.array(row["task_watch"], np.float32)[found]
+    watch[known] = np.array(row["task_watch"], np.float32)[found[known]]
+    features = np.array(row["video_features"] or (), np.float32)
+    if len(features) != len(row["video_ids"]) * len(VIDEO_FEATURES):
+        features = np.full((len(videos), len(VIDEO_FEATURES)), np.nan)  # of a build with others
+    features = features.reshape(-1, len(VIDEO_FEATURES))[: len(videos)]
+    ranked = known & np.isfinite(features).all(1)
+    videos["retrieval"][ranked] = retrieval_features(scores, masks)[found[ranked]]
+    videos["features"][ranked] = features[ranked]
     return ranked, watch
 
 

@@ -316,9 +316,8 @@ class TwoTower(nn.Module):
         tower = self.viewer_tower
         for part in (tower.asked_steps, tower.age_steps, tower.context):
             for weight in part.parameters():
-                nn.init.zeros_(
-                    weight
-                )  # a bucket, hour or language absent from training adds nothing
+                # A bucket, hour or language absent from training adds nothing.
+                nn.init.zeros_(weight)
 
     def video_vectors(self) -> Tensor:
         """Return the catalogue's vectors, by row, float32[n, d]."""

@@ -59,7 +59,7 @@ class Record:
     propensities: Float32Array
     """Share of the draws of reserved positions in which the video has its position, float32[m]."""
     video_features: Float32Array
-    """VIDEO_FEATURES of each video of the page, float32[m, f]; any values for unknown ones."""
+    """VIDEO_FEATURES of each video of the page, float32[m, f]; NaN for unknown ones."""
 
 
 def recorded(query: Ranking, candidates: Candidates, chosen: Selected, count: int) -> Record:
@@ -75,14 +75,16 @@ def recorded(query: Ranking, candidates: Candidates, chosen: Selected, count: in
     rest = others[room - sampled :]
     sample = rest[(np.arange(sampled) * len(rest)) // max(1, sampled)]
     every = np.concatenate([places, others[: room - sampled], sample])
-    tasks = query.release.manifest.feature_schema.tasks
+    tasks, rows = query.release.manifest.feature_schema.tasks, candidates.rows.take(places)
+    features = query.table.features.take(rows, axis=0)
+    features[rows < 0] = np.nan
     return Record(
         places=every,
         scores=candidates.scores[SCORE].take(every),
         tasks={name: candidates.scores[name].take(every) for name in tasks},
         placements=_placements(chosen, scores, order),
         propensities=_propensities(chosen),
-        video_features=query.table.features.take(candidates.rows.take(places), axis=0),
+        video_features=features,
     )
 
 

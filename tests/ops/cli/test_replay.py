@@ -90,7 +90,7 @@ def test_a_slate_that_differs_fails_and_says_where(
     done = replay(s3, archive(tmp_path, [changed, *rows[1:]]), home)
     assert isinstance(done.exception, VireoError)
     text = str(done.exception)
-    assert "1 differences: r-0 at ranking: task_watch of video-" in text
+    assert "slates that differ: 1; r-0 at ranking: task_watch of video-" in text
     assert "7 of 8 slates are the same" in done.stdout
 
 

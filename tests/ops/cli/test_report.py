@@ -164,7 +164,7 @@ def test_features_of_slates_are_compared_and_a_fault_fails_the_command(tmp_path:
         done = vireo(*arguments, "--json", **environment)
         unbuilt = vireo("report", "skew", "--data", "other", **environment)
     assert "vireo features build --data other" in str(unbuilt.exception)
-    assert f"1 differences: of {VIEWERS[3]} at viewer: attributes was 1 values" in str(
+    assert f"slates that differ: 1; of {VIEWERS[3]} at viewer: attributes was 1 values" in str(
         done.exception
     )
     [difference] = json.loads(done.stdout)["differences"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import time
 from datetime import UTC, datetime
 from typing import Any
@@ -129,10 +130,14 @@ def test_what_placed_a_video_stays_with_it_if_another_one_replaces_an_unknown_vi
     record = slate("r")
     record.slate.items[0].video_id = "a"  # the ranking pod doesn't know c, and b is shown instead
     record.slate.items[1].video_id = "b"
+    record.ranking.video_features[:] = [1.0, 2.0, 3.0, 4.0]
     found = row(record)
     assert found["video_ids"] == ["a", "b"]
     assert found["placements"] == ["diversity", ""]
     assert found["propensities"] == [0.5, None]
+    features = [*map(float, found["video_features"])]
+    assert features[:2] == [3.0, 4.0]
+    assert [*map(math.isnan, features[2:])] == [True, True]
 
 
 def garbled(number: int) -> SlateRecord:

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from tests.builders.clock import Clock
 from vireo.server.features.keys import video_key
-from vireo.server.gateway.query import (
+from vireo.server.gateway.page_token import (
+    MAX_AGE_SECONDS,
     MAX_SHOWN,
-    MAX_TOKEN_SECONDS,
     next_page_token,
     shown_keys,
 )
@@ -122,13 +122,13 @@ def test_a_token_that_names_no_video_or_more_than_pods_take_is_refused(count: in
 
 def test_a_token_is_valid_for_a_day(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(1_800_000_000)
-    monkeypatch.setattr("vireo.server.gateway.query.time.time", clock)
+    monkeypatch.setattr("vireo.server.gateway.page_token.time.time", clock)
     token = issued()
-    clock.now += MAX_TOKEN_SECONDS
+    clock.now += MAX_AGE_SECONDS
     assert shown_keys(request(token))
     clock.now += 1
     assert "has expired" in reason(request(token))
-    clock.now -= MAX_TOKEN_SECONDS + 31
+    clock.now -= MAX_AGE_SECONDS + 31
     assert shown_keys(request(token)), "the clock of another gateway may be behind"
 
 

@@ -15,7 +15,7 @@ from tests.builders.rpc import serving
 from tests.builders.tiny_home import VIEWER, WATCHED
 from vireo.server.candidate.service import CANDIDATE_POD
 from vireo.server.features.keys import video_key
-from vireo.server.gateway.query import MAX_SHOWN, next_page_token
+from vireo.server.gateway.page_token import MAX_SHOWN, next_page_token
 from vireo.server.ranking.service import RANKING_POD
 from vireo.v1 import recommendation_pb2 as pb
 

@@ -12,7 +12,7 @@ from tests.builders.chain import Chain
 from tests.builders.clock import Clock
 from tests.builders.samples import Grown, sample
 from tests.builders.tiny_home import VIEWER
-from vireo.server.gateway.slate import Coverage
+from vireo.server.gateway.slate_metrics import Coverage
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1.viewer_pb2 import Source
 
@@ -35,7 +35,7 @@ async def test_a_slate_its_videos_and_its_stages_are_counted(
     whole: RecommendationServiceAsyncStub, grown: Grown, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shown = Coverage()  # without what other tests have shown
-    monkeypatch.setattr("vireo.server.gateway.slate._COVERAGE", shown)
+    monkeypatch.setattr("vireo.server.gateway.slate_metrics._COVERAGE", shown)
     slate = await whole.Recommend(pb.RecommendRequest(viewer_id=VIEWER, page_size=7))
     assert grown("vireo_slates_total", surface="home", degraded="no") == 1
     assert grown("vireo_videos_shown_total") == 7

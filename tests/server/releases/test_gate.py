@@ -358,6 +358,16 @@ def test_an_override_of_the_gate_accepts_the_loss() -> None:
     assert GateResult("nothing to compare").best_figures(kept) == kept
 
 
+def test_the_coverage_of_a_smaller_catalogue_is_not_kept_as_the_best() -> None:
+    small = made_up()
+    now = replace(small, videos=VIDEOS // 2)  # compared with a catalogue of half the size
+    kept = judge(replace(now, videos=VIDEOS // 2), now).best_figures(())
+    assert "coverage_10" not in kept[0].figures
+    figures = {**kept[0].figures, "coverage_10": 0.99}  # as earlier builds have kept
+    earlier = [BestFigures(held_out=kept[0].held_out, figures=figures)]
+    assert judge(small, small, best=earlier).passed
+
+
 def test_short_slates_cover_only_what_they_show() -> None:
     slates = np.full((VIEWERS, 10), -1)
     slates[:, 0] = 7

@@ -22,7 +22,7 @@ from tests.builders.shown import event
 from vireo.server.consumer.archived_rows import EVENT_ROWS, SLATE_ROWS, request_of
 from vireo.server.features.activity import Bounce
 from vireo.server.features.keys import video_key
-from vireo.server.features.model_inputs import RETRIEVAL_FEATURES
+from vireo.server.features.model_inputs import RETRIEVAL_FEATURES, VIDEO_FEATURES
 from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.server.releases import layout
 from vireo.server.signals import OUTCOMES
@@ -128,7 +128,9 @@ def test_labels_are_what_came_of_what_was_seen(site: Site) -> None:
 
 
 def test_slates_whose_record_has_no_features_are_counted(site: Site, tmp_path: Path) -> None:
-    rows = [{**row, "video_features": [] if row in site.rows[::2] else None} for row in site.rows]
+    of_another_build, unknown = [0.5] * (6 * 5), [float("nan")] * (6 * len(VIDEO_FEATURES))
+    values = [of_another_build, unknown, [], None]
+    rows = [{**row, "video_features": values[at % 4]} for at, row in enumerate(site.rows)]
     old = Site(site.release, rows, tmp_path)
     pq.write_table(pa.Table.from_pylist(rows, SLATE_ROWS.schema), tmp_path / "slates.parquet")
     log = old.log(*(seen(row, "impression", 0) for row in rows))
