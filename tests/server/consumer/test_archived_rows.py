@@ -135,7 +135,7 @@ def test_what_placed_a_video_stays_with_it_if_another_one_replaces_an_unknown_vi
     assert found["video_ids"] == ["a", "b"]
     assert found["placements"] == ["diversity", ""]
     assert found["propensities"] == [0.5, None]
-    features = [*map(float, found["video_features"])]
+    features: Any = found["video_features"]
     assert features[:2] == [3.0, 4.0]
     assert [*map(math.isnan, features[2:])] == [True, True]
 
