@@ -63,7 +63,7 @@ class Nights:
     rates: list[float] = field(default_factory=list)
     """Plays per impression of each day."""
     seconds: list[float] = field(default_factory=list)
-    """From the first visit of each day to the release that the night's training gave."""
+    """From the last visit of each day to the release that the night's training gave."""
     events: int = 0
     """Impressions and plays that were recorded."""
     refused: int = 0
@@ -89,7 +89,7 @@ def simulate(home: Home, name: str, plan: Plan, console: Console) -> list[Row]:
     return [
         Row(f"{what}, over training on watches alone", ratio, (low, high), bounds[0], True),
         Row(f"{name} world: lower end of that interval", low, None, bounds[1], True),
-        Row(f"{name} world: the longest day and night, s", longest, bound=bounds[2]),
+        Row(f"{name} world: the longest night, s", longest, bound=bounds[2]),
         Row(f"{name} world: releases that the gate refused", refused),
         Row(f"{name} world: releases in all", len(every) * nights),
     ]
@@ -160,8 +160,8 @@ async def _nights(
     nights = Nights(np.zeros(world.settings.viewers), np.zeros(world.settings.viewers))
     async with opened_site(stack.settings.edge, PATIENCE) as site:
         for day in range(1, count + 2):
-            begun = time.monotonic()
             await _day(site, world, day, nights)
+            begun = time.monotonic()
             if day > count:
                 return nights
             await stack.archived("slates", day * world.settings.viewers)

@@ -76,4 +76,4 @@ def test_a_night_goes_from_visits_to_a_release_of_what_was_shown(tmp_path: Path)
     [ratio] = [row for name, row in rows.items() if "over training on watches alone" in name]
     assert ratio.figure > 0
     assert ratio.spread is not None
-    assert rows["biased world: the longest day and night, s"].figure > 0
+    assert rows["biased world: the longest night, s"].figure > 0
