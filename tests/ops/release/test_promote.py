@@ -62,7 +62,7 @@ def with_reversed_ranker(release: Path, folder: Path, release_id: str) -> Path:
     path = folder / layout.RANKER
     model = onnx.load(str(path))
     for weights in model.graph.initializer:
-        if weights.name in ("watch_head", "watch_linear"):
+        if weights.name in ("weights.watch_head", "weights.watch_linear"):
             values = numpy_helper.to_array(weights)
             weights.CopyFrom(numpy_helper.from_array(-values, weights.name))
     onnx.save(model, str(path))
