@@ -180,7 +180,7 @@ def record_live(
         applied = release.filters.apply(query.filter)
         blocked = np.union1d(blocked, applied.forbidden_rows)
         allowed = applied.allowed_rows.tolist()
-    if len(blocked) > MAX_BLOCKED or len(allowed) > MAX_ALLOWED:
+    if live.waiting or len(blocked) > MAX_BLOCKED or len(allowed) > MAX_ALLOWED:
         response.more_blocked = True
         return
     response.blocked_keys.extend(release.keys.take(blocked).tolist())

@@ -210,7 +210,7 @@ def recorded_videos(
         return
     rows = release.find(np.concatenate([query.keys, viewer.history_keys, viewer.hidden_keys]))
     for row in np.unique(rows[rows >= live.first]).tolist():
-        features = live.features[row - live.first].tolist()
+        features = [] if live.waiting else live.features[row - live.first].tolist()
         yield ranking_pb2.RecordedVideo(video=live.video(row), features=features)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -163,7 +164,7 @@ class Replayer:
         self._go_to(row, {each.video.video_id: each.video for each in recorded})
         live = self.ranking.release.live
         assert live is not None, "it was loaded with a log"
-        for each in recorded:
+        for each in filter(attrgetter("features"), recorded):
             live.features[live.places[video_key(each.video.video_id)]] = each.features
         request, message = request_of(row), rules_pb2.RuleColumns.FromString(row["rule_columns"])
         asked = request.HasField("rules") and rules
@@ -207,8 +208,9 @@ def replayed(row: Row, releases: Mapping[str, Replayer]) -> Replayed:
         return Replayed(skipped="it has no candidates: the popular list, or nothing is left")
     if row["failed_sources"]:
         return Replayed(skipped=f"sources had failed: {', '.join(row['failed_sources'])}")
-    if row["more_blocked"]:
-        return Replayed(skipped="more videos were taken down than a record has")
+    ranked_videos = map(ranking_pb2.RecordedVideo.FromString, row["ranked_videos"])
+    if row["more_blocked"] or not all(each.features for each in ranked_videos):
+        return Replayed(skipped="the catalogue was changing faster than its pods took it in")
     if not row["recorded"]:
         return Replayed(skipped="it wasn't ranked, or its ranking wasn't recorded")
     if gone := {row["retrieval_release_id"], row["release_id"]} - releases.keys():

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.builders.catalogue import followed, removed, upserted
+from tests.builders.catalogue import followed, removed, take, upserted
 from tests.builders.filters import condition, message, random_expression
 from tests.builders.releases import CREATORS, build_release, video_ids
 from tests.builders.replaying import Serving
@@ -203,11 +203,37 @@ def test_what_cannot_be_made_again_says_why(release: Path) -> None:
     for changes, reason in (
         ({"candidate_keys": []}, "popular list"),
         ({"failed_sources": ["ease"]}, "sources had failed: ease"),
-        ({"more_blocked": True}, "more videos were taken down"),
+        ({"more_blocked": True}, "the catalogue was changing"),
         ({"recorded": []}, "wasn't ranked"),
         ({"release_id": "tiny-0"}, "release tiny-0 is gone"),
     ):
         assert reason in replayed({**row, **changes}, replayers).skipped
+
+
+@pytest.mark.parametrize("stage", ["retrieval", "ranking"])
+def test_a_slate_of_a_moment_in_which_a_video_waits_for_its_vector_is_not_made_again(
+    release: Path, stage: str
+) -> None:
+    live = followed(upserted(1, NEWS[0], tags=["cat"], creator=CREATED[0]))
+    serving, replayers = Serving(release, live), {"tiny-1": Replayer(release)}
+    asked = RetrieveCandidatesRequest(count=30, page_size=10)
+    asked.viewer.history_keys.append(video_key(NEWS[0]))
+    asked.viewer.history_times.append(100)
+    stages = {"retrieval": serving.retrieval.release.live, "ranking": serving.ranking.release.live}
+    take(live.overlay, upserted(2, NEWS[0], tags=["dog"], creator=CREATED[1]))
+    for name, each in stages.items():
+        assert each is not None
+        each.update([video_key(NEWS[0])])
+        if name != stage:
+            each.place_some()
+    row = serving.row(asked)
+    assert "the catalogue was changing" in replayed(row, replayers).skipped
+    assert changed(row, replayers["tiny-1"]) is not None
+    waiting = stages[stage]
+    assert waiting is not None
+    waiting.place_some()
+    outcome = replayed(serving.row(asked), replayers)
+    assert (outcome.skipped, outcome.difference) == ("", None)
 
 
 def test_a_new_release_is_compared_with_what_was_shown(release: Path, other: Path) -> None:
