@@ -8,6 +8,7 @@ slate. Slates of batches aren't recorded.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -107,7 +108,7 @@ class SlateLog:
     def offer(self, made: Made, request: pb.RecommendRequest) -> None:
         """Record a slate soon, once it was sent; the caller's request may change then."""
         record = SlateRecord(request=request)
-        record.answered_at.GetCurrentTime()
+        record.answered_at.FromNanoseconds(time.time_ns())
         asyncio.get_running_loop().call_soon(self._add, record, made)
 
     def _add(self, record: SlateRecord, made: Made) -> None:

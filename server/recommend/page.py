@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from itertools import zip_longest
 from typing import NamedTuple
 
@@ -85,47 +85,41 @@ def fill_page(
     pinned = {position: place for position, place in (pins or {}).items() if position < count}
     taken, chosen, filled_by = set(pinned.values()), list[int](), list[int]()
     if counted:
-        for place in pinned.values():
-            counted.add(place)
-    waiting = [
-        (claim, share, iter(places.tolist())) for claim, (share, places) in enumerate(queues)
-    ]
-    rest = ORDER, iter(order)
+        for each in pinned.values():
+            counted.add(each)
+    rest, left = iter(order), [iter(places.tolist()) for _, places in queues]
+    reserved = [[int(share * at + offset) for at in range(count + 1)] for share, _ in queues]
+    """Number of the claim's positions before each."""
+
+    def first_free(queue: Iterator[int]) -> int | None:
+        for place in queue:
+            # What a cap refuses once, it refuses on the rest of the page.
+            if place not in taken and (counted is None or counted.admits(place)):
+                return place
+        return None
+
     for position in range(count):
         if position in pinned:
             chosen.append(pinned.pop(position))
             filled_by.append(PIN)
             continue
-        turns = [
-            (claim, queue)
-            for claim, share, queue in waiting
-            if int(share * (position + 1) + offset) > int(share * position + offset)
-        ]
-        found = _first_free((*turns, rest), taken, counted)
-        if found is None:
+        for claim, before in enumerate(reserved):
+            if before[position + 1] > before[position]:
+                place = first_free(left[claim])
+                if place is not None:
+                    break
+        else:
+            claim, place = ORDER, first_free(rest)
+        if place is None:
             chosen += [pinned[position] for position in sorted(pinned)]
             filled_by += [PIN] * len(pinned)
             break
-        claim, place = found
         taken.add(place)
         if counted:
             counted.add(place)
         chosen.append(place)
         filled_by.append(claim)
-    kept_off = Counter(counted.kept_off.values() if counted else ())
+    kept_off = Counter(counted.kept_off.values()) if counted else Counter[int]()
     return Page(
         np.array(chosen, np.int64), filled_by, [kept_off[each] for each in range(len(caps))]
     )
-
-
-def _first_free(
-    queues: Iterable[tuple[int, Iterator[int]]], taken: Set[int], caps: _Counted | None
-) -> tuple[int, int] | None:
-    """Return the first queue with a place that the page may have, by its name, and that place."""
-    for name, queue in queues:
-        # What a cap refuses once, it refuses on the rest of the page.
-        free = (each for each in queue if each not in taken)
-        found = next((each for each in free if not caps or caps.admits(each)), None)
-        if found is not None:
-            return name, found
-    return None

@@ -123,7 +123,8 @@ def selected(query: Ranking, candidates: Candidates) -> Selected:
 
     if not queues:
         return Selected(filled(0.0), claims)
-    return Selected(filled(_offset(query)), claims, filled)
+    shares = [share for share, _ in queues]
+    return Selected(filled(_offset(query)), claims, filled, shares)
 
 
 def _claims(query: Ranking, candidates: Candidates) -> list[tuple[Placement, float, BoolArray]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from itertools import chain, repeat
+from itertools import pairwise
 
 import numpy as np
 
@@ -17,8 +17,8 @@ from vireo.server.recommend.ranking.release import Ranking
 
 _SAMPLED = 6
 """One in so many recorded candidates is of a sample of those beyond the best."""
-_DRAWS = 20
-"""Draws of the reserved positions by which propensities are counted."""
+_FINEST = 1e-9
+"""Draws that differ by less are the same."""
 
 
 class Placement(IntEnum):
@@ -41,6 +41,8 @@ class Selected:
     drawn: Callable[[float], Page] | None = None
     """Returns the page if the draw that places reserved positions, 0 to 1, is another; None if none
     is reserved."""
+    shares: Sequence[float] = ()
+    """Share of the positions that are reserved for each claim."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,8 @@ class Record:
     placements: Sequence[Placement]
     """What put each video of the page in its position, m."""
     propensities: Float32Array
-    """Share of the draws of reserved positions in which the video has its position, float32[m]."""
+    """Probability, over the draws of reserved positions, that the video has its position,
+    float32[m]."""
     video_features: Float32Array
     """VIDEO_FEATURES of each video of the page, float32[m, f]; NaN for unknown ones."""
 
@@ -66,15 +69,15 @@ def recorded(query: Ranking, candidates: Candidates, chosen: Selected, count: in
     """Return the record of a page, of at most `count` candidates besides the page's."""
     places = chosen.page.places
     scores = np.where(candidates.rows >= 0, candidates.scores[SCORE], np.float32(-1))
-    order = np.argsort(-scores, kind="stable")
-    on_page = np.zeros(len(scores), np.bool_)
-    on_page[places] = True
-    others = order[~on_page[order]]
-    room = max(0, min(count - len(places), len(others)))
-    sampled = min(room // _SAMPLED, len(others) - room)
-    rest = others[room - sampled :]
+    others = scores.copy()
+    others[places] = -np.inf
+    order = np.argsort(-others)[: len(others) - len(places)]
+    best = float(others[order[0]]) if len(order) else -np.inf
+    room = max(0, min(count - len(places), len(order)))
+    sampled = min(room // _SAMPLED, len(order) - room)
+    rest = order[room - sampled :]
     sample = rest[(np.arange(sampled) * len(rest)) // max(1, sampled)]
-    every = np.concatenate([places, others[: room - sampled], sample])
+    every = np.concatenate([places, order[: room - sampled], sample])
     tasks, rows = query.release.manifest.feature_schema.tasks, candidates.rows.take(places)
     features = query.table.features.take(rows, axis=0)
     features[rows < 0] = np.nan
@@ -82,48 +85,43 @@ def recorded(query: Ranking, candidates: Candidates, chosen: Selected, count: in
         places=every,
         scores=candidates.scores[SCORE].take(every),
         tasks={name: candidates.scores[name].take(every) for name in tasks},
-        placements=_placements(chosen, scores, order),
+        placements=_placements(chosen, scores.take(places).tolist(), best),
         propensities=_propensities(chosen),
         video_features=features,
     )
 
 
-def _placements(chosen: Selected, scores: Float32Array, order: Int64Array) -> list[Placement]:
+def _placements(chosen: Selected, scores: Sequence[float], best: float) -> list[Placement]:
     """Return what put each video of a page in its position.
 
     Args:
         chosen: the page.
-        scores: those of the candidates, float32[n].
-        order: their places by score, int64[n].
+        scores: those of its videos, m.
+        best: that of the best other candidate.
     """
-    places, placements = chosen.page.places.tolist(), list[Placement]()
-    # A pinned video is left for no other position.
-    gone = {p for p, by in zip(places, chosen.page.filled_by, strict=True) if by == PIN}
-    best = chain(order.tolist(), repeat(-1))  # none is left but those that are pinned
-    left = next(best)
-    for place, filler in zip(places, chosen.page.filled_by, strict=True):
-        while left in gone:
-            left = next(best)
-        if filler == PIN:
+    placements = list[Placement]()
+    for score, filler in zip(reversed(scores), reversed(chosen.page.filled_by), strict=True):
+        if filler == PIN:  # it is left for no other position
             placements.append(Placement.PINNED)
-        elif filler != ORDER:
+            continue
+        if filler != ORDER:
             placements.append(chosen.claims[filler])
-        elif scores[place] >= scores[left]:
-            placements.append(Placement.SCORE)
         else:
-            placements.append(Placement.DIVERSITY)
-        gone.add(place)
-    return placements
+            placements.append(Placement.SCORE if score >= best else Placement.DIVERSITY)
+        best = max(best, score)
+    return placements[::-1]
 
 
 def _propensities(chosen: Selected) -> Float32Array:
-    """Return the share of evenly spaced draws in which each position has its video, float32[m]."""
+    """Return the probability that each position has its video, float32[m]."""
     places = chosen.page.places
     if chosen.drawn is None:
         return np.ones(len(places), np.float32)
-    same = np.zeros(len(places))
-    for draw in (np.arange(_DRAWS) + 0.5) / _DRAWS:
-        others = chosen.drawn(float(draw)).places[: len(places)]
-        same[: len(others)] += others == places[: len(others)]
-    # The draw that was made counts too, so that none is 0.
-    return ((same + 1) / (_DRAWS + 1)).astype(np.float32)
+    # A page is the same between two draws at which a claim gets another position.
+    begins = {-share * (at + 1) % 1 for share in chosen.shares for at in range(len(places))}
+    draws, same = sorted({0.0, *begins, 1.0}), np.zeros(len(places))
+    for begin, end in pairwise(draws):
+        if end - begin > _FINEST:
+            others = chosen.drawn((begin + end) / 2).places[: len(places)]
+            same[: len(others)] += (end - begin) * (others == places[: len(others)])
+    return same.clip(_FINEST, 1).astype(np.float32)
