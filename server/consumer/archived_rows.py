@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -18,11 +18,12 @@ from google.protobuf.message import DecodeError
 from vireo.server.event_log.jetstream import EVENT_KINDS
 from vireo.server.event_log.log import EVENTS, SLATES, Entry, Position, Stream
 from vireo.server.features.keys import video_key
-from vireo.server.signals import SCORES, TASKS
+from vireo.server.signals import SCORES, TASKS, Column
 from vireo.v1 import candidate_pb2, ranking_pb2, viewer_pb2
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1.log_pb2 import RecordedEvents
 from vireo.v1.slate_pb2 import RecordedSlates, SlateRecord
+from vireo.v1.viewer_pb2 import ScoreColumn
 
 Row: TypeAlias = dict[str, Any]
 """A row by its columns, as `pyarrow.Table.to_pylist` returns it."""
@@ -127,11 +128,11 @@ def _slate_row(data: bytes, sequence: int) -> Row:
         "candidate_sources": np.array(candidates.source_masks, np.uint32),
         "video_ids": [each.video_id for each in slate.items],
         "item_scores": [each.score for each in slate.items],
-        "item_sources": [sum({1 << source for source in each.sources}) for each in slate.items],
+        "item_sources": [_mask(tuple(each.sources)) for each in slate.items],
         "placements": [_PLACEMENTS.get(each, str(each)) for each in ranking.placements],
         "propensities": list(ranking.propensities),
         "video_features": list(ranking.video_features),
-        "blocked_keys": np.array(candidates.blocked_keys, np.int64),
+        "blocked_keys": list(candidates.blocked_keys),
         "more_blocked": candidates.more_blocked,
         "left_out_keys": list(record.left_out_keys),
         "left_out_sources": list(record.left_out_sources),
@@ -141,12 +142,12 @@ def _slate_row(data: bytes, sequence: int) -> Row:
         "ranked_videos": [each.SerializeToString(deterministic=True) for each in ranking.live],
     }
     places = np.array(ranking.places, np.int64)
+    if len(places) and not 0 <= places.min() <= places.max() < len(candidates.keys):
+        raise ValueError("it has scores of what isn't a candidate")
     _align(row, places)
     row |= {"recorded": places, "score": np.array(ranking.scores, np.float32)}
-    retrieved = {each.name: np.array(each.values, np.float32) for each in candidates.scores}
-    tasks = {each.name: np.array(each.values, np.float32) for each in ranking.task_scores}
-    row |= {f"retrieval_{s.name}": _at(retrieved, s.name, places) for s in SCORES}
-    row |= {f"task_{task.name}": tasks.get(task.name, ()) for task in TASKS}
+    row |= _columns("retrieval_", SCORES, ranking.retrieval_scores)
+    row |= _columns("task_", TASKS, ranking.task_scores)
     retrieval.ClearField("viewer")
     request.ClearField("viewer_id")
     return row | {
@@ -189,8 +190,15 @@ def request_of(row: Row) -> candidate_pb2.RetrieveCandidatesRequest:
     return request
 
 
-def _at(columns: dict[str, Any], name: str, places: Any) -> Any:
-    return columns[name][places] if name in columns else ()
+def _columns(prefix: str, declared: Sequence[Column], columns: Iterable[ScoreColumn]) -> Row:
+    """Return the declared columns, empty if they are absent."""
+    found = {each.name: np.array(each.values, np.float32) for each in columns}
+    return {prefix + each.name: found.get(each.name, ()) for each in declared}
+
+
+@lru_cache(1024)
+def _mask(sources: tuple[int, ...]) -> int:
+    return sum({1 << source for source in sources})
 
 
 def _arm(record: SlateRecord) -> str:

@@ -203,6 +203,7 @@ def complete(record: SlateRecord, made: Made) -> SlateRecord:
     record.left_out_sources.extend(made.left_out.values())
     if made.candidates is not None:
         record.candidates.CopyFrom(made.candidates)
+        record.candidates.ClearField("scores")
     if made.ranked is not None and made.ranked.HasField("record"):
         record.ranking.CopyFrom(made.ranked.record)
     if made.query.rules is not None:

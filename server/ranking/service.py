@@ -186,6 +186,7 @@ def encode(
             places=record.places.tolist(),
             scores=record.scores.tolist(),
             task_scores=encode_columns(record.tasks),
+            retrieval_scores=encode_columns(record.retrieved),
             placements=[*map(int, record.placements)],  # type: ignore[list-item]
             propensities=record.propensities.tolist(),
             video_features=record.video_features.ravel().tolist(),

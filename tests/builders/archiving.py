@@ -31,11 +31,11 @@ def slate(request: str, viewer: str = "v", at: float = 1_700_000_000.0) -> Slate
     record.candidates.keys.extend(map(video_key, "abc"))
     record.candidates.source_masks.extend([2, 4, 6])
     record.candidates.release_id = "r-1"
-    for score in SCORES:
-        record.candidates.scores.add(name=score.name, values=[0.5, 0.25, 0.125])
     record.candidates.sources.add(source=viewer_pb2.SOURCE_CO_WATCH, failure="it is away")
     record.ranking.places.extend([2, 0, 1])
     record.ranking.scores.extend([0.75, 0.5, 0.25])
+    for score in SCORES:
+        record.ranking.retrieval_scores.add(name=score.name, values=[0.125, 0.5, 0.25])
     record.ranking.task_scores.add(name=TASKS[0].name, values=[0.75, 0.5, 0.25])
     placements = (ranking_pb2.PLACEMENT_SCORE, ranking_pb2.PLACEMENT_DIVERSITY)
     record.ranking.placements.extend(placements)

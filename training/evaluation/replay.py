@@ -226,9 +226,8 @@ def replayed(row: Row, releases: Mapping[str, Replayer]) -> Replayed:
     compared.keys("sources", row["candidate_sources"], found.source_masks)
     places = np.array(row["recorded"], np.int64)
     for score in SCORES:
-        if compared.first is None:
-            values = found.scores[score.name].take(places)
-            compared.values(score.name, row[f"retrieval_{score.name}"], values)
+        if compared.first is None and (recorded := row[f"retrieval_{score.name}"]):
+            compared.values(score.name, recorded, found.scores[score.name].take(places))
     if compared.first is not None:
         return Replayed(difference=compared.first, exact=compared.exact)
     answer = releases[row["release_id"]].rank(row, found)

@@ -56,6 +56,8 @@ class Record:
     """The score that orders them, float32[r]."""
     tasks: Mapping[str, Float32Array]
     """Probability of each task of the release, float32[r]."""
+    retrieved: Mapping[str, Float32Array]
+    """Each of `signals.SCORES` as retrieved, float32[r]."""
     placements: Sequence[Placement]
     """What put each video of the page in its position, m."""
     propensities: Float32Array
@@ -85,6 +87,7 @@ def recorded(query: Ranking, candidates: Candidates, chosen: Selected, count: in
         places=every,
         scores=candidates.scores[SCORE].take(every),
         tasks={name: candidates.scores[name].take(every) for name in tasks},
+        retrieved={name: each.take(every) for name, each in query.query.scores.items()},
         placements=_placements(chosen, scores.take(places).tolist(), best),
         propensities=_propensities(chosen),
         video_features=features,
