@@ -88,8 +88,8 @@ def fill_page(
         for each in pinned.values():
             counted.add(each)
     rest, left = iter(order), [iter(places.tolist()) for _, places in queues]
+    # Number of each claim's positions before each position.
     reserved = [[int(share * at + offset) for at in range(count + 1)] for share, _ in queues]
-    """Number of the claim's positions before each."""
 
     def first_free(queue: Iterator[int]) -> int | None:
         for place in queue:

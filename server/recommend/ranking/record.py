@@ -17,8 +17,8 @@ from vireo.server.recommend.ranking.release import Ranking
 
 _SAMPLED = 6
 """One in so many recorded candidates is of a sample of those beyond the best."""
-_FINEST = 1e-9
-"""Draws that differ by less are the same."""
+_MAX_DRAWS = 20
+"""Maximum draws of the reserved positions for which a page is filled to know its propensities."""
 
 
 class Placement(IntEnum):
@@ -62,7 +62,7 @@ class Record:
     """What put each video of the page in its position, m."""
     propensities: Float32Array
     """Probability, over the draws of reserved positions, that the video has its position,
-    float32[m]."""
+    float32[m]: exact, unless there are more than 20 pages to draw."""
     video_features: Float32Array
     """VIDEO_FEATURES of each video of the page, float32[m, f]; NaN for unknown ones."""
 
@@ -89,7 +89,7 @@ def recorded(query: Ranking, candidates: Candidates, chosen: Selected, count: in
         tasks={name: candidates.scores[name].take(every) for name in tasks},
         retrieved={name: each.take(every) for name, each in query.query.scores.items()},
         placements=_placements(chosen, scores.take(places).tolist(), best),
-        propensities=_propensities(chosen),
+        propensities=propensities(chosen),
         video_features=features,
     )
 
@@ -115,16 +115,20 @@ def _placements(chosen: Selected, scores: Sequence[float], best: float) -> list[
     return placements[::-1]
 
 
-def _propensities(chosen: Selected) -> Float32Array:
-    """Return the probability that each position has its video, float32[m]."""
+def propensities(chosen: Selected) -> Float32Array:
+    """Return the probability that each position of a page has its video, float32[m]."""
     places = chosen.page.places
     if chosen.drawn is None:
         return np.ones(len(places), np.float32)
     # A page is the same between two draws at which a claim gets another position.
-    begins = {-share * (at + 1) % 1 for share in chosen.shares for at in range(len(places))}
-    draws, same = sorted({0.0, *begins, 1.0}), np.zeros(len(places))
+    begins = (-share * (at + 1) % 1 for share in chosen.shares for at in range(len(places)))
+    draws = sorted({0.0, 1.0, *(round(each, 9) for each in begins)})
+    if len(draws) > _MAX_DRAWS + 1:
+        draws = np.linspace(0, 1, _MAX_DRAWS + 1).tolist()
+    same, shortest = np.zeros(len(places)), 1.0
     for begin, end in pairwise(draws):
-        if end - begin > _FINEST:
-            others = chosen.drawn((begin + end) / 2).places[: len(places)]
-            same[: len(others)] += (end - begin) * (others == places[: len(others)])
-    return same.clip(_FINEST, 1).astype(np.float32)
+        others = chosen.drawn((begin + end) / 2).places[: len(places)]
+        same[: len(others)] += (end - begin) * (others == places[: len(others)])
+        shortest = min(shortest, end - begin)
+    # The draw that was made is between two of them, so no propensity is less.
+    return same.clip(shortest, 1).astype(np.float32)

@@ -14,13 +14,14 @@ from tests.builders.ranking import ranking_query
 from tests.builders.viewers import viewer_of_rows
 from vireo.server.features.keys import video_keys
 from vireo.server.features.viewer import ViewerFeatures
+from vireo.server.recommend.page import Page, fill_page
 from vireo.server.recommend.ranking.pipeline import (
     NEW_SHARE,
     RankedCandidates,
     RankingPipeline,
     RankingQuery,
 )
-from vireo.server.recommend.ranking.record import Placement, Record
+from vireo.server.recommend.ranking.record import Placement, Record, Selected, propensities
 from vireo.server.recommend.ranking.release import PageRules, RankingRelease
 from vireo.server.signals import TRENDING
 from vireo.v1 import ranking_pb2
@@ -128,6 +129,26 @@ def test_propensities_are_the_shares_of_requests_that_have_the_video_there(
     for each in rare:
         assert stated[each] / shown[each] < 0.5
     assert NEW_SHARE < 0.1
+
+
+@pytest.mark.parametrize(("share", "count", "tolerance"), [(0.07, 10, 1e-3), (0.013, 60, 0.05)])
+def test_propensities_are_exact_up_to_a_number_of_pages(
+    share: float, count: int, tolerance: float
+) -> None:
+    filled = list[float]()
+
+    def drawn(offset: float) -> Page:
+        filled.append(offset)
+        return fill_page(range(count), count, queues=[(share, np.arange(100, 200))], offset=offset)
+
+    page = drawn(0.6)
+    filled.clear()
+    stated = propensities(Selected(page, [Placement.NEW], drawn, [share]))
+    assert len(filled) <= 20
+    assert stated.min() > 0
+    pages = [drawn(float(draw)).places for draw in (np.arange(5000) + 0.5) / 5000]
+    of_draws = np.mean([each == page.places for each in pages], axis=0)
+    assert stated == pytest.approx(of_draws, abs=tolerance)
 
 
 def test_without_reserved_positions_every_video_is_certain(release_folder: Path) -> None:
