@@ -181,7 +181,7 @@ def record_live(
         blocked = np.union1d(blocked, applied.forbidden_rows)
         allowed = applied.allowed_rows.tolist()
     if live.waiting or len(blocked) > MAX_BLOCKED or len(allowed) > MAX_ALLOWED:
-        response.more_blocked = True
+        response.lacks_changes = True
         return
     response.blocked_keys.extend(release.keys.take(blocked).tolist())
     rows = set[int]()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -55,7 +55,7 @@ _SLATES_SCHEMA = pa.schema(
     | {f"task_{each.name}": _FLOATS for each in TASKS}
     | {"video_ids": _TEXTS, "item_scores": _FLOATS, "item_sources": _MASKS}
     | {"placements": _TEXTS, "propensities": _FLOATS, "video_features": _FLOATS}
-    | {"blocked_keys": pa.list_(pa.int64()), "more_blocked": pa.bool_()}
+    | {"blocked_keys": pa.list_(pa.int64()), "lacks_changes": pa.bool_()}
     | {"left_out_keys": pa.list_(pa.int64()), "left_out_sources": _MASKS}
     | dict.fromkeys(("retrieved_videos", "ranked_videos"), pa.list_(pa.binary()))
 )
@@ -128,12 +128,12 @@ def _slate_row(data: bytes, sequence: int) -> Row:
         "candidate_sources": np.array(candidates.source_masks, np.uint32),
         "video_ids": [each.video_id for each in slate.items],
         "item_scores": [each.score for each in slate.items],
-        "item_sources": [_mask(tuple(each.sources)) for each in slate.items],
+        "item_sources": [sum({1 << source for source in each.sources}) for each in slate.items],
         "placements": [_PLACEMENTS.get(each, str(each)) for each in ranking.placements],
         "propensities": list(ranking.propensities),
         "video_features": list(ranking.video_features),
-        "blocked_keys": list(candidates.blocked_keys),
-        "more_blocked": candidates.more_blocked,
+        "blocked_keys": np.array(candidates.blocked_keys, np.int64),
+        "lacks_changes": candidates.lacks_changes,
         "left_out_keys": list(record.left_out_keys),
         "left_out_sources": list(record.left_out_sources),
         "retrieved_videos": [
@@ -194,11 +194,6 @@ def _columns(prefix: str, declared: Sequence[Column], columns: Iterable[ScoreCol
     """Return the declared columns, empty if they are absent."""
     found = {each.name: np.array(each.values, np.float32) for each in columns}
     return {prefix + each.name: found.get(each.name, ()) for each in declared}
-
-
-@lru_cache(1024)
-def _mask(sources: tuple[int, ...]) -> int:
-    return sum({1 << source for source in sources})
 
 
 def _arm(record: SlateRecord) -> str:

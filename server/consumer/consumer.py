@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 from contextlib import suppress
 from functools import partial
@@ -192,8 +191,6 @@ async def consume(
     """Apply events to the features of the served data set, whichever that is, until cancelled."""
     await server.set_serving(True)
     await dataset.known.wait()
-    gc.collect()  # as in pods: otherwise each full collection walks through all that was imported
-    gc.freeze()
     while True:
         name, repo = dataset.name, settings.features / dataset.name
         seen = identity(repo)

@@ -209,8 +209,8 @@ def replayed(row: Row, releases: Mapping[str, Replayer]) -> Replayed:
     if row["failed_sources"]:
         return Replayed(skipped=f"sources had failed: {', '.join(row['failed_sources'])}")
     ranked_videos = map(ranking_pb2.RecordedVideo.FromString, row["ranked_videos"])
-    if row["more_blocked"] or not all(each.features for each in ranked_videos):
-        return Replayed(skipped="the catalogue was changing faster than its pods took it in")
+    if row["lacks_changes"] or not all(each.features for each in ranked_videos):
+        return Replayed(skipped="its record lacks changes: too many, or a pod was taking them in")
     if not row["recorded"]:
         return Replayed(skipped="it wasn't ranked, or its ranking wasn't recorded")
     if gone := {row["retrieval_release_id"], row["release_id"]} - releases.keys():
@@ -226,8 +226,9 @@ def replayed(row: Row, releases: Mapping[str, Replayer]) -> Replayed:
     compared.keys("sources", row["candidate_sources"], found.source_masks)
     places = np.array(row["recorded"], np.int64)
     for score in SCORES:
-        if compared.first is None and (recorded := row[f"retrieval_{score.name}"]):
-            compared.values(score.name, recorded, found.scores[score.name].take(places))
+        if compared.first is None:
+            values = found.scores[score.name].take(places)
+            compared.values(score.name, row[f"retrieval_{score.name}"], values)
     if compared.first is not None:
         return Replayed(difference=compared.first, exact=compared.exact)
     answer = releases[row["release_id"]].rank(row, found)

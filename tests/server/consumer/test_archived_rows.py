@@ -70,7 +70,7 @@ def test_a_slate_has_all_that_it_was_made_from() -> None:
         "left_out_sources": [],
         "retrieved_videos": [],
         "ranked_videos": [],
-        "more_blocked": False,
+        "lacks_changes": False,
     }
     assert ViewerFeatures.FromString(binary["viewer_features"]) == ViewerFeatures(  # type: ignore[arg-type]
         history_keys=[7], history_times=[1]

@@ -203,7 +203,7 @@ def test_what_cannot_be_made_again_says_why(release: Path) -> None:
     for changes, reason in (
         ({"candidate_keys": []}, "popular list"),
         ({"failed_sources": ["ease"]}, "sources had failed: ease"),
-        ({"more_blocked": True}, "the catalogue was changing"),
+        ({"lacks_changes": True}, "its record lacks changes"),
         ({"recorded": []}, "wasn't ranked"),
         ({"release_id": "tiny-0"}, "release tiny-0 is gone"),
     ):
@@ -227,7 +227,7 @@ def test_a_slate_of_a_moment_in_which_a_video_waits_for_its_vector_is_not_made_a
         if name != stage:
             each.place_some()
     row = serving.row(asked)
-    assert "the catalogue was changing" in replayed(row, replayers).skipped
+    assert "its record lacks changes" in replayed(row, replayers).skipped
     assert changed(row, replayers["tiny-1"]) is not None
     waiting = stages[stage]
     assert waiting is not None
