@@ -15,15 +15,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from google.protobuf.message import DecodeError
 
+from vireo.server.arrays import Int64Array
 from vireo.server.event_log.jetstream import EVENT_KINDS
 from vireo.server.event_log.log import EVENTS, SLATES, Entry, Position, Stream
 from vireo.server.features.keys import video_key
-from vireo.server.signals import SCORES, TASKS, Column
+from vireo.server.signals import SCORES, TASKS
 from vireo.v1 import candidate_pb2, ranking_pb2, viewer_pb2
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1.log_pb2 import RecordedEvents
 from vireo.v1.slate_pb2 import RecordedSlates, SlateRecord
-from vireo.v1.viewer_pb2 import ScoreColumn
 
 Row: TypeAlias = dict[str, Any]
 """A row by its columns, as `pyarrow.Table.to_pylist` returns it."""
@@ -40,8 +40,14 @@ _DICTIONARY_BYTES = 64 << 20
 
 _TEXT, _TEXTS, _TIME = pa.string(), pa.list_(pa.string()), pa.timestamp("us", "UTC")
 _FLOATS, _MASKS = pa.list_(pa.float32()), pa.list_(pa.uint32())
+_FLOAT = np.dtype("<f4")
 _CONTEXT = ("surface", "seed_video_id", "device", "locale", "time_zone", "region", "arm")
 _RELEASES = ("release_id", "retrieval_release_id", "gateway_release_id")
+_SCORES = (
+    "score",
+    *(f"retrieval_{each.name}" for each in SCORES),
+    *(f"task_{each.name}" for each in TASKS),
+)
 _SLATES_SCHEMA = pa.schema(
     {"request_id": _TEXT, "viewer_id": _TEXT, "sequence": pa.int64(), "answered_at": _TIME}
     | {"asked_at": pa.int64(), "shown_before": pa.int32(), "page_size": pa.int32()}
@@ -50,15 +56,15 @@ _SLATES_SCHEMA = pa.schema(
     | {"viewer_features": pa.binary(), "context": pa.list_(pa.int16())}
     | dict.fromkeys(("request", "retrieval", "rule_columns"), pa.binary())
     | {"candidate_keys": pa.list_(pa.int64()), "candidate_sources": _MASKS}
-    | {"recorded": pa.list_(pa.int32()), "score": _FLOATS}
-    | {f"retrieval_{each.name}": _FLOATS for each in SCORES}
-    | {f"task_{each.name}": _FLOATS for each in TASKS}
+    | {"recorded": pa.list_(pa.int32())}
+    | dict.fromkeys(_SCORES, _FLOATS)
     | {"video_ids": _TEXTS, "item_scores": _FLOATS, "item_sources": _MASKS}
     | {"placements": _TEXTS, "propensities": _FLOATS, "video_features": _FLOATS}
     | {"blocked_keys": pa.list_(pa.int64()), "lacks_changes": pa.bool_()}
     | {"left_out_keys": pa.list_(pa.int64()), "left_out_sources": _MASKS}
     | dict.fromkeys(("retrieved_videos", "ranked_videos"), pa.list_(pa.binary()))
 )
+_NO_SCORES: Row = dict.fromkeys(_SCORES, ())
 _EVENT_FIELDS = (
     *("event_id", "viewer_id", "video_id", "request_id", "position"),
     *("creator", "locale", "device", "time_zone"),
@@ -81,6 +87,7 @@ def _names(enum: Any) -> dict[int, str]:
 
 _SOURCES, _DEGRADATIONS = _names(viewer_pb2.Source), _names(viewer_pb2.Degradation)
 _PLACEMENTS = _names(ranking_pb2.Placement)
+_BITS = [1 << number for number in range(32)]
 
 
 def _slate_rows(entry: Entry) -> list[Callable[[], Row]]:
@@ -93,10 +100,11 @@ def _slate_row(data: bytes, sequence: int) -> Row:
     if not record.slate.request_id:
         raise ValueError("it is no record of a slate")
     request, retrieval, slate = record.request, record.retrieval, record.slate
-    candidates, ranking, viewer = record.candidates, record.ranking, record.retrieval.viewer
-    context, ids = request.context, viewer.context
+    candidates = candidate_pb2.RetrieveCandidatesResponse.FromString(record.candidates)
+    ranking = ranking_pb2.RankingRecord.FromString(record.ranking)
+    viewer, context, ids = retrieval.viewer, request.context, retrieval.viewer.context
     page_size = request.page_size if request.HasField("page_size") else _DEFAULT_PAGE_SIZE
-    row = {
+    row: Row = {
         "request_id": slate.request_id,
         "viewer_id": request.viewer_id,
         "sequence": sequence,
@@ -110,7 +118,7 @@ def _slate_row(data: bytes, sequence: int) -> Row:
         "locale": context.locale,
         "time_zone": context.time_zone,
         "region": context.region,
-        "arm": _arm(record),
+        "arm": _arm(record, candidates.release_id),
         "release_id": slate.release_id,
         "retrieval_release_id": candidates.release_id,
         "gateway_release_id": record.gateway_release_id,
@@ -128,10 +136,10 @@ def _slate_row(data: bytes, sequence: int) -> Row:
         "candidate_sources": np.array(candidates.source_masks, np.uint32),
         "video_ids": [each.video_id for each in slate.items],
         "item_scores": [each.score for each in slate.items],
-        "item_sources": [sum({1 << source for source in each.sources}) for each in slate.items],
+        "item_sources": [sum(map(_BITS.__getitem__, each.sources)) for each in slate.items],
         "placements": [_PLACEMENTS.get(each, str(each)) for each in ranking.placements],
         "propensities": list(ranking.propensities),
-        "video_features": list(ranking.video_features),
+        "video_features": np.frombuffer(ranking.video_features, _FLOAT),
         "blocked_keys": np.array(candidates.blocked_keys, np.int64),
         "lacks_changes": candidates.lacks_changes,
         "left_out_keys": list(record.left_out_keys),
@@ -141,13 +149,12 @@ def _slate_row(data: bytes, sequence: int) -> Row:
         ],
         "ranked_videos": [each.SerializeToString(deterministic=True) for each in ranking.live],
     }
-    places = np.array(ranking.places, np.int64)
-    if len(places) and not 0 <= places.min() <= places.max() < len(candidates.keys):
-        raise ValueError("it has scores of what isn't a candidate")
-    _align(row, places)
-    row |= {"recorded": places, "score": np.array(ranking.scores, np.float32)}
-    row |= _columns("retrieval_", SCORES, ranking.retrieval_scores)
-    row |= _columns("task_", TASKS, ranking.task_scores)
+    places = np.array(ranking.places, np.uint32)
+    scores = np.frombuffer(ranking.scores, _FLOAT).reshape(len(ranking.columns), len(places))
+    if len(places) and not len(scores):
+        raise ValueError("it is of a build that records scores otherwise")
+    _align(row, row["candidate_keys"].take(places))  # raises IndexError for what is no candidate
+    row |= {"recorded": places} | _NO_SCORES | dict(zip(ranking.columns, scores, strict=True))
     retrieval.ClearField("viewer")
     request.ClearField("viewer_id")
     return row | {
@@ -156,9 +163,12 @@ def _slate_row(data: bytes, sequence: int) -> Row:
     }
 
 
-def _align(row: Row, places: Any) -> None:
-    """Bring a page's columns to the order of its slate, in which others replace unknown videos."""
-    page = row["candidate_keys"][places[: len(row["placements"])]].tolist()
+def _align(row: Row, recorded: Int64Array) -> None:
+    """Bring a page's columns to the order of its slate, in which others replace unknown videos.
+
+    `recorded` are the keys of the recorded candidates, those of the page first.
+    """
+    page = recorded[: len(row["placements"])].tolist()
     shown = [video_key(each) for each in row["video_ids"]]
     if page and page != shown:
         known = {key: place for place, key in enumerate(page)}
@@ -166,7 +176,7 @@ def _align(row: Row, places: Any) -> None:
         for name, missing in (("placements", ""), ("propensities", None)):
             values = [*row[name], missing]
             row[name] = [values[place] for place in order]
-        features = np.array(row["video_features"], np.float32).reshape(len(page), -1)
+        features = row["video_features"].reshape(len(page), -1)
         unknown = np.full((1, features.shape[1]), np.nan, np.float32)
         row["video_features"] = np.concatenate([features, unknown])[order].ravel()
 
@@ -190,17 +200,12 @@ def request_of(row: Row) -> candidate_pb2.RetrieveCandidatesRequest:
     return request
 
 
-def _columns(prefix: str, declared: Sequence[Column], columns: Iterable[ScoreColumn]) -> Row:
-    """Return the declared columns, empty if they are absent."""
-    found = {each.name: np.array(each.values, np.float32) for each in columns}
-    return {prefix + each.name: found.get(each.name, ()) for each in declared}
+def _arm(record: SlateRecord, retrieved: str) -> str:
+    """Return whether a slate is of the gateway's release, of the canary's, or of both.
 
-
-def _arm(record: SlateRecord) -> str:
-    """Return whether a slate is of the gateway's release, of the canary's, or of both."""
-    releases = {record.slate.release_id}
-    if record.HasField("candidates"):
-        releases.add(record.candidates.release_id)
+    `retrieved` is the release of its candidates, if it has some.
+    """
+    releases = {record.slate.release_id, retrieved or record.slate.release_id}
     if releases == {record.gateway_release_id}:
         return "production"
     return "canary" if len(releases) == 1 else "mixed"

@@ -190,7 +190,7 @@ def _joined(slates: list[tuple[str, bytes]]) -> Iterator[_Message]:
 
 
 def complete(record: SlateRecord, made: Made) -> SlateRecord:
-    """Add to a record what the slate was made from; return it."""
+    """Add to a record what the slate was made from, of which nobody needs scores any more."""
     for name in ("page_token", "excluded_video_ids"):  # their keys are in the retrieval's request
         record.request.ClearField(name)
     record.shown_before = made.query.shown_before
@@ -202,10 +202,10 @@ def complete(record: SlateRecord, made: Made) -> SlateRecord:
     record.left_out_keys.extend(made.left_out.keys())
     record.left_out_sources.extend(made.left_out.values())
     if made.candidates is not None:
-        record.candidates.CopyFrom(made.candidates)
-        record.candidates.ClearField("scores")
-    if made.ranked is not None and made.ranked.HasField("record"):
-        record.ranking.CopyFrom(made.ranked.record)
+        made.candidates.ClearField("scores")
+        record.candidates = made.candidates.SerializeToString()
+    if made.ranked is not None:
+        record.ranking = made.ranked.record
     if made.query.rules is not None:
         record.rules.extend(applied_rules(made.query.rules, made))
     return record

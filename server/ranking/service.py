@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -36,6 +36,7 @@ from vireo.server.pod.viewer import decode_viewer
 from vireo.server.recommend.page import LabelsOf
 from vireo.server.recommend.ranking.explain import explain
 from vireo.server.recommend.ranking.pipeline import RankedCandidates, RankingPipeline, RankingQuery
+from vireo.server.recommend.ranking.record import Record
 from vireo.server.recommend.ranking.release import FILES, PageRules, RankingRelease
 from vireo.server.recommend.runner import Caller
 from vireo.server.releases.manifest import MAX_CANDIDATES
@@ -112,7 +113,8 @@ class RankingServicer(ranking_pb2_grpc.RankingServiceServicer):
             ranked = pipeline.rank(query, caller)
             response = encode(ranked, pipeline.release, titles=request.titles)
             if ranked.record is not None:
-                response.record.live.extend(recorded_videos(pipeline.release, query))
+                videos = recorded_videos(pipeline.release, query)
+                response.record = encode_record(ranked.record, videos)
             if explained is None:
                 _count_page(ranked)
             else:
@@ -169,7 +171,7 @@ def encode(
     ranked: RankedCandidates, release: RankingRelease, *, titles: bool
 ) -> ranking_pb2.RankCandidatesResponse:
     """Return the response; ids and titles are empty for keys that the release doesn't know."""
-    rows, record = ranked.rows.tolist(), ranked.record
+    rows = ranked.rows.tolist()
     return ranking_pb2.RankCandidatesResponse(
         keys=ranked.keys.tolist(),
         ids=[release.video_id(row) if row >= 0 else "" for row in rows],
@@ -180,18 +182,21 @@ def encode(
         release_id=release.manifest.release_id,
         unknown_candidates=ranked.unknown,
         capped=ranked.capped,
-        record=None
-        if record is None
-        else ranking_pb2.RankingRecord(
-            places=record.places.tolist(),
-            scores=record.scores.tolist(),
-            task_scores=encode_columns(record.tasks),
-            retrieval_scores=encode_columns(record.retrieved),
-            placements=[*map(int, record.placements)],  # type: ignore[list-item]
-            propensities=record.propensities.tolist(),
-            video_features=record.video_features.ravel().tolist(),
-        ),
     )
+
+
+def encode_record(record: Record, videos: Iterable[ranking_pb2.RecordedVideo]) -> bytes:
+    """Return the RankingRecord of a page; for `videos` see `recorded_videos`."""
+    columns = (each.astype("<f4", copy=False).tobytes() for each in record.scores.values())
+    return ranking_pb2.RankingRecord(
+        places=record.places.tolist(),
+        placements=[*map(int, record.placements)],  # type: ignore[list-item]
+        propensities=record.propensities.tolist(),
+        live=videos,
+        video_features=record.video_features.astype("<f4", copy=False).tobytes(),
+        columns=record.scores,
+        scores=b"".join(columns),
+    ).SerializeToString()
 
 
 def _count_page(ranked: RankedCandidates) -> None:

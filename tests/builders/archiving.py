@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -14,6 +15,8 @@ from vireo.server.features.keys import video_key
 from vireo.server.releases.bucket import Bucket
 from vireo.server.signals import SCORES, TASKS
 from vireo.v1 import ranking_pb2, viewer_pb2
+from vireo.v1 import recommendation_pb2 as pb
+from vireo.v1.candidate_pb2 import RetrieveCandidatesResponse
 from vireo.v1.slate_pb2 import RecordedSlates, SlateRecord
 from vireo.v1.viewer_pb2 import ViewerFeatures
 
@@ -28,19 +31,20 @@ def slate(request: str, viewer: str = "v", at: float = 1_700_000_000.0) -> Slate
     record.retrieval.viewer.asked_at = 99
     record.retrieval.viewer.context.hour = 5
     record.retrieval.count = 3
-    record.candidates.keys.extend(map(video_key, "abc"))
-    record.candidates.source_masks.extend([2, 4, 6])
-    record.candidates.release_id = "r-1"
-    record.candidates.sources.add(source=viewer_pb2.SOURCE_CO_WATCH, failure="it is away")
-    record.ranking.places.extend([2, 0, 1])
-    record.ranking.scores.extend([0.75, 0.5, 0.25])
-    for score in SCORES:
-        record.ranking.retrieval_scores.add(name=score.name, values=[0.125, 0.5, 0.25])
-    record.ranking.task_scores.add(name=TASKS[0].name, values=[0.75, 0.5, 0.25])
-    placements = (ranking_pb2.PLACEMENT_SCORE, ranking_pb2.PLACEMENT_DIVERSITY)
-    record.ranking.placements.extend(placements)
-    record.ranking.propensities.extend([1.0, 0.5])
-    record.ranking.video_features.extend(range(8))
+    failed = pb.SourceReport(source=viewer_pb2.SOURCE_CO_WATCH, failure="it is away")
+    record.candidates = RetrieveCandidatesResponse(
+        keys=map(video_key, "abc"), source_masks=[2, 4, 6], release_id="r-1", sources=[failed]
+    ).SerializeToString()
+    columns = ("score", f"task_{TASKS[0].name}", *(f"retrieval_{each.name}" for each in SCORES))
+    values = [[0.75, 0.5, 0.25]] * 2 + [[0.125, 0.5, 0.25]] * len(SCORES)
+    record.ranking = ranking_pb2.RankingRecord(
+        places=[2, 0, 1],
+        columns=columns,
+        scores=np.array(values, "<f4").tobytes(),
+        placements=(ranking_pb2.PLACEMENT_SCORE, ranking_pb2.PLACEMENT_DIVERSITY),
+        propensities=[1.0, 0.5],
+        video_features=np.arange(8, dtype="<f4").tobytes(),
+    ).SerializeToString()
     record.slate.request_id, record.slate.release_id = request, "r-1"
     record.slate.degradations.append(viewer_pb2.DEGRADATION_SOURCE_MISSING)
     sources = (viewer_pb2.SOURCE_TWO_TOWER, viewer_pb2.SOURCE_CO_WATCH)

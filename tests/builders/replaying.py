@@ -82,12 +82,16 @@ class Serving:
             recorded=20,
         )
         ranked_query = ranking.decode(asked)
-        answer = ranking.encode(self.ranking.rank(ranked_query), self.ranking.release, titles=False)
-        answer.record.live.extend(ranking.recorded_videos(self.ranking.release, ranked_query))
+        ranked = self.ranking.rank(ranked_query)
+        answer = ranking.encode(ranked, self.ranking.release, titles=False)
+        assert ranked.record is not None
+        videos = ranking.recorded_videos(self.ranking.release, ranked_query)
+        slate = ranked_slate(answer, left)
+        left.ClearField("scores")
         record = SlateRecord(
-            candidates=left,
-            ranking=answer.record,
-            slate=ranked_slate(answer, left),
+            candidates=left.SerializeToString(),
+            ranking=ranking.encode_record(ranked.record, videos),
+            slate=slate,
             gateway_release_id=release.manifest.release_id,
             shown_before=request.shown_before,
             left_out_keys=gone & masks.keys(),

@@ -236,9 +236,9 @@ def replayed(row: Row, releases: Mapping[str, Replayer]) -> Replayed:
     assert record is not None, "a record is asked for"
     own = np.argsort(record.places)[places]
     for task in TASKS:
-        if row[column := f"task_{task.name}"] and task.name in record.tasks:
-            of_ranking.values(column, row[column], record.tasks[task.name][own])
-    of_ranking.values("score", row["score"], record.scores[own])
+        if row[column := f"task_{task.name}"] and column in record.scores:
+            of_ranking.values(column, row[column], record.scores[column][own])
+    of_ranking.values("score", row["score"], record.scores["score"][own])
     of_ranking.keys("position", page, answer.keys)
     return Replayed(difference=of_ranking.first, exact=of_ranking.exact)
 

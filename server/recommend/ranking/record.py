@@ -52,12 +52,9 @@ class Record:
     places: Int64Array
     """Places in the query's keys, int64[r]: the page's in order, the best others, then a sample of
     the rest."""
-    scores: Float32Array
-    """The score that orders them, float32[r]."""
-    tasks: Mapping[str, Float32Array]
-    """Probability of each task of the release, float32[r]."""
-    retrieved: Mapping[str, Float32Array]
-    """Each of `signals.SCORES` as retrieved, float32[r]."""
+    scores: Mapping[str, Float32Array]
+    """By column of the archive, float32[r] each: "score", which orders them; "task_…", the
+    probability of each task of the release; and "retrieval_…", each of `signals.SCORES`."""
     placements: Sequence[Placement]
     """What put each video of the page in its position, m."""
     propensities: Float32Array
@@ -83,11 +80,12 @@ def recorded(query: Ranking, candidates: Candidates, chosen: Selected, count: in
     tasks, rows = query.release.manifest.feature_schema.tasks, candidates.rows.take(places)
     features = query.table.features.take(rows, axis=0)
     features[rows < 0] = np.nan
+    columns = {"score": candidates.scores[SCORE]}
+    columns |= {f"task_{name}": candidates.scores[name] for name in tasks}
+    columns |= {f"retrieval_{name}": each for name, each in query.query.scores.items()}
     return Record(
         places=every,
-        scores=candidates.scores[SCORE].take(every),
-        tasks={name: candidates.scores[name].take(every) for name in tasks},
-        retrieved={name: each.take(every) for name, each in query.query.scores.items()},
+        scores={name: each.take(every) for name, each in columns.items()},
         placements=_placements(chosen, scores.take(places).tolist(), best),
         propensities=propensities(chosen),
         video_features=features,

@@ -37,6 +37,7 @@ from vireo.server.event_log.log import (
 from vireo.server.features.online_store import open_rows
 from vireo.server.releases.bucket import Bucket
 from vireo.server.releases.s3 import S3Settings
+from vireo.v1.ranking_pb2 import RankingRecord
 
 __all__ = ["bucket", "own", "proxy", "quick", "site"]
 
@@ -271,7 +272,7 @@ async def test_what_cannot_be_a_row_is_left_out_alone_and_counted(site: Site) ->
     bad = event("v", "bad")
     bad.time.seconds = 1 << 60
     broken = slate("broken")
-    broken.ranking.places.append(99)
+    broken.ranking += RankingRecord(places=[99]).SerializeToString()
     for stream, data in (
         (EVENTS, b"\xff"),
         (EVENTS, message([event("v", "2"), bad])),

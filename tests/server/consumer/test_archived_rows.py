@@ -8,6 +8,7 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
@@ -19,8 +20,9 @@ from vireo.server.event_log.log import Entry, Position
 from vireo.server.features.keys import video_key
 from vireo.server.signals import SCORES, TASKS
 from vireo.v1 import recommendation_pb2 as pb
-from vireo.v1.candidate_pb2 import RetrieveCandidatesRequest
+from vireo.v1.candidate_pb2 import RetrieveCandidatesRequest, RetrieveCandidatesResponse
 from vireo.v1.log_pb2 import RecordedEvents
+from vireo.v1.ranking_pb2 import RankingRecord
 from vireo.v1.slate_pb2 import SlateRecord
 from vireo.v1.viewer_pb2 import ViewerFeatures
 
@@ -30,6 +32,16 @@ def row(record: SlateRecord) -> dict[str, object]:
     assert not skipped
     [found] = table.to_pylist()
     return dict(found)
+
+
+def changed(record: SlateRecord, **fields: Any) -> SlateRecord:
+    """The record with other values in fields of its ranking."""
+    ranking = RankingRecord.FromString(record.ranking)
+    for name, value in fields.items():
+        ranking.ClearField(name)  # type: ignore[arg-type]
+        ranking.MergeFrom(RankingRecord(**{name: value}))
+    record.ranking = ranking.SerializeToString()
+    return record
 
 
 def test_a_slate_has_all_that_it_was_made_from() -> None:
@@ -87,7 +99,9 @@ def test_a_slate_has_all_that_it_was_made_from() -> None:
 )
 def test_the_arm_is_that_of_both_stages(retrieval: str, ranking: str, arm: str) -> None:
     record = slate("r")
-    record.candidates.release_id, record.slate.release_id = retrieval, ranking
+    candidates = RetrieveCandidatesResponse.FromString(record.candidates)
+    candidates.release_id, record.slate.release_id = retrieval, ranking
+    record.candidates = candidates.SerializeToString()
     assert row(record)["arm"] == arm
 
 
@@ -130,8 +144,7 @@ def test_what_placed_a_video_stays_with_it_if_another_one_replaces_an_unknown_vi
     record = slate("r")
     record.slate.items[0].video_id = "a"  # the ranking pod doesn't know c, and b is shown instead
     record.slate.items[1].video_id = "b"
-    record.ranking.video_features[:] = [1.0, 2.0, 3.0, 4.0]
-    found = row(record)
+    found = row(changed(record, video_features=np.arange(1, 5, dtype="<f4").tobytes()))
     assert found["video_ids"] == ["a", "b"]
     assert found["placements"] == ["diversity", ""]
     assert found["propensities"] == [0.5, None]
@@ -140,20 +153,28 @@ def test_what_placed_a_video_stays_with_it_if_another_one_replaces_an_unknown_vi
     assert [*map(math.isnan, features[2:])] == [True, True]
 
 
-def garbled(number: int) -> SlateRecord:
-    record = slate(f"bad-{number}")
-    if number == 0:
-        record.answered_at.seconds = 1 << 60
-    elif number == 1:
-        record.ranking.places.append(3)  # of three candidates
-    else:
-        record.slate.ClearField("request_id")
+def at_no_time() -> SlateRecord:
+    record = slate("bad")
+    record.answered_at.seconds = 1 << 60
     return record
 
 
-@pytest.mark.parametrize("number", [0, 1, 2])
-def test_a_record_that_can_be_no_row_is_left_out_alone(number: int) -> None:
-    records = [slate("a"), garbled(number), slate("b")]
+@pytest.mark.parametrize(
+    "bad",
+    [
+        at_no_time(),
+        slate(""),
+        changed(slate("bad"), places=[2, 0, 3]),  # of three candidates
+        changed(slate("bad"), places=[2, 0, -1]),
+        changed(slate("bad"), places=[2, 0]),  # and three values a column
+        changed(slate("bad"), scores=b"\0" * 59),
+        changed(slate("bad"), columns=[], scores=b""),  # as another build records them
+        SlateRecord(slate=slate("bad").slate, ranking=b"\xff"),
+        SlateRecord(slate=slate("bad").slate, candidates=b"\xff"),
+    ],
+)
+def test_a_record_that_can_be_no_row_is_left_out_alone(bad: SlateRecord) -> None:
+    records = [slate("a"), bad, slate("b")]
     entries = [Entry(1, "0", logged(*records)), Entry(9, "0", b"\xff")]
     table, skipped = table_of(SLATE_ROWS, entries)
     assert table["request_id"].to_pylist() == ["a", "b"]

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from prometheus_client import REGISTRY
 
@@ -24,6 +25,8 @@ from vireo.server.gateway import slate_log
 from vireo.server.gateway.slate_log import RECORDED_CANDIDATES, in_share
 from vireo.server.live.live import Live
 from vireo.v1 import recommendation_pb2 as pb
+from vireo.v1.candidate_pb2 import RetrieveCandidatesResponse
+from vireo.v1.ranking_pb2 import RankingRecord
 from vireo.v1.slate_pb2 import RecordedSlates, SlateRecord
 from vireo.v1.viewer_pb2 import ViewerFeatures
 
@@ -105,12 +108,16 @@ async def test_a_record_has_the_slate_and_all_that_it_was_made_from(
     assert first.retrieval.viewer.asked_at > 0
     assert first.retrieval.viewer.context.device == 1
     assert video_key("video-9") in first.retrieval.excluded_keys
-    keys, record = first.candidates.keys, first.ranking
-    page = [keys[place] for place in record.places[:5]]
+    candidates = RetrieveCandidatesResponse.FromString(first.candidates)
+    record = RankingRecord.FromString(first.ranking)
+    assert not candidates.scores
+    page = [candidates.keys[place] for place in record.places[:5]]
     assert page == [video_key(item.video_id) for item in slate.items]
-    assert [*record.scores[:5]] == [item.score for item in slate.items]
+    assert {*record.columns} >= {"score", "task_watch", "task_like", "retrieval_ease"}
+    scores = np.frombuffer(record.scores, "<f4").reshape(len(record.columns), len(record.places))
+    shown = scores[[*record.columns].index("score"), :5]
+    assert shown.tolist() == [item.score for item in slate.items]
     assert len(record.placements) == len(record.propensities) == 5
-    assert {each.name for each in record.task_scores} >= {"watch", "like"}
 
     assert later.request == request  # without the token
     assert later.shown_before == 5
@@ -127,8 +134,8 @@ async def test_degraded_slates_are_recorded_as_far_as_they_came(
         [record] = await records(nats, 1)
     assert degradations[0] in record.slate.degradations
     assert [*record.slate.items] == [*slate.items]
-    assert record.HasField("candidates") == (away == "ranking")
-    assert not record.HasField("ranking")
+    assert bool(record.candidates) == (away == "ranking")
+    assert not record.ranking
 
 
 def test_the_same_share_of_the_viewers_is_recorded_in_every_gateway() -> None:
@@ -155,7 +162,9 @@ async def test_other_viewers_slates_and_those_of_batches_are_not_recorded(
         found = await records(nats, len(expected))
     assert 0 < len(expected) < len(names)
     assert [each.request.viewer_id for each in found] == expected
-    assert len(found[0].ranking.places) == min(RECORDED_CANDIDATES, len(found[0].candidates.keys))
+    candidates = RetrieveCandidatesResponse.FromString(found[0].candidates)
+    places = RankingRecord.FromString(found[0].ranking).places
+    assert len(places) == min(RECORDED_CANDIDATES, len(candidates.keys))
 
 
 async def test_slates_wait_for_a_log_that_is_away_and_are_stored_once(
