@@ -37,15 +37,16 @@ def generate() -> None:
     """
     with tempfile.TemporaryDirectory(dir=SOURCES, prefix=".gen-") as scratch:
         fresh = Path(scratch) / "gen"
-        _generate(fresh, Path(scratch) / "third_party.binpb")
+        generate_into(fresh)
         if GENERATED.exists():
             GENERATED.rename(Path(scratch) / "before")
         fresh.rename(GENERATED)
 
 
-def _generate(folder: Path, imported: Path) -> None:
-    """Write everything below `folder`, and the descriptors it imports to `imported`."""
+def generate_into(folder: Path) -> None:
+    """Write everything to a new folder, and the descriptors that it imports beside that."""
     folder.mkdir()
+    imported = folder.with_name("third_party.binpb")
     run_on_protos(
         imported,
         f"--python_out={folder}",

@@ -11,10 +11,18 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 _NAME = "vireo_client/_generated"
 _GENERATES = [
-    "grpcio-tools>=1.85,<2",
-    "mypy-protobuf>=5,<6",
-    "protovalidate>=2.1,<3",
-    "googleapis-common-protos>=1.70",
+    "googleapis-common-protos==1.76.0",
+    "grpcio==1.85.3",
+    "grpcio-tools==1.85.0",
+    "mypy-protobuf==5.1.0",
+    "protobuf==7.36.2",
+    "protobuf-py==0.7.0",
+    "protobuf-py-ext==0.7.0 ; platform_machine == 'arm64' and platform_python_implementation == 'CPython' and sys_platform == 'darwin' or (platform_machine == 'aarch64' or platform_machine == 'x86_64') and platform_python_implementation == 'CPython' and sys_platform == 'linux' or (platform_machine == 'AMD64' or platform_machine == 'ARM64') and platform_python_implementation == 'CPython' and sys_platform == 'win32'",
+    "protobuf-py-pure==0.7.0",
+    "protovalidate==2.1.0",
+    "setuptools==84.2.1",
+    "types-protobuf==7.35.1.20260906",
+    "typing-extensions==4.16.0",
 ]
 """What reads the protos of a checkout; nothing that it writes depends on these versions."""
 

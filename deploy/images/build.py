@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import time
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -65,7 +66,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         choices=("tag", "inputs"),
         help="build nothing: print the images' tag, or the digest of what `make images-test` tests",
     )
+    parser.add_argument(
+        "--lock-base", action="store_true", help="build nothing: pin Debian's packages anew"
+    )
     chosen = parser.parse_args(arguments)
+    if chosen.lock_base:
+        with tempfile.TemporaryDirectory() as scratch:
+            DEBIAN.write_text(debian_rootfs(Path(scratch) / "rootfs.tar", int(time.time())))
+        return
     if unknown := set(chosen.roles) - set(ROLES):
         parser.error(
             f"no role is called {', '.join(sorted(unknown))}; choose from {', '.join(ROLES)}"
@@ -155,10 +163,10 @@ def make_base() -> None:
     if exists(BASE):
         return
     pinned = DEBIAN.read_text()
-    time = int(pinned.split()[0])
+    made_at = int(pinned.split()[0])
     with tempfile.TemporaryDirectory() as scratch:
         tar = Path(scratch) / "rootfs.tar"
-        made = debian_rootfs(tar, time)
+        made = debian_rootfs(tar, made_at)
         if made != pinned:
             changes = unified_diff(pinned.splitlines(), made.splitlines(), n=0, lineterm="")
             raise SystemExit(
@@ -168,15 +176,15 @@ def make_base() -> None:
         container = buildah("from", "scratch")
         buildah("add", "--quiet", container, str(tar), "/")
         buildah("config", "--env", "LANG=C.UTF-8", "--label", VENDOR_LABEL, container)
-        buildah("commit", "--quiet", "--rm", "--timestamp", str(time), container, BASE)
+        buildah("commit", "--quiet", "--rm", "--timestamp", str(made_at), container, BASE)
 
 
-def debian_rootfs(tar: Path, time: int) -> str:
+def debian_rootfs(tar: Path, made_at: int) -> str:
     """Make the base's files of Debian's current packages; return what debian.txt is to say.
 
     Args:
         tar: where to write them, the same bytes whenever packages and time are the same.
-        time: seconds since 1970 that no file is newer than.
+        made_at: seconds since 1970 that no file is newer than.
 
     Debian's own servers have them, unless DEBIAN_SOURCES is set to lines of apt's sources.
     """
@@ -191,7 +199,7 @@ def debian_rootfs(tar: Path, time: int) -> str:
             *(_SUITE, str(tar)),
             *os.environ.get("DEBIAN_SOURCES", "").splitlines(),
         ],
-        env={**os.environ, "SOURCE_DATE_EPOCH": str(time)},
+        env={**os.environ, "SOURCE_DATE_EPOCH": str(made_at)},
         check=False,
     )
     if made.returncode:
@@ -200,7 +208,7 @@ def debian_rootfs(tar: Path, time: int) -> str:
         status = files.extractfile("./var/lib/dpkg/status").read().decode()  # type: ignore[union-attr]
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     packages = re.findall(r"^Package: (.+)\n(?:.+\n)*?Version: (.+)$", status, re.MULTILINE)
-    lines = [f"{time} sha256:{digest}", *(f"{name}={version}" for name, version in packages)]
+    lines = [f"{made_at} sha256:{digest}", *(f"{name}={version}" for name, version in packages)]
     return "".join(f"{line}\n" for line in lines)
 
 

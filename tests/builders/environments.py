@@ -8,8 +8,7 @@ import sys
 from pathlib import Path
 
 CONSTRAINTS = Path(__file__).parents[2] / "constraints.txt"
-_UV = str(Path(sys.executable).with_name("uv"))
-"""It takes seconds where pip takes a minute."""
+_UV = str(CONSTRAINTS.parent / "deploy" / "uv")
 
 
 def build_sdist(project: Path, folder: Path) -> Path:

@@ -73,7 +73,7 @@ def test_links_to_code_lead_to_the_repository_if_there_is_one(
 
 def test_the_hooks_of_commits_run_what_make_lint_runs() -> None:
     makefile = (CHECKOUT / "Makefile").read_text()
-    [(needed, recipe)] = re.findall(r"^lint: setup ([^#]*?) ##.*\n((?:\t.*\n)+)", makefile, re.M)
+    [(needed, recipe)] = re.findall(r"^lint: dev ([^#]*?) ##.*\n((?:\t.*\n)+)", makefile, re.M)
     config = yaml.safe_load((CHECKOUT / ".pre-commit-config.yaml").read_text())
     entries = "\n".join(hook["entry"] for repo in config["repos"] for hook in repo["hooks"])
     program = r"/(ruff \w+|\w+)"

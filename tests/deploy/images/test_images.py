@@ -76,7 +76,7 @@ def test_an_image_has_what_its_role_needs_and_no_more(
 @ROLES
 def test_packages_have_the_versions_that_are_tested(role: str, images: Mapping[str, Image]) -> None:
     lines = (build.ROOT / "constraints.txt").read_text().splitlines()
-    pins = dict(line.split("==") for line in lines if "==" in line)
+    pins = dict(line.split()[0].split("==") for line in lines if "==" in line)
     pinned = {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in pins.items()}
     pinned["vireo"] = build.version()
     installed = packages(images[role])
