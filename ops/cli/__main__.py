@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from importlib.metadata import version
-from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -16,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from typer.core import TyperGroup
 
+from vireo.ops.cli.installation import CHECKOUT, check_stubs, import_failure
 from vireo.ops.cli.output import only_warnings
 from vireo.server.errors import VireoError
 
@@ -128,6 +128,9 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
+_TRACEBACK = "--traceback"
+
+
 @app.callback()
 def options(
     _: Annotated[
@@ -135,6 +138,9 @@ def options(
         typer.Option(
             "--version", callback=_print_version, is_eager=True, help="Print the version and end."
         ),
+    ] = False,
+    _traceback: Annotated[
+        bool, typer.Option(_TRACEBACK, help="Show where an error comes from.")
     ] = False,
 ) -> None:
     """Take the options of the command itself."""
@@ -148,13 +154,12 @@ def options(
 )
 def bench(context: typer.Context) -> None:
     """Measure performance, side by side in one run: `vireo bench --help`, from a checkout."""
-    checkout = Path(__file__).parents[3]
-    if not (checkout / "bench" / "__main__.py").exists():
+    if not (CHECKOUT / "bench" / "__main__.py").exists():
         raise VireoError(
             "vireo bench measures a checkout of the source, which this isn't: run it in one, after "
             "make setup"
         )
-    paths = (str(checkout), os.environ.get("PYTHONPATH"))
+    paths = (str(CHECKOUT), os.environ.get("PYTHONPATH"))
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
     os.execve(sys.executable, [sys.executable, "-m", "bench", *context.args], environment)  # noqa: S606
 
@@ -184,23 +189,6 @@ def _leaves(called: str, command: Any) -> Iterator[tuple[str, Any]]:
         yield from _leaves(f"{called} {name}", each)
 
 
-_MISSING_EXTRA = {
-    "training": {
-        "implicit",
-        "jinja2",
-        "onnx",
-        "onnxscript",
-        "pandas",
-        "pyarrow",
-        "scipy",
-        "threadpoolctl",
-        "torch",
-    },
-    "serving": {"onnxruntime", "faiss", "minio", "feast"},
-    "control": {"envoy"},
-    "security": {"cryptography", "jwt"},
-}
-
 _DISK_ERRORS = (
     errno.ENOSPC,
     errno.EDQUOT,
@@ -213,8 +201,15 @@ _DISK_ERRORS = (
 
 
 def main(run: Callable[[], object] = app) -> None:
-    """Run the CLI; exit with 0, an error's code, 2 for wrong usage, 130 for Ctrl-C."""
+    """Run the CLI; exit with 0, an error's code, 2 for wrong usage, 130 for Ctrl-C.
+
+    `vireo --traceback COMMAND` raises the error instead.
+    """
+    if sys.argv[1:2] == [_TRACEBACK]:
+        run()
+        return
     try:
+        check_stubs()
         run()
     except VireoError as error:
         _fail(str(error), error.exit_code)
@@ -228,11 +223,10 @@ def main(run: Callable[[], object] = app) -> None:
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         sys.exit(130)
-    except ModuleNotFoundError as error:
-        extras = [name for name, modules in _MISSING_EXTRA.items() if error.name in modules]
-        if not extras:
+    except Exception as error:
+        if not (message := import_failure(error)):
             raise
-        _fail(f"this command needs {error.name}; install it with: pip install 'vireo[{extras[0]}]'")
+        _fail(message)
 
 
 def _fail(message: str, code: int = 1) -> NoReturn:
