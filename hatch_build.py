@@ -23,7 +23,7 @@ class StubsHook(BuildHookInterface[Any]):
     """Generates what `vireo` links to before files are collected."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Generate for a wheel into a folder of its own; for an editable install into protos/gen."""
+        """Generate for a wheel into a folder of its own; for an editable install, in place."""
         if version == "editable":
             generate()
             generate_client()

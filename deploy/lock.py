@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import re
 import subprocess
-import sys
 import tempfile
 import tomllib
 from collections import defaultdict
@@ -25,7 +24,12 @@ CONSTRAINTS = ROOT / "constraints.txt"
 LOCKS = ROOT / "deploy/locks"
 WHEELS = ROOT / "deploy/images/wheels"
 
-STUBS = ("grpcio-tools==1.85.0", "protovalidate==2.1.0", "mypy-protobuf", "googleapis-common-protos")
+STUBS = (
+    "grpcio-tools==1.85.0",
+    "protovalidate==2.1.0",
+    "mypy-protobuf",
+    "googleapis-common-protos",
+)
 """What stubs are made by: the lowest versions that pyproject.toml allows at run time, since stubs
 refuse a runtime that is older than what made them."""
 BUILD = ("hatchling", *STUBS)
@@ -74,7 +78,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     compile_requirements(CONSTRAINTS, [*BUILD, *ENVIRONMENTS["installer"]], *extras)
     # PyTorch's builds for processors alone are of the same version, and have other hashes.
     CONSTRAINTS.write_text(
-        re.sub(r"^(torch==\S+).*\\\n(?: +--hash.*\n)+", r"\1\n", CONSTRAINTS.read_text(), flags=re.M)
+        re.sub(
+            r"^(torch==\S+).*\\\n(?: +--hash.*\n)+", r"\1\n", CONSTRAINTS.read_text(), flags=re.M
+        )
     )
     LOCKS.mkdir(exist_ok=True)
     for name, requirements in ENVIRONMENTS.items():
@@ -94,7 +100,7 @@ def compile_requirements(output: Path, requirements: Iterable[str], *options: st
         SystemExit: they have no solution; uv has said why.
     """
     command = [
-        *(str(Path(sys.executable).with_name("uv")), "pip", "compile", "--quiet"),
+        *(str(ROOT / "deploy/uv"), "pip", "compile", "--quiet"),
         *("--no-annotate", "--no-header", f"--output-file={output}", *options),
     ]
     text = "\n".join(requirements)
@@ -117,18 +123,16 @@ def pin_builds() -> None:
             output = Path(scratch, "build.txt")
             options = ("-", "--universal", "--python-version=3.11", "--constraint=constraints.txt")
             compile_requirements(output, requirements, *options)
-            pins = output.read_text().splitlines()
-        lines = "".join(f'  "{pin}",\n' for pin in pins)
-        if path.suffix == ".py":
-            lines = lines.replace("  ", "    ", len(pins))
-        found = re.sub(
-            rf"^{name} = \[\n.*?^\]", f"{name} = [\n{lines}]", path.read_text(), 1, re.M | re.S
-        )
-        path.write_text(found)
+            # Without markers: on Linux all of them are needed, or do no harm.
+            pins = [line.partition(" ;")[0] for line in output.read_text().splitlines()]
+        indent = " " * (4 if path.suffix == ".py" else 2)
+        block = "".join(f'{indent}"{pin}",\n' for pin in pins)
+        table = re.compile(rf"^{name} = \[\n.*?^\]", re.M | re.S)
+        path.write_text(table.sub(f"{name} = [\n{block}]", path.read_text(), count=1))
 
 
 def locked(requirements: Iterable[str]) -> list[str]:
-    """Return requirements of an image, a package each, with the hashes of the wheels that may serve.
+    """Return requirements of an image, a package each, with the hashes of wheels that may serve.
 
     Raises:
         SystemExit: they have no solution, or none that has wheels; uv has said why.

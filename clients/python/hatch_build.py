@@ -17,7 +17,7 @@ _GENERATES = [
     "mypy-protobuf==5.1.0",
     "protobuf==7.36.2",
     "protobuf-py==0.7.0",
-    "protobuf-py-ext==0.7.0 ; platform_machine == 'arm64' and platform_python_implementation == 'CPython' and sys_platform == 'darwin' or (platform_machine == 'aarch64' or platform_machine == 'x86_64') and platform_python_implementation == 'CPython' and sys_platform == 'linux' or (platform_machine == 'AMD64' or platform_machine == 'ARM64') and platform_python_implementation == 'CPython' and sys_platform == 'win32'",
+    "protobuf-py-ext==0.7.0",
     "protobuf-py-pure==0.7.0",
     "protovalidate==2.1.0",
     "setuptools==84.2.1",

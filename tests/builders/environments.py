@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +11,7 @@ _UV = str(CONSTRAINTS.parent / "deploy" / "uv")
 
 
 def build_sdist(project: Path, folder: Path) -> Path:
-    """Return the sdist of a project, built in a new folder by what `make setup` has installed."""
+    """Return the sdist of a project, built in a new folder by what `make dev` has installed."""
     _run([sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", str(folder)], project)
     [sdist] = folder.iterdir()
     return sdist
@@ -21,26 +20,32 @@ def build_sdist(project: Path, folder: Path) -> Path:
 def build_wheel(project: Path, folder: Path, *, isolated: bool = False) -> Path:
     """Return the wheel of a project or sdist, built in a new folder.
 
-    It is built by what `make setup` has installed; if isolated, by nothing but what it asks for.
+    It is built by what `make dev` has installed; if isolated, by nothing but what it asks for.
     """
     how = [f"--python={sys.executable}", *([] if isolated else ["--no-build-isolation"])]
-    _run([_UV, "build", "--wheel", *how, f"--out-dir={folder}", str(project)])
+    command = [_UV, "build", "--wheel", "--require-hashes", f"--build-constraint={CONSTRAINTS}"]
+    _run([*command, *how, f"--out-dir={folder}", str(project)])
     [wheel] = folder.glob("*.whl")
     return wheel
 
 
-def new_environment(folder: Path, requirement: str, constraints: Path | None = None) -> Path:
+def new_environment(folder: Path, requirement: str, constraints: Path = CONSTRAINTS) -> Path:
     """Return Python of a new environment that has a requirement, and no pip."""
     _run([sys.executable, "-m", "venv", "--without-pip", str(folder)])
     python = folder / "bin" / "python"
-    _run([*pip_of(python, "install"), requirement], constraints=constraints)
+    install(python, requirement, constraints=constraints)
     return python
 
 
 def replace_wheel(python: Path, wheel: Path, extra: str) -> None:
     """Replace an environment's wheel with another, and install what that asks for."""
-    requirement = f"vireo[{extra}] @ {wheel.as_uri()}"
-    _run([*pip_of(python, "install"), "--reinstall-package=vireo", requirement])
+    install(python, "--reinstall-package=vireo", f"vireo[{extra}] @ {wheel.as_uri()}")
+
+
+def install(python: Path, *what: str, constraints: Path = CONSTRAINTS) -> None:
+    """Install requirements into an environment without pip, at the versions of constraints."""
+    how = [f"--constraint={constraints}", f"--build-constraint={CONSTRAINTS}"]
+    _run([_UV, "pip", "install", *how, f"--python={python}", *what])
 
 
 def pip_of(python: Path, command: str) -> list[str]:
@@ -48,9 +53,6 @@ def pip_of(python: Path, command: str) -> list[str]:
     return [_UV, "pip", command, f"--python={python}"]
 
 
-def _run(command: list[str], cwd: Path | None = None, constraints: Path | None = None) -> None:
-    # By the environment, so that they hold for isolated builds too.
-    versions = str(constraints or CONSTRAINTS)
-    env = {**os.environ, "UV_CONSTRAINT": versions, "UV_BUILD_CONSTRAINT": versions}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=840, cwd=cwd, env=env)
+def _run(command: list[str], cwd: Path | None = None) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=840, cwd=cwd)
     assert done.returncode == 0, done.stdout + done.stderr

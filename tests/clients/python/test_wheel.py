@@ -11,7 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.builders.environments import build_sdist, build_wheel, new_environment, pip_of
+from tests.builders.environments import (
+    CONSTRAINTS,
+    build_sdist,
+    build_wheel,
+    new_environment,
+    pip_of,
+)
 from tests.builders.stack import Stack
 
 PACKAGE = Path(__file__).parents[3] / "clients" / "python"
@@ -42,7 +48,7 @@ def python(
     request: pytest.FixtureRequest, wheel: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """Python where the wheel is installed, and nothing but what it asks for: at either end."""
-    folder, constraints = tmp_path_factory.mktemp(request.param), None
+    folder, constraints = tmp_path_factory.mktemp(request.param), CONSTRAINTS
     if request.param == "oldest":
         asked = tomllib.loads((PACKAGE / "pyproject.toml").read_text())["project"]["dependencies"]
         constraints = folder / "oldest.txt"
