@@ -7,7 +7,7 @@ HELM := .vireo/helm
 KUBERNETES := .vireo/kubernetes
 DESCRIPTORS := protos/gen/vireo/descriptors.binpb
 
-.PHONY: help setup dev lock demo test check unit docs images images-tag images-lock images-test images-env helm kubernetes chaos alerts live requests lint lint-protos breaking protos protos-baseline oip-env clients clients-env clients-packages clients-go clients-java clients-typescript clients-test rest-check fuzz certificates bench bench-data bench-peers h2load prometheus clean
+.PHONY: help setup dev lock wheel-env bounds demo test check unit docs images images-tag images-lock images-test images-env helm kubernetes chaos alerts live requests lint lint-protos breaking protos protos-baseline oip-env clients clients-env clients-packages clients-go clients-java clients-typescript clients-test rest-check fuzz certificates bench bench-data bench-peers h2load prometheus clean
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
@@ -32,6 +32,16 @@ $(VENV)/.dev: $(VENV)/.done
 
 lock: dev ## Pin anew what is installed from package indexes (UPGRADE=1: at the newest versions allowed)
 	$(BIN)/python -m deploy.lock $(if $(UPGRADE),--upgrade)
+
+wheel-env: setup ## Install the wheel, with all that serves and trains, into .vireo/wheel-env
+	rm -rf build/wheel .vireo/wheel-env
+	deploy/uv build --quiet --wheel --python $(BIN)/python --require-hashes --build-constraint constraints.txt --out-dir build/wheel
+	$(BIN)/python -m venv --without-pip .vireo/wheel-env
+	deploy/uv pip install --quiet --python .vireo/wheel-env/bin/python --constraint constraints.txt --build-constraint constraints.txt \
+	  pip "vireo[stack,training] @ file://$(CURDIR)/$$(ls build/wheel/*.whl)"
+
+bounds: dev ## Hold the wheel to the lowest and the newest versions that its metadata allows
+	$(BIN)/python -m deploy.bounds
 
 demo: setup ## Train on real data, publish, serve, show a slate (ONCE=1: then stop)
 	$(BIN)/vireo demo $(if $(ONCE),--once)
