@@ -44,8 +44,11 @@ def replace_wheel(python: Path, wheel: Path, extra: str) -> None:
 
 def install(python: Path, *what: str, constraints: Path = CONSTRAINTS) -> None:
     """Install requirements into an environment without pip, at the versions of constraints."""
-    how = [f"--constraint={constraints}", f"--build-constraint={CONSTRAINTS}"]
-    _run([_UV, "pip", "install", *how, f"--python={python}", *what])
+    command = [
+        *(_UV, "pip", "install", f"--constraint={constraints}"),
+        *(f"--build-constraint={CONSTRAINTS}", f"--python={python}", *what),
+    ]
+    _run(command)
 
 
 def pip_of(python: Path, command: str) -> list[str]:

@@ -23,7 +23,7 @@ UNHASHED = {"torch"}
 """PyTorch's builds for processors alone have the same version, and hashes of their own."""
 
 INSTALLS = re.compile(
-    r"(?P<pip>\bpip[\d.]*(?: -\S+)* (?:install|download|sync)\b)"
+    r"(?P<pip>\bpip[\d.]*(?: -\S+(?: [^-\s]\S*)??)*? (?:install|download|sync)\b)"
     r"|(?P<build>\b(?:pip wheel|uv build)\b)"
     r"|(?P<uv>\b(?:uvx?|pipx|poetry|conda) (?:run|tool|sync|add|install)\b)"
     r"|(?P<npm>\bnpm (?:install|i|add|update|exec)\b|\bnpx\b|\byarn\b)"
@@ -111,7 +111,7 @@ def test_every_place_that_installs_something_installs_what_is_locked() -> None:
         if match["apt"]:
             words = re.sub(r"command -v \S+", "", command[match.end() :]).split()
             debian |= {word for word in words if re.fullmatch(r"[a-z][a-z0-9.+-]+", word)}
-        elif not LOCKED.search(command) and VERIFIED.get(path, "-") not in command:
+        elif not LOCKED.search(command) and not (path in VERIFIED and VERIFIED[path] in command):
             floating.append(f"{path}: {command.strip()}")
     assert floating == []
     guide = (ROOT / "CONTRIBUTING.md").read_text()
@@ -151,14 +151,15 @@ def commands_of_python(text: str) -> Iterator[str]:
 
     Sentences that name a command are left out.
     """
-    for node in ast.walk(ast.parse(text)):
-        parts = (
-            node.elts
-            if isinstance(node, ast.List | ast.Tuple)
-            else node.args
-            if isinstance(node, ast.Call)
-            else []
-        )
+    nodes = list(ast.walk(ast.parse(text)))
+    parts_of_others = {id(node.value) for node in nodes if isinstance(node, ast.Starred)}
+    for node in nodes:
+        if isinstance(node, ast.List | ast.Tuple) and id(node) not in parts_of_others:
+            parts = node.elts
+        elif isinstance(node, ast.Call):
+            parts = node.args
+        else:
+            continue
         words = [constant for part in parts for constant in constants(part)]
         yield " ".join(word for word in words if " " not in word or INSTALLS.match(word))
 
