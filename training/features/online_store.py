@@ -54,7 +54,7 @@ class OnlineStoreSettings(EnvironmentSettings):
     def _needs_its_client(cls, name: str) -> str:
         if name == "redis" and not _REDIS_IS_HERE:
             raise ValueError(
-                "redis needs the redis package; install it with: pip install 'redis>=5,<8'"
+                "redis needs the redis package; install it with: pip install 'redis>=6,<8'"
             )
         return name
 

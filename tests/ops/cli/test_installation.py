@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from vireo.ops.cli.installation import CHECKOUT, check_stubs, import_failure
+from vireo.ops.cli.installation import check_stubs, import_failure
 from vireo.server.errors import VireoError
 
 OLD_GRPC = "import grpc; grpc.__version__ = '1.2.3'\n"
@@ -23,14 +24,14 @@ def run_vireo(start: str, folder: Path, *arguments: str) -> subprocess.Completed
     (folder / "sitecustomize.py").write_text(start)
     environment: Mapping[str, str] = {**os.environ, "PYTHONPATH": str(folder)}
     command = [sys.executable, "-m", "vireo.ops.cli", *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, cwd=CHECKOUT)
+    return subprocess.run(command, env=environment, capture_output=True, text=True)
 
 
 @pytest.mark.parametrize(
     ("start", "words"),
     [
         (OLD_GRPC, "The grpc package installed is at version 1.2.3"),
-        (OLD_PROTOBUF, "runtime 6.36.2"),
+        (OLD_PROTOBUF, "runtime 6."),
         (NO_MODULE, "import of grpc halted"),
     ],
     ids=["an older grpcio", "an older protobuf", "a package that can't be imported"],
@@ -40,7 +41,7 @@ def test_packages_that_do_not_fit_are_one_line(start: str, words: str, tmp_path:
     assert done.returncode == 1
     assert done.stderr.startswith("error: the installed packages don't fit")
     assert words in done.stderr
-    assert done.stderr.endswith(f"; run: make -B -C {CHECKOUT} setup\n")
+    assert re.search("; (run: make -B -C .+ setup|install it again: pip .+)\n$", done.stderr)
     assert done.stderr.count("\n") == 1
 
 
