@@ -35,7 +35,7 @@ def type_of(option: TyperOption) -> str:
     """What an option's values are; versions of typer that build on click say it otherwise."""
     if descriptor := getattr(option, "type_descriptor", None):
         return str(descriptor.annotation)
-    return f"{getattr(option, 'type', None)} {option.multiple}"
+    return f"{type(getattr(option, 'type', None)).__name__} {option.multiple}"
 
 
 def test_every_command_shows_how_it_is_called() -> None:
