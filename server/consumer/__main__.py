@@ -4,6 +4,10 @@ import os
 import sys
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # one core a process; read at import
+if __name__ == "__main__":
+    # Slates come first: while a million events are caught up with, and already during the imports,
+    # which take seconds.
+    os.nice(15)
 
 from vireo.server.consumer.consumer import ConsumerSettings, serve_consumer
 from vireo.server.rpc.server import run_process

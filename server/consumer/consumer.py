@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -35,8 +34,6 @@ from vireo.server.rpc.spans import start_export
 
 log = structlog.get_logger()
 
-_NICE = 15
-"""Niceness of the process: slates come first, also while a million events are caught up with."""
 POLL_SECONDS = 5.0
 """Seconds between reads of the channel without announcements."""
 _STORE_SECONDS = 5.0
@@ -135,7 +132,6 @@ async def serve_consumer(settings: ConsumerSettings) -> None:
     configure_logs(settings.log_level, pod=name)
     start_export(settings, "consumer", name)
     log.info("starting", kind="consumer", settings=settings.model_dump(mode="json"))
-    os.nice(_NICE)
     export_disk("features", settings.features)
     log_settings = EventLogSettings.load()
     if settings.event_partition >= log_settings.event_partitions:

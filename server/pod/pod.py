@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import math
-import os
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -183,8 +182,6 @@ async def serve_pod(pod: Pod[Any], settings: PodSettings) -> None:
     configure_logs(settings.log_level, pod=name)
     start_export(settings, pod.kind, name)
     log.info("starting", kind=pod.kind, settings=settings.model_dump(mode="json"))
-    if pod.max_slates is None:
-        os.nice(10)  # a gateway on the same machine must stay able to refuse calls
     control, tls = settings.control_target, settings.tls
     announcements = Announcements(control, tls, settings.channel) if control else None
     loader = ReleaseLoader(

@@ -5,6 +5,7 @@ import json
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -33,6 +34,15 @@ MODULES = ("vireo.server.candidate", "vireo.server.ranking")
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 Starts = Callable[..., subprocess.Popen[bytes]]
+UNTIL_NICE = """
+import os, runpy, sys
+def nice(by):
+    print(by, sorted({"google", "grpc", "numpy", "onnxruntime"}.intersection(sys.modules)))
+    sys.exit()
+os.nice = nice
+runpy.run_module(sys.argv.pop(1), run_name="__main__")
+"""
+"""Runs a process up to the change of its niceness; prints that, and what it has imported."""
 
 
 @pytest.fixture
@@ -170,3 +180,14 @@ async def test_a_process_that_accepts_no_calls_exits_to_be_restarted(
         connection.open("/grpc.health.v1.Health/Check?\xe9", grpc_frame(b""))
         assert await asyncio.to_thread(process.wait, 60) == 1
     assert "gRPC accepts no more calls" in await asyncio.to_thread(log.read_text)
+
+
+@pytest.mark.parametrize(
+    ("module", "niceness"), [*((each, 10) for each in MODULES), ("vireo.server.consumer", 15)]
+)
+def test_process_that_starts_gives_way_before_its_imports_to_those_that_serve(
+    module: str, niceness: int
+) -> None:
+    command = [sys.executable, "-c", UNTIL_NICE, module, "--port", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{niceness} []\n"
