@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -120,6 +121,18 @@ def test_the_chosen_strength_is_the_last_before_ndcg_or_hit_rate_lose_too_much(
     curve: list[tuple[float, float, float]], chosen: float
 ) -> None:
     assert worth_it([Point(*point, 0, 0) for point in curve], allowed=0.01) == chosen
+
+
+def test_no_strength_beyond_the_first_that_costs_too_much_is_measured() -> None:
+    measured = []
+
+    def curve() -> Iterator[Point]:
+        for strength, ndcg_10 in ((0.0, 0.2), (0.1, 0.2), (0.3, 0.1), (0.5, 0.2)):
+            measured.append(strength)
+            yield Point(strength, ndcg_10, 0, 0, 0)
+
+    assert worth_it(curve()) == 0.1
+    assert measured == [0.0, 0.1, 0.3]
 
 
 def test_strength_trades_gain_for_distance() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from rich.console import Console
+from threadpoolctl import threadpool_limits
 
 from vireo.server.arrays import BoolArray, Float32Array, Int64Array
 from vireo.server.features.viewer import ViewerFeatures
@@ -97,18 +98,20 @@ def run_chain(
         return RankingPipeline(replace(ranking, table=table))
 
     by_time = np.argsort(before, kind="stable").tolist()
-    for place in tracked(by_time, "asking the chain", Console(stderr=True)):
-        viewer, ranker = viewers[place], ranker_at(int(before[place]))
-        if embargo is not None:
-            embargo.ask(viewer.asked_at, int(targets[place]))
-        found = retrieval.retrieve(CandidateQuery(viewer=viewer, count=count))
-        outcomes[place] = _outcomes(ranker, viewer, candidates.keys[targets[place]])
-        size = len(found.keys)
-        if not size:  # Every video of a small catalogue was watched.
-            continue
-        best = ranker.rank(ranking_query(viewer, found))
-        ranked[place, :size] = best.rows
-        scores[place, :size], watch[place, :size] = best.scores, best.tasks["watch"]
+    # As pods have it: for products as small as a request's, threads wait for each other.
+    with threadpool_limits(1, user_api="blas"):
+        for place in tracked(by_time, "asking the chain", Console(stderr=True)):
+            viewer, ranker = viewers[place], ranker_at(int(before[place]))
+            if embargo is not None:
+                embargo.ask(viewer.asked_at, int(targets[place]))
+            found = retrieval.retrieve(CandidateQuery(viewer=viewer, count=count))
+            outcomes[place] = _outcomes(ranker, viewer, candidates.keys[targets[place]])
+            size = len(found.keys)
+            if not size:  # Every video of a small catalogue was watched.
+                continue
+            best = ranker.rank(ranking_query(viewer, found))
+            ranked[place, :size] = best.rows
+            scores[place, :size], watch[place, :size] = best.scores, best.tasks["watch"]
     return ChainAnswers(ranked, scores, watch, outcomes)
 
 

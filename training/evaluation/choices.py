@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
+from threadpoolctl import threadpool_limits
 
 from vireo.server.arrays import BoolArray, Float32Array, Int64Array
 from vireo.server.recommend.candidates import Candidates
@@ -202,17 +203,15 @@ class Point:
 
 def diversity_curve(
     lists: ScoredLists, vectors: Float32Array, strengths: Sequence[float] = STRENGTHS
-) -> list[Point]:
-    """Measure the first ten of every list at each strength."""
-    points = []
+) -> Iterator[Point]:
+    """Measure the first ten of every list at each strength, as the points are asked for."""
     full = (lists.rows[:, :_SLATE] >= 0).all(1)
     for strength in strengths:
         slates = reordered(lists, vectors, strength)
         ranks = list_ranks(slates, lists.targets)
         distance = intra_list_distance(slates[full], vectors) if full.any() else 0.0
         hits, share = hit_rate(ranks, _SLATE), coverage(slates, len(vectors))
-        points.append(Point(strength, ndcg(ranks, _SLATE), hits, distance, share))
-    return points
+        yield Point(strength, ndcg(ranks, _SLATE), hits, distance, share)
 
 
 def reordered(lists: ScoredLists, vectors: Float32Array, strength: float) -> Int64Array:
@@ -227,16 +226,18 @@ def reordered(lists: ScoredLists, vectors: Float32Array, strength: float) -> Int
     return slates
 
 
-def worth_it(curve: Sequence[Point], allowed: float = ALLOWED_LOSS) -> float:
+def worth_it(curve: Iterable[Point], allowed: float = ALLOWED_LOSS) -> float:
     """Return the largest strength before NDCG@10 or HR@10 lose `allowed` of the first point's.
 
-    NDCG alone hardly changes when the lower half of the slate is given up.
+    NDCG alone hardly changes when the lower half of the slate is given up. No point after the first
+    such loss is asked for.
     """
-    kept = 1 - allowed
-    chosen = curve[0].strength
-    for point in curve:
+    kept, points = 1 - allowed, iter(curve)
+    first = next(points)
+    chosen = first.strength
+    for point in itertools.chain([first], points):
         # NDCG must lose less than is allowed.
-        if point.ndcg_10 <= kept * curve[0].ndcg_10 or point.hr_10 < kept * curve[0].hr_10:
+        if point.ndcg_10 <= kept * first.ndcg_10 or point.hr_10 < kept * first.hr_10:
             break
         chosen = point.strength
     return chosen
@@ -256,7 +257,9 @@ def choose_diversity(
         weights: exponents of the tasks' probabilities in the score.
     """
     lists = _lists_of(model, data.watches, Batches(vectors), weights)
-    return worth_it(diversity_curve(lists, vectors))
+    # As pods have it: for products as small as a slate's, threads wait for each other.
+    with threadpool_limits(1, user_api="blas"):
+        return worth_it(diversity_curve(lists, vectors))
 
 
 @torch.no_grad()
