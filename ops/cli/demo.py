@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 
 from vireo.ops.cli import data, train, up
-from vireo.ops.cli.evaluate import measure_offline
+from vireo.ops.cli.evaluate import show_measured
 from vireo.ops.cli.own_stack import served_release
 from vireo.ops.cli.recommend import ask, print_slate
 from vireo.ops.cli.release.promote import publish
@@ -80,8 +80,7 @@ def demo(
     data.fetch(DATASET)
     announce(f"train --data {DATASET} --profile {PROFILE}")
     train.train(DATASET, PROFILE)
-    announce(f"evaluate --data {DATASET}")
-    measure_offline(DATASET)
+    show_measured(DATASET)
     announce(f"release publish --data {DATASET}")
     try:
         publish(DATASET)

@@ -32,7 +32,12 @@ from vireo.server.releases.store import ReleaseStore
 from vireo.server.signals import TASKS
 from vireo.training.evaluation.baselines import BASELINES, QUICK
 from vireo.training.evaluation.report import MEASURES
-from vireo.training.evaluation.run import Evaluated, evaluate_staged, write_report_page
+from vireo.training.evaluation.run import (
+    Evaluated,
+    evaluate_staged,
+    read_measured,
+    write_report_page,
+)
 from vireo.training.evaluation.served import Stack, evaluate_served
 from vireo.training.progress import heartbeat
 from vireo.training.run import measuring_home
@@ -88,6 +93,17 @@ def measure_offline(dataset: str, *, baselines: bool = False, as_json: bool = Fa
     _print(found, as_json)
     if not as_json:
         remark(f"report: {home.run(dataset) / 'report' / 'index.html'}")
+
+
+def show_measured(dataset: str) -> None:
+    """Print what training measured of the newest release of a data set, and write its page.
+
+    Raises:
+        VireoError: there is no release, or it can't be measured.
+    """
+    home = measuring_home(Home.current())
+    _print(read_measured(home, dataset), as_json=False)
+    remark(f"report: {write_report_page(home, dataset)}")
 
 
 @app.command()

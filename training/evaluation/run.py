@@ -98,6 +98,18 @@ def evaluate_staged(home: Home, dataset: str, baselines: Sequence[str] = QUICK) 
     return Evaluated(manifest.release_id, metrics)
 
 
+def read_measured(home: Home, dataset: str) -> Evaluated:
+    """Return what the report has of the newest trained release, without measuring it again.
+
+    Raises:
+        VireoError: there is no release, or it can't be tested.
+    """
+    manifest = staged_manifest(home, dataset)
+    document = read_json(Run(home.run(dataset)).report, files.METRICS)
+    metrics = {name: each for name, each in document.items() if isinstance(each, dict)}
+    return Evaluated(manifest.release_id, metrics)
+
+
 def write_report_page(home: Home, dataset: str, path: Path | None = None) -> Path:
     """Write the page of the newest run's report and return its path.
 

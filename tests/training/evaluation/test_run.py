@@ -20,7 +20,7 @@ from vireo.training.evaluation import report as files
 from vireo.training.evaluation.baselines import BASELINES
 from vireo.training.evaluation.chain import ChainAnswers, ranker_measures, run_chain, tower_scores
 from vireo.training.evaluation.report import flat, popularity_shares, read_json, sliced
-from vireo.training.evaluation.run import evaluate_staged, recall_curves
+from vireo.training.evaluation.run import evaluate_staged, read_measured, recall_curves
 from vireo.training.evaluation.systems import (
     TestBed,
     TestViewers,
@@ -182,6 +182,7 @@ def test_evaluating_again_measures_the_same_and_with_all_baselines_compares_and_
     quick = evaluate_staged(trained_home, "trained")
     assert not capsys.readouterr().out, "standard output is for the result alone"
     assert quick.release_id == manifest.release_id
+    assert read_measured(trained_home, "trained") == quick, "as it is in the report"
     again = flat(quick.metrics)
     trained = {name: again[name] for name in again if name in manifest.metrics}
     assert trained == pytest.approx({name: manifest.metrics[name] for name in trained})
@@ -213,6 +214,8 @@ def test_an_auc_that_is_not_defined_is_left_out_so_that_the_report_stays_json(
 def test_without_a_release_evaluate_says_how_to_get_one(tmp_path: Path) -> None:
     with pytest.raises(VireoError, match="vireo train --data nothing"):
         evaluate_staged(Home(tmp_path), "nothing")
+    with pytest.raises(VireoError, match="vireo train --data nothing"):
+        read_measured(Home(tmp_path), "nothing")
 
 
 def test_curves_count_places_by_decile_and_hits_up_to_the_size_of_the_catalogue() -> None:
