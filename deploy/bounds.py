@@ -2,14 +2,12 @@
 
 It is installed beside the lowest versions of what it asks for, and beside the newest ones, each in
 an environment of its own. There every module is imported, the tests that start no process are run,
-and the demo makes a slate. What passed is noted in bounds.txt, so that CI runs it only if
-pyproject.toml or the lock has changed.
+and the demo makes a slate.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
 import shutil
 import subprocess
@@ -20,8 +18,6 @@ from pathlib import Path
 
 from deploy.lock import CONSTRAINTS, ROOT
 
-PASSED = Path(__file__).with_name("bounds.txt")
-"""Digest of the inputs that were last held to both ends."""
 RESOLUTIONS = ("lowest-direct", "highest")
 
 _TOOLS = (
@@ -43,29 +39,14 @@ print(len(names), "modules")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Hold the wheel to each end; note that it passed."""
+    """Hold the wheel to each end."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("resolutions", nargs="*", default=RESOLUTIONS, metavar="RESOLUTION")
-    parser.add_argument("--print-inputs", action="store_true", help="print their digest, and end")
-    chosen = parser.parse_args(arguments)
-    if chosen.print_inputs:
-        print(inputs())  # noqa: T201
-        return
-    for resolution in chosen.resolutions:
+    for resolution in parser.parse_args(arguments).resolutions:
         folder = ROOT / ".vireo" / "bounds" / resolution
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         hold(resolution, build_wheel(folder), folder)
-    if set(chosen.resolutions) == set(RESOLUTIONS):
-        PASSED.write_text(f"{inputs()}\n")
-
-
-def inputs() -> str:
-    """Return a digest of the files that bounds and locked versions come from."""
-    digest = hashlib.sha256()
-    for path in (ROOT / "pyproject.toml", CONSTRAINTS):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
 
 
 def build_wheel(folder: Path) -> Path:
