@@ -2,6 +2,7 @@
 PYTHON ?= $(shell for python in python3.11 python3.12 python3.13; do $$python -c "" 2>/dev/null && echo $$python && exit; done; echo python3)
 VENV := .venv
 BIN := $(VENV)/bin
+VIREO := $(BIN)/vireo
 OIP := .vireo/oip-env
 HELM := .vireo/helm
 KUBERNETES := .vireo/kubernetes
@@ -44,7 +45,7 @@ bounds: dev ## Hold the wheel to the lowest and the newest versions that its met
 	$(BIN)/python -m deploy.bounds
 
 demo: setup ## Train on real data, publish, serve, show a slate (ONCE=1: then stop)
-	$(BIN)/vireo demo $(if $(ONCE),--once)
+	$(VIREO) demo $(if $(ONCE),--once)
 
 # They need more than Python, and have a task of their own.
 LANGUAGES := tests/clients/languages
