@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (as all of PyTorch's world calls it)
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from vireo.server.arrays import Int64Array
 from vireo.server.features.context import sizes
@@ -31,42 +30,6 @@ _SECONDS = torch.tensor(
     [0, *(int(1.5 * 2 ** (bucket - 1)) - 1 for bucket in range(1, GAP_BUCKETS))], dtype=torch.double
 )
 """The middle of each bucket of gaps."""
-
-
-class _NarrowEmbedding(torch.autograd.Function):
-    """F.embedding whose gradient is a count for each column of the table.
-
-    PyTorch's adds row by row: for the biases of attention, rows of one number a head, this took a
-    fifth of a training step.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, ids: Tensor, table: Tensor) -> Tensor:
-        ctx.save_for_backward(ids)
-        ctx.rows = len(table)
-        return F.embedding(ids, table)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:
-        [ids] = ctx.saved_tensors
-        columns = gradient.reshape(-1, gradient.shape[-1]).T.double()
-        sums = [torch.bincount(ids.flatten(), column, ctx.rows) for column in columns]
-        return None, torch.stack(sums, dim=1).to(gradient.dtype)
-
-
-def narrow_embedding(ids: Tensor, table: Tensor) -> Tensor:
-    """Return rows of a table of few columns, float32[..., c], with a gradient that is cheap.
-
-    Args:
-        ids: int64[...].
-        table: float32[n, c].
-    """
-    # The export knows PyTorch's operation only, and needs no gradient.
-    if not table.requires_grad or torch.compiler.is_exporting():
-        return F.embedding(ids, table)
-    rows: Tensor = _NarrowEmbedding.apply(ids, table)  # type: ignore[no-untyped-call]
-    return rows
 
 
 class VideoTower(nn.Module):
@@ -208,9 +171,8 @@ class Block(nn.Module):
         """
         positions = torch.arange(self.distance_bias.num_embeddings)
         distance = positions[:, None] - positions
-        bias = narrow_embedding(distance.clamp(min=0), self.distance_bias.weight)
-        bias = bias.permute(2, 0, 1)
-        return bias.masked_fill(distance < 0, LATER)
+        bias = self.distance_bias(distance.clamp(min=0)).permute(2, 0, 1)
+        return cast(Tensor, bias.masked_fill(distance < 0, LATER))
 
     def _split(self, x: Tensor) -> Tensor:
         b, length, d = x.shape
@@ -273,7 +235,7 @@ class ViewerTower(nn.Module):
         if self.context.features and context is not None:
             asked = torch.stack(self.context(self._kept(context, self.context_dropout))).sum(0)
         steps = self.age_steps.weight.cumsum(0)
-        age_bias = narrow_embedding(ages_of(gaps), steps).permute(0, 3, 1, 2)
+        age_bias = F.embedding(ages_of(gaps), steps).permute(0, 3, 1, 2)
         last = len(self.blocks) - 1
         for place, block in enumerate(self.blocks):
             x = block(

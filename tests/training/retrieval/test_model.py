@@ -10,7 +10,6 @@ import numpy.typing as npt
 import pandas as pd
 import pytest
 import torch
-import torch.nn.functional as F  # noqa: N812 (as all of PyTorch's world calls it)
 
 from tests.builders.towers import random_towers
 from tests.builders.watches import towers_data
@@ -127,18 +126,6 @@ def test_a_video_never_watched_has_the_vector_of_its_content(
     assert torch.equal(vectors[1], vectors[2])
     assert bool(vectors[1].any()) is described
     assert not torch.allclose(vectors[0], vectors[1])
-
-
-def test_a_narrow_embedding_has_the_rows_and_the_gradient_of_pytorchs() -> None:
-    table = torch.randn(7, 2, requires_grad=True)
-    ids, weights = torch.randint(0, 6, (3, 40, 40)), torch.randn(3, 40, 40, 2)
-    own, pytorchs = module.narrow_embedding(ids, table), F.embedding(ids, table)
-    assert torch.equal(own, pytorchs)
-    [found], [expected] = (
-        torch.autograd.grad((rows * weights).sum(), table) for rows in (own, pytorchs)
-    )
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
-    assert not found[6].any(), "no id reads the last row"
 
 
 def test_id_dropout_leaves_some_videos_their_content_alone(
